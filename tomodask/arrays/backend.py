@@ -1,0 +1,50 @@
+"""Which library does an array belong to?  The only file that names CuPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.fft
+import scipy.ndimage
+
+__all__ = ["Array", "fft", "is_cupy", "namespace", "ndimage", "to_numpy"]
+
+Array = Any  # numpy.ndarray, cupy.ndarray or dask.array.Array
+
+
+def is_cupy(array: Array) -> bool:
+    """True for an array that lives on a GPU; imports nothing."""
+    return type(array).__module__.partition(".")[0] == "cupy"
+
+
+def namespace(array: Array) -> Any:
+    """``numpy``, or ``cupy`` for an array that lives on a GPU."""
+    if is_cupy(array):
+        import cupy
+
+        return cupy
+    return np
+
+
+def ndimage(array: Array) -> Any:
+    """``scipy.ndimage``, or its twin in ``cupyx`` for an array that lives on a GPU."""
+    if is_cupy(array):
+        import cupyx.scipy.ndimage
+
+        return cupyx.scipy.ndimage
+    return scipy.ndimage
+
+
+def fft(array: Array) -> Any:
+    """``scipy.fft`` (float32 stays float32), or its twin in ``cupyx``."""
+    if is_cupy(array):
+        import cupyx.scipy.fft
+
+        return cupyx.scipy.fft
+    return scipy.fft
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """The array in the memory of the CPU; a NumPy array is returned as it is."""
+    return array.get() if is_cupy(array) else np.asarray(array)
