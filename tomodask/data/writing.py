@@ -1,0 +1,82 @@
+"""Nothing half-written ever bears the final name: write beside it, then rename."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from tomodask.errors import InputError
+
+__all__ = ["full_disk", "no_space", "replacing"]
+
+
+def no_space(error: OSError, path: Path, needed: int | None = None) -> InputError | None:
+    """The error for a full disk; None where `error` means another thing."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return full_disk(path, needed)
+
+
+def full_disk(path: Path, needed: int | None = None) -> InputError:
+    """The error for a disk without room for `path`; `needed` is in bytes."""
+    with contextlib.suppress(OSError):
+        free = shutil.disk_usage(path.parent).free
+        room = f"up to {needed / 1e6:.0f} MB needed, " if needed is not None else ""
+        return InputError(
+            f"{path}: the disk is full ({room}{free / 1e6:.0f} MB free); "
+            "free some space or write elsewhere, nothing was left behind"
+        )
+    return InputError(f"{path}: the disk is full; free some space or write elsewhere")
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, overwrite: bool, needed: int | None = None) -> Iterator[Path]:
+    """A temporary name beside `path`; renamed to it at the end, removed on any error.
+
+    Parameters
+    ----------
+    path : Path
+        A file or a folder (a Zarr store) to be written.
+    overwrite : bool
+        Whether something under that name may be replaced; a folder only if it is a Zarr store.
+    needed : int, optional
+        Bytes, for the message where the disk is full.
+
+    Raises
+    ------
+    InputError
+        If `path` exists and may not be replaced, its folder does not exist, or the disk is full.
+    """
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already; choose another name or allow overwriting it")
+    if path.is_dir() and not any(
+        (path / mark).exists() for mark in ("zarr.json", ".zgroup", ".zarray")
+    ):
+        raise InputError(f"{path} is a folder but no Zarr store, so it is not overwritten")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+    token = uuid.uuid4().hex[:8]
+    part = path.with_name(f".{path.name}.{token}.part")
+    old = path.with_name(f".{path.name}.{token}.old")
+    try:
+        yield part
+        if path.is_dir():  # a folder cannot be renamed onto another
+            path.rename(old)
+        os.replace(part, path)
+    except OSError as error:
+        if (full := no_space(error, path, needed)) is not None:
+            raise full from None
+        if isinstance(error, PermissionError):
+            raise InputError(f"{path}: no permission to write there ({error})") from None
+        raise
+    finally:
+        for leftover in (part, old):
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink(missing_ok=True)
