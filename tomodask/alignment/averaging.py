@@ -1,0 +1,274 @@
+"""The average of aligned subtomograms and its two halves: one tree of sums.
+
+Each subtomogram's spectrum is turned into the reference's frame and added where it was measured;
+beside the sum stands how often each frequency was measured, and the one over the other is the
+average.  A frequency that no particle measured stays empty.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import dask.bag as db
+import numba
+import numpy as np
+import pandas as pd
+import scipy.fft
+import xarray as xr
+from dask.delayed import Delayed, delayed
+
+from tomodask.alignment.batches import batches
+from tomodask.alignment.fsc import fsc
+from tomodask.arrays.geometry import matrices_zyx
+from tomodask.arrays.sampling import half_sphere, padded_spectrum, soft_sphere, trilinear
+from tomodask.data.particles import orientations
+from tomodask.data.subtomograms import particle_table
+from tomodask.errors import InputError
+
+__all__ = ["Average", "HalfSums", "average_subtomograms", "match_poses"]
+
+
+@dataclass(frozen=True)
+class Average:
+    """The average of subtomograms, in the reference's frame.
+
+    Attributes
+    ----------
+    average, half_1, half_2 : array of float32, shape (n, n, n)
+        Centre at voxel ``n // 2``.
+    voxel_size : float
+        Å.
+    particles : (int, int)
+        In each half.
+    coverage : float
+        Share of the Fourier voxels that at least one particle measured.
+    """
+
+    average: np.ndarray
+    half_1: np.ndarray
+    half_2: np.ndarray
+    voxel_size: float
+    particles: tuple[int, int]
+    coverage: float
+
+    def fsc(self, *, diameter: float | None = None) -> pd.DataFrame:
+        """Fourier shell correlation of the halves, see `tomodask.fsc`."""
+        return fsc(self.half_1, self.half_2, voxel_size=self.voxel_size, diameter=diameter)
+
+
+@dataclass(frozen=True)
+class HalfSums:
+    """Sums over particles, one row for each half; adding two is associative.
+
+    Attributes
+    ----------
+    data : array of complex128, shape (2, count)
+    weight : array of float64, shape (2, count)
+    particles : array of int64, shape (2,)
+    """
+
+    data: np.ndarray
+    weight: np.ndarray
+    particles: np.ndarray
+
+    def merge(self, other: HalfSums) -> HalfSums:
+        """The sums over both sets of particles."""
+        return HalfSums(
+            self.data + other.data,
+            self.weight + other.weight,
+            self.particles + other.particles,
+        )
+
+
+def average_subtomograms(
+    subtomograms: xr.Dataset,
+    *,
+    poses: pd.DataFrame | None = None,
+    tilt_range: tuple[float, float] | None = None,
+    batch: int = 64,
+    split_every: int = 8,
+) -> Delayed:
+    """Average subtomograms at their poses, with the missing wedge weighed out.
+
+    Parameters
+    ----------
+    subtomograms : Dataset
+        From `extract_subtomograms` or `open_subtomograms`; cubic boxes.
+    poses : DataFrame, optional
+        ``quat_*`` and, where known, ``shift_*`` and ``half``: as many rows as there are boxes, in
+        their order, or with the boxes' names in ``image``.  By default the poses that the boxes
+        carry.
+    tilt_range : (float, float), optional
+        Degrees; by default each particle's ``tilt_min``, ``tilt_max``.
+    batch : int
+        Particles that a task sums.
+    split_every : int
+        Sums that one task of the reduction takes.
+
+    Returns
+    -------
+    Delayed of Average
+        Halves by the column ``half``, else particles in turn.  Nothing is computed before
+        ``.compute()``.
+
+    Raises
+    ------
+    InputError
+        If poses are missing or do not match the boxes, the tilt range is missing, or a half is
+        empty.
+    """
+    boxes = subtomograms["subtomogram"]
+    n, voxel_size = int(boxes.shape[-1]), float(subtomograms.attrs["voxel_size"])
+    table = match_poses(particle_table(subtomograms), poses)
+    if tilt_range is not None:
+        table = table.assign(tilt_min=float(tilt_range[0]), tilt_max=float(tilt_range[1]))
+    if not {"tilt_min", "tilt_max"} <= set(table):
+        raise InputError(
+            "subtomograms carry no tilt range; give it: tilt_range=(-60, 60) or "
+            "--tilt-range -60 60 (degrees; -90 90 where nothing is missing)"
+        )
+    if len(table) < 2:
+        raise InputError(f"two halves need at least 2 particles, got {len(table)}")
+    half = table["half"].to_numpy(int) - 1 if "half" in table else np.arange(len(table)) % 2
+    if not set(half) == {0, 1}:
+        raise InputError(f"half must be 1 or 2 with both present, got {sorted(set(half + 1))}")
+    matrices = matrices_zyx(orientations(table))
+    columns = ["shift_z", "shift_y", "shift_x"]
+    shifts = (
+        table[columns].fillna(0.0).to_numpy(float) / voxel_size
+        if set(columns) <= set(table)
+        else np.zeros((len(table), 3))
+    )
+    tilts = table[["tilt_min", "tilt_max"]].to_numpy(float)
+    parts = []
+    for number, block in enumerate(batches(boxes, np.arange(len(table)), batch)):
+        rows = slice(number * batch, (number + 1) * batch)
+        parts.append(
+            delayed(average, pure=True)(
+                block, matrices[rows], shifts[rows], tilts[rows], half[rows]
+            )
+        )
+    total = db.from_delayed(parts).reduction(_merge, _merge, split_every=split_every)
+    return delayed(_finish, pure=True)(total.to_delayed(), n, voxel_size)
+
+
+def match_poses(table: pd.DataFrame, poses: pd.DataFrame | None) -> pd.DataFrame:
+    """The particle table of some boxes with the poses of another table.
+
+    Rows are matched by ``image`` where both have it and every box is found, else by their order.
+
+    Raises
+    ------
+    InputError
+        If there are no poses, or neither names nor number match.
+    """
+    if poses is None:
+        poses = table
+    elif {"image"} <= set(table) & set(poses) and set(table["image"]) <= set(poses["image"]):
+        poses = poses.drop_duplicates("image").set_index("image").loc[table["image"]]
+    elif len(poses) != len(table):
+        raise InputError(
+            f"poses have {len(poses)} rows for {len(table)} boxes and their images do not name "
+            "them; give the table that belongs to these boxes"
+        )
+    need = ["quat_x", "quat_y", "quat_z", "quat_w"]
+    missing = [name for name in need if name not in poses]
+    if missing or poses[need].isna().to_numpy().any():
+        raise InputError(
+            f"poses lack orientations ({', '.join(missing) or 'some are empty'}); align the "
+            "subtomograms first: tomodask align SUBTOMOGRAMS --reference MAP -o POSES.star"
+        )
+    taken = [*need, *(c for c in ("shift_z", "shift_y", "shift_x", "half") if c in poses)]
+    return table.assign(**{name: poses[name].to_numpy() for name in taken})
+
+
+def average(
+    boxes: np.ndarray,
+    matrices: np.ndarray,
+    shifts_zyx: np.ndarray,
+    tilts: np.ndarray,
+    half: np.ndarray,
+) -> list[HalfSums]:
+    """Sums over a batch of boxes (the task ``average``).
+
+    Parameters
+    ----------
+    boxes : array, shape (count, n, n, n)
+    matrices : array, shape (count, 3, 3)
+        Reference → particle, acting on (z, y, x) columns.
+    shifts_zyx : array, shape (count, 3)
+        Of the particles from the boxes' centres, voxels.
+    tilts : array, shape (count, 2)
+        Degrees.
+    half : array of int, shape (count,)
+        0 or 1.
+    """
+    n = boxes.shape[-1]
+    frequencies = half_sphere(n / 2 - 0.5)
+    sphere = soft_sphere(n, n / 2 - 4)
+    data = np.zeros((2, len(frequencies)), np.complex128)
+    weight = np.zeros((2, len(frequencies)))
+    slopes = np.tan(np.deg2rad(np.clip(tilts, -89.999, 89.999)))
+    for i, box in enumerate(boxes):
+        box = np.asarray(box, np.float32)
+        spectrum = padded_spectrum((box - box.mean()) * sphere, radius=n / 2 - 0.5)
+        _add(
+            spectrum.values,
+            np.float32(spectrum.padding),
+            frequencies,
+            matrices[i].astype(np.float32),
+            (2 * np.pi / n * shifts_zyx[i]).astype(np.float32),
+            np.float32(slopes[i, 0]),
+            np.float32(slopes[i, 1]),
+            data[half[i]],
+            weight[half[i]],
+        )
+    return [HalfSums(data, weight, np.bincount(half, minlength=2))]
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True)
+def _add(values, padding, frequencies, matrix, phase, low, high, data, weight):  # type: ignore[no-untyped-def]
+    """Add one particle where it was measured, turned back and moved back."""
+    for j in range(frequencies.shape[0]):
+        kz, ky, kx = frequencies[j, 0], frequencies[j, 1], frequencies[j, 2]
+        z = matrix[0, 0] * kz + matrix[0, 1] * ky + matrix[0, 2] * kx
+        y = matrix[1, 0] * kz + matrix[1, 1] * ky + matrix[1, 2] * kx
+        x = matrix[2, 0] * kz + matrix[2, 1] * ky + matrix[2, 2] * kx
+        beam = z if x >= 0 else -z
+        if beam < abs(x) * low or beam > abs(x) * high:
+            continue
+        re, im, _, _, _, _, _, _ = trilinear(values, padding * z, padding * y, padding * x)
+        angle = phase[0] * z + phase[1] * y + phase[2] * x
+        data[j] += complex(re, im) * complex(np.cos(angle), np.sin(angle))
+        weight[j] += 1.0
+
+
+def _merge(parts: Any) -> HalfSums:
+    total: HalfSums = reduce(HalfSums.merge, parts)
+    return total
+
+
+def _finish(sums: HalfSums, n: int, voxel_size: float) -> Average:
+    both = sums.data.sum(0), sums.weight.sum(0)
+    return Average(
+        _volume(*both, n),
+        _volume(sums.data[0], sums.weight[0], n),
+        _volume(sums.data[1], sums.weight[1], n),
+        voxel_size,
+        (int(sums.particles[0]), int(sums.particles[1])),
+        float((both[1] > 0).mean()),
+    )
+
+
+def _volume(data: np.ndarray, weight: np.ndarray, n: int) -> np.ndarray:
+    """The box of a weighted sum over half a sphere of frequencies."""
+    k = half_sphere(n / 2 - 0.5).astype(np.intp)
+    values = np.divide(data, weight, out=np.zeros_like(data), where=weight > 0)
+    values *= np.exp(-2j * np.pi * (n // 2) / n * k.sum(1))  # from the centre to the corner
+    spectrum = np.zeros((n, n, n // 2 + 1), np.complex128)
+    spectrum[k[:, 0], k[:, 1], k[:, 2]] = values
+    plane = k[:, 2] == 0  # the other half of the plane that rfftn keeps whole
+    spectrum[-k[plane, 0], -k[plane, 1], 0] = values[plane].conj()
+    return np.asarray(scipy.fft.irfftn(spectrum, s=(n, n, n)), np.float32)

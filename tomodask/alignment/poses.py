@@ -1,0 +1,319 @@
+"""Poses of many subtomograms: candidates in a Dask bag, refined where they lie, the best kept.
+
+``search`` turns a batch of boxes into candidate poses, ``refine`` descends from each of them, and
+a tree of ``best_poses`` keeps the optimum of each particle.  What a partition passes on is small:
+of a box only the few thousand Fourier voxels that the refinement looks at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask.bag as db
+import numpy as np
+import pandas as pd
+import xarray as xr
+from dask.delayed import Delayed, delayed
+from scipy.spatial.transform import Rotation
+from threadpoolctl import threadpool_limits
+
+from tomodask.alignment.batches import BatchFolder, batches
+from tomodask.alignment.plan import Plan, plan_alignment
+from tomodask.alignment.refinement import correlation, refine_pose
+from tomodask.alignment.search import candidate_poses
+from tomodask.arrays.sampling import spectrum_at
+from tomodask.data.particles import with_orientations
+from tomodask.data.subtomograms import particle_table
+from tomodask.errors import InputError
+
+__all__ = ["align_subtomograms"]
+
+# One row a refined candidate.
+_POSE = np.dtype(
+    [
+        ("particle", np.int64),
+        ("start", np.int64),
+        ("score", np.float64),
+        ("matrix", np.float64, (3, 3)),
+        ("shift_xyz", np.float64, (3,)),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """A particle on its way from search to refinement."""
+
+    particle: int
+    data: np.ndarray
+    matrices: np.ndarray
+    shifts_xyz: np.ndarray
+
+
+def align_subtomograms(
+    subtomograms: xr.Dataset,
+    reference: xr.DataArray,
+    *,
+    tilt_range: tuple[float, float] | None = None,
+    angular_step: float = 20.0,
+    shift_range: float | None = None,
+    resolution: float | None = None,
+    diameter: float | None = None,
+    candidates: int = 6,
+    seed: int = 0,
+    batch: int = 32,
+    split_every: int = 8,
+    checkpoint: str | Path | None = None,
+) -> Delayed:
+    """Find the pose of each subtomogram: global search, then refinement of the best candidates.
+
+    Parameters
+    ----------
+    subtomograms : Dataset
+        From `extract_subtomograms` or `open_subtomograms`; cubic boxes.
+    reference : DataArray, shape of a box
+        Same voxel size and contrast as the boxes; its centre is voxel ``size // 2``.
+    tilt_range : (float, float), optional
+        Least and largest tilt, degrees; by default each particle's ``tilt_min``, ``tilt_max``.
+    angular_step : float
+        Of the search grid, degrees.
+    shift_range : float, optional
+        How far a particle may lie from the centre of its box along each axis, Å; by default a
+        tenth of the box's edge.
+    resolution : float, optional
+        The finest detail to align by, Å.  By default where 99.5 % of the reference's
+        information on the rotation is within; give it where the reference is noisy.
+    diameter : float, optional
+        Of the soft sphere that cuts the reference out, Å; by default it touches the box.
+    candidates : int
+        Poses that are refined for each particle.
+    seed : int
+        Together with the particle's number it draws the order of the mini-batches.
+    batch : int
+        Particles in a partition of the bag.
+    split_every : int
+        Partitions that one task of the reduction takes.
+    checkpoint : path, optional
+        A folder that keeps each finished batch; the same call goes on there.
+
+    Returns
+    -------
+    Delayed of DataFrame
+        The particle table in the order of `subtomograms`, with ``quat_*`` (reference →
+        particle), ``shift_*`` (Å, of the particle from the box's centre) and ``score``, the
+        constrained correlation over the measured Fourier voxels of the last band.  Nothing is
+        computed before ``.compute()``.
+
+    Raises
+    ------
+    InputError
+        If box and reference differ in size or voxel size, the tilt range is missing or a length
+        is out of range; from a task, if a box holds NaN or nothing but one value.
+
+    Notes
+    -----
+    The chunks, the workers and the batches do not change a pose.  See `tomodask.alignment.search`
+    and `tomodask.alignment.refinement` for the method.
+    """
+    boxes = subtomograms["subtomogram"]
+    n, voxel_size = int(boxes.shape[-1]), float(subtomograms.attrs["voxel_size"])
+    table = particle_table(subtomograms)
+    _check_reference(boxes.shape, voxel_size, reference)
+    if not 1 <= angular_step <= 90:
+        raise InputError(f"angular_step must be within 1 to 90°, got {angular_step}")
+    for name, value in (("candidates", candidates), ("batch", batch)):
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+    if split_every < 2:
+        raise InputError(f"split_every must be at least 2, got {split_every}")
+    reach = 0.1 * n if shift_range is None else shift_range / voxel_size
+    if not 0 <= reach <= n / 2:
+        raise InputError(
+            f"shift_range must be within 0 to {n / 2 * voxel_size:g} Å, half the box, "
+            f"got {shift_range}"
+        )
+    if resolution is not None and resolution < 2 * voxel_size:
+        raise InputError(
+            f"resolution must be at least two voxels, {2 * voxel_size:g} Å, got {resolution}"
+        )
+    radius = None if resolution is None else n * voxel_size / resolution
+    if diameter is not None and not 4 * voxel_size <= diameter <= n * voxel_size:
+        raise InputError(
+            f"diameter must be within 4 voxels and the box, {4 * voxel_size:g} to "
+            f"{n * voxel_size:g} Å, got {diameter}"
+        )
+    mask_radius = None if diameter is None else diameter / 2 / voxel_size
+    tilts = _tilt_ranges(table, tilt_range)
+
+    volume = np.asarray(reference.values, np.float32)
+    if not np.isfinite(volume).all() or np.ptp(volume) == 0:
+        raise InputError("reference must hold finite, unequal values, got a constant or NaN map")
+    settings = {
+        "angular_step": float(angular_step),
+        "shift_range": float(reach),
+        "radius": radius,
+        "mask_radius": mask_radius,
+    }
+    if not len(table):
+        raise InputError("subtomograms hold no particle; pick and extract some first")
+
+    images = table["image"].astype(str) if "image" in table else table.index.astype(str)
+    names = np.asarray(images)
+    folder = BatchFolder.open(
+        checkpoint,
+        _fingerprint(volume, settings, tilts, names, candidates, seed, batch, voxel_size),
+    )
+    bags, done = [], []
+    for low, high in np.unique(tilts, axis=0):
+        rows = np.flatnonzero((tilts == (low, high)).all(1))
+        plan = delayed(plan_alignment, pure=True)(
+            volume, tilt_range=(float(low), float(high)), **settings
+        )
+        parts = []
+        for number, block in enumerate(batches(boxes, rows, batch)):
+            these = rows[number * batch : (number + 1) * batch]
+            name = f"{low:g}_{high:g}_{number:06d}"
+            finished = folder.read(name, _POSE)
+            if finished is not None:
+                done.append(finished)
+                continue
+            searched = delayed(search, pure=True)(
+                block, these, names[these], plan=plan, count=candidates
+            )
+            parts.append((searched, name))
+        if parts:
+            found = db.from_delayed([part for part, _ in parts])
+            labels = db.from_sequence([name for _, name in parts], npartitions=len(parts))
+            bags.append(found.map_partitions(refine, labels, plan, seed=seed, folder=folder))
+    if not bags:
+        best = delayed(best_poses)(done)
+    else:
+        bag = db.concat(bags) if len(bags) > 1 else bags[0]
+        best = bag.reduction(_rows, best_poses, split_every=split_every).to_delayed()
+        best = delayed(best_poses)([best, *done])
+    return delayed(_pose_table)(table, best, voxel_size)
+
+
+def _check_reference(shape: tuple[int, ...], voxel_size: float, reference: xr.DataArray) -> None:
+    box = tuple(shape[1:])
+    if len(set(box)) != 1:
+        raise InputError(f"subtomograms must be cubic boxes, got {box} voxels")
+    if tuple(reference.shape) != box:
+        raise InputError(
+            f"reference has {tuple(reference.shape)} voxels, the boxes have {box}; cut or pad it "
+            "about its centre to the size of the boxes"
+        )
+    theirs = reference.attrs.get("voxel_size")
+    if theirs is not None and abs(float(theirs) - voxel_size) > 0.01 * voxel_size:
+        raise InputError(
+            f"reference has voxels of {float(theirs):g} Å, the boxes {voxel_size:g} Å; resample "
+            f"it: tomodask convert REFERENCE OUT.mrc --resample-to {voxel_size:g}"
+        )
+
+
+def _tilt_ranges(table: pd.DataFrame, tilt_range: tuple[float, float] | None) -> np.ndarray:
+    """(low, high) in degrees of each particle, shape (particles, 2)."""
+    if tilt_range is not None:
+        low, high = map(float, tilt_range)
+        if not -90 <= low < high <= 90:
+            raise InputError(f"tilt_range must rise within -90 to 90°, got {low:g} to {high:g}")
+        return np.tile([low, high], (len(table), 1))
+    if not {"tilt_min", "tilt_max"} <= set(table):
+        raise InputError(
+            "subtomograms carry no tilt range; give it: tilt_range=(-60, 60) or "
+            "--tilt-range -60 60 (degrees; -90 90 where nothing is missing)"
+        )
+    tilts = table[["tilt_min", "tilt_max"]].to_numpy(float)
+    if not (np.isfinite(tilts).all() and (tilts[:, 0] < tilts[:, 1]).all()):
+        raise InputError("tilt_min must lie below tilt_max for every particle; give --tilt-range")
+    return tilts
+
+
+def _fingerprint(volume: np.ndarray, *rest: Any) -> str:
+    """Names the job: the same reference, boxes and settings, whatever the machine."""
+    digest = hashlib.sha256(np.ascontiguousarray(volume).tobytes())
+    for part in rest:
+        digest.update(repr(part.tolist() if isinstance(part, np.ndarray) else part).encode())
+    return digest.hexdigest()
+
+
+def search(
+    boxes: np.ndarray, rows: np.ndarray, names: np.ndarray, *, plan: Plan, count: int
+) -> list[_Candidates]:
+    """Candidate poses of a batch of boxes (the task ``search``)."""
+    out = []
+    with threadpool_limits(1):  # a particle a thread, not several threads in a product
+        for box, row, name in zip(boxes, rows, names, strict=True):
+            box = np.asarray(box, np.float32)
+            if not np.isfinite(box).all() or np.ptp(box) == 0:
+                what = "one value only" if np.isfinite(box).all() else "NaN or infinite voxels"
+                raise InputError(f"the box of particle {row} ({name}) holds {what}; leave it out")
+            data = spectrum_at(box, plan.frequencies)
+            matrices, shifts, _ = candidate_poses(plan.grid, data, count=count)
+            out.append(_Candidates(int(row), data, matrices, shifts))
+    return out
+
+
+def refine(
+    found: list[_Candidates],
+    label: list[str],
+    plan: Plan,
+    *,
+    seed: int,
+    folder: BatchFolder,
+) -> list[np.ndarray]:
+    """Refined poses of a batch of particles (the task ``refine``), kept in `folder`."""
+    poses = np.concatenate([_refine_particle(one, plan, seed=seed) for one in found])
+    (name,) = label
+    folder.write(name, best_poses([poses]))
+    return [poses]
+
+
+def _refine_particle(one: _Candidates, plan: Plan, *, seed: int) -> np.ndarray:
+    """Stage by stage, the better half of the candidates goes on; two reach the end."""
+    rng = np.random.default_rng([seed, one.particle])
+    poses = np.zeros(len(one.matrices), _POSE)
+    poses["particle"], poses["start"] = one.particle, np.arange(len(poses))
+    poses["matrix"], poses["shift_xyz"] = one.matrices, one.shifts_xyz
+    for stage in plan.stages:
+        data = one.data[stage.index]
+        for pose in poses:
+            pose["matrix"], pose["shift_xyz"] = refine_pose(
+                plan.spectrum,
+                stage,
+                data,
+                pose["matrix"],
+                pose["shift_xyz"],
+                rng=rng,
+                turn_limit=plan.turn_limit,
+                shift_limit=plan.shift_limit,
+            )
+            pose["score"] = correlation(
+                plan.spectrum, stage.frequencies, data, pose["matrix"], pose["shift_xyz"]
+            )
+        order = np.lexsort((poses["start"], -poses["score"]))
+        poses = poses[order[: max(2, (2 * len(poses) + 2) // 3)]]
+    return poses
+
+
+def _rows(partition: Any) -> np.ndarray:
+    return best_poses(list(partition))
+
+
+def best_poses(parts: Any) -> np.ndarray:
+    """The best pose of each particle: the associative step of the tree."""
+    poses = np.concatenate([np.asarray(part, _POSE) for part in parts])
+    poses = poses[np.lexsort((poses["start"], -poses["score"], poses["particle"]))]
+    return poses[np.unique(poses["particle"], return_index=True)[1]]
+
+
+def _pose_table(table: pd.DataFrame, poses: np.ndarray, voxel_size: float) -> pd.DataFrame:
+    if not np.array_equal(poses["particle"], np.arange(len(table))):
+        raise RuntimeError(f"{len(table)} particles went in, {len(poses)} poses came out")
+    out = with_orientations(table, Rotation.from_matrix(poses["matrix"]))
+    out[["shift_x", "shift_y", "shift_z"]] = poses["shift_xyz"] * voxel_size
+    out["score"] = poses["score"]
+    return out
