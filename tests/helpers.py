@@ -15,7 +15,9 @@ def shared_data(*parts: str) -> Path:
     root = os.environ.get("TOMODASK_SHARED") or Path(__file__).parents[2] / "shared" / "data"
     path = Path(root, *parts)
     if not path.exists():
-        pytest.skip(f"needs the real data {'/'.join(parts)}: not found (set TOMODASK_SHARED to its folder)")
+        pytest.skip(
+            f"needs the real data {'/'.join(parts)}: not found (set TOMODASK_SHARED to its folder)"
+        )
     return path
 
 

@@ -87,7 +87,7 @@ def rotation_grid(angular_step: float | None = None, *, count: int | None = None
     ----------
     angular_step : float
         Edge, in degrees, of the cube of rotation space that each rotation stands for.  A random
-        orientation is then 0.55 `angular_step` from the grid in the mean, 0.9 at most.
+        orientation is then half of `angular_step` from the grid in the mean, 0.9 of it at most.
     count : int
         The number of rotations, in place of `angular_step`.
 
