@@ -1,0 +1,221 @@
+"""Locally normalised correlation of one tile with a turned template, rotation by rotation.
+
+The score of a voxel x and a rotation R is
+
+    S_R(x) = Σ_y f(x + y) t_R(y) / ( ‖t_R‖ · sqrt(N) · σ(x) )
+
+with f the tile and t_R the turned template, both inside the measured wedge and the band, σ(x) the
+standard deviation of f under the template's spherical mask around x and N the mask's volume [1]_,
+[2]_.  σ is the same for every rotation: the kernel keeps the largest Σ f t_R / ‖t_R‖ and divides
+by σ once, at the end.
+
+.. [1] Roseman, "Particle finding in electron micrographs using a fast local correlation
+   algorithm", Ultramicroscopy 94, 225 (2003).
+.. [2] Förster et al., "Retrovirus envelope protein complex structure in situ studied by
+   cryo-electron tomography", PNAS 102, 4729 (2005).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import scipy.fft
+import scipy.ndimage
+
+from tomodask.arrays.spectrum_slices import Rows, TemplateSpectrum, sample_pair
+from tomodask.arrays.tiles import Tile, TilePlan, fill_box, upsample
+
+__all__ = ["TileSpectrum", "best_rotations", "finish_scores", "merge_best", "prepare_tile"]
+
+_EDGE = 1.0  # width of the mask's soft edge, in steps of the grid
+_FLAT = 1e-6  # a local variance below this share of the tile's mean one is rounding
+
+
+@dataclass(frozen=True)
+class TileSpectrum:
+    """What all rotations need of a tile.
+
+    Attributes
+    ----------
+    data : array of complex64
+        The tile's spectrum at the measured frequencies of the band.
+    scale : array of float32, shape of the plan's grid
+        1 / (sqrt(N) σ), and 0 where the tile is flat.
+    """
+
+    data: np.ndarray
+    scale: np.ndarray
+
+
+def prepare_tile(
+    data: np.ndarray, *, tile: Tile, plan: TilePlan, rows: Rows, radius: float
+) -> TileSpectrum:
+    """Transform a tile once and measure its standard deviation under the mask around each voxel.
+
+    Parameters
+    ----------
+    data : array, shape of ``tile.read``
+    radius : float
+        Radius of the spherical mask, voxels.
+    """
+    box = fill_box(data, tile, plan.box)
+    flat = _flat(box, radius)
+    spectrum = scipy.fft.rfftn(box, workers=1, overwrite_x=True)
+    shrink = np.float32(np.prod(plan.grid) / np.prod(plan.box))
+    values = rows.gather(spectrum) * shrink
+    del spectrum, box
+    scale = _local_scale(_filtered(values, rows, plan.grid), plan, radius)
+    if flat is not None:
+        index = [
+            np.floor(np.arange(g) * (b / g) + 0.5).astype(np.intp) % b
+            for g, b in zip(plan.grid, plan.box, strict=True)
+        ]
+        scale[flat[np.ix_(*index)]] = 0.0
+    return TileSpectrum(values, scale)
+
+
+def best_rotations(
+    tile: TileSpectrum,
+    template: TemplateSpectrum,
+    matrices: np.ndarray,
+    *,
+    rows: Rows,
+    plan: TilePlan,
+    first: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The largest correlation at each point of the grid over some rotations, and which one it is.
+
+    Parameters
+    ----------
+    matrices : array, shape (rotations, 3, 3)
+        Orientations on (z, y, x) vectors.
+    first : int
+        Number of the first of them among all rotations.
+
+    Returns
+    -------
+    best : array of float32, shape of the plan's grid
+    rotation : array of int32
+        Of equals the lowest number.
+    """
+    turns = np.ascontiguousarray(matrices, np.float32)
+    best = np.full(plan.grid, -np.inf, np.float32)
+    rotation = np.full(plan.grid, first, np.int32)
+    grid = np.zeros(plan.grid, np.complex64)
+    root = np.sqrt(float(np.prod(plan.grid)))
+    box = np.asarray(rows.box, np.float64)
+    for i in range(0, len(turns), 2):
+        j = min(i + 1, len(turns) - 1)
+        grid[...] = 0
+        pa, pb = sample_pair(
+            template.values, float(template.edge), rows.z, rows.y, rows.low, rows.high, rows.start,
+            box, turns[i], turns[j], tile.data, grid,
+        )  # fmt: skip
+        both = scipy.fft.ifftn(grid, workers=1, overwrite_x=True)
+        sa, sb = (root / np.sqrt(p) if p > 0 else 0.0 for p in (pa, pb))
+        _keep_best(
+            both.ravel(), np.float32(sa), np.float32(sb), np.int32(first + i), np.int32(first + j),
+            best.ravel(), rotation.ravel(),
+        )  # fmt: skip
+    return best, rotation
+
+
+def merge_best(
+    a: tuple[np.ndarray, np.ndarray], b: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of two sets of rotations the better at each point; of equals the lower number."""
+    better = (b[0] > a[0]) | ((b[0] == a[0]) & (b[1] < a[1]))
+    return np.where(better, b[0], a[0]), np.where(better, b[1], a[1])
+
+
+def finish_scores(
+    best: tuple[np.ndarray, np.ndarray], scale: np.ndarray, *, tile: Tile, plan: TilePlan
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores (float32) and rotations (int32) at the voxels of a tile's core."""
+    score = best[0] * scale
+    rotation = best[1]
+    if plan.grid == plan.box:
+        z, y, x = tile.core
+        return score[:z, :y, :x].copy(), rotation[:z, :y, :x].copy()
+    return upsample(score, rotation, box=plan.box, core=tile.core)
+
+
+def _filtered(values: np.ndarray, rows: Rows, shape: tuple[int, int, int]) -> np.ndarray:
+    """The tile inside the wedge and the band, on the grid, float64."""
+    nz, ny, nx = shape
+    half = np.zeros((nz, ny, nx // 2 + 1), np.complex128)
+    for i, (z, y, low, high) in enumerate(zip(rows.z, rows.y, rows.low, rows.high, strict=True)):
+        part = values[rows.start[i] : rows.start[i + 1]]
+        half[z, y, low:high] = part
+        if low == 0:  # the plane x = 0 holds both of a conjugate pair
+            half[-z, -y, 0] = np.conj(part[0])
+    return np.asarray(scipy.fft.irfftn(half, s=shape, workers=1, overwrite_x=True))
+
+
+def spherical_mask(
+    shape: tuple[int, int, int], *, radius: float, scale: tuple[float, float, float], edge: float
+) -> np.ndarray:
+    """A ball about index (0, 0, 0) of a periodic grid, with a linear edge.
+
+    Parameters
+    ----------
+    radius, edge : float
+        Where the mask is one half, and the width from 1 to 0, voxels.
+    scale : (float, float, float)
+        Voxels per step of the grid.
+    """
+    z, y, x = (
+        np.minimum(np.arange(n), n - np.arange(n)) * s for n, s in zip(shape, scale, strict=True)
+    )
+    distance = np.sqrt(z[:, None, None] ** 2 + y[None, :, None] ** 2 + x[None, None, :] ** 2)
+    return np.clip(0.5 + (radius - distance) / edge, 0.0, 1.0)
+
+
+def _local_scale(filtered: np.ndarray, plan: TilePlan, radius: float) -> np.ndarray:
+    """1 / (sqrt(N) σ) at each point of the grid, 0 where σ is no more than rounding."""
+    mask = spherical_mask(plan.grid, radius=radius, scale=plan.scale, edge=_EDGE * max(plan.scale))
+    volume = mask.sum()
+    spectrum = scipy.fft.rfftn(mask, workers=1)
+
+    def local_sum(x: np.ndarray) -> np.ndarray:
+        return np.asarray(
+            scipy.fft.irfftn(scipy.fft.rfftn(x, workers=1) * spectrum, s=plan.grid, workers=1)
+        )
+
+    # N σ² = Σ f² − (Σ f)² / N.  f has no mean over the tile, so little cancels, in double precision.
+    power = local_sum(filtered**2) - local_sum(filtered) ** 2 / volume
+    floor = _FLAT * volume * np.mean(filtered**2)
+    seen = power > floor
+    out = np.zeros(plan.grid, np.float32)
+    out[seen] = 1.0 / np.sqrt(power[seen])
+    return out
+
+
+def _flat(box: np.ndarray, radius: float) -> np.ndarray | None:
+    """True where all voxels of the cube inside the mask are equal; None where no two in line are.
+
+    Filtering rings into regions without data (masked, or beyond the reconstruction); divided by
+    its own small deviation the ringing would score.
+    """
+    if np.mean(box[..., 1:] == box[..., :-1]) < 1e-3:
+        return None
+    size = max(3, 2 * int(radius / np.sqrt(3)) + 1)
+    high = scipy.ndimage.maximum_filter(box, size, mode="wrap")
+    return np.asarray(high == scipy.ndimage.minimum_filter(box, size, mode="wrap"))
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True)
+def _keep_best(both, scale_a, scale_b, a, b, best, rotation):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Hold two rotations, packed as real and imaginary part, against the best so far."""
+    for i in range(both.size):
+        value = both[i].real * scale_a
+        other = both[i].imag * scale_b
+        number = a
+        if other > value:
+            value = other
+            number = b
+        if value > best[i]:
+            best[i] = value
+            rotation[i] = number

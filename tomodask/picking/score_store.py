@@ -1,0 +1,187 @@
+"""Scores of template matching in a Zarr store, tile by tile, so that a killed run goes on."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+import zarr
+from dask.delayed import delayed
+
+from tomodask.errors import InputError
+
+__all__ = ["open_scores", "save_scores"]
+
+_FORMAT = "tomodask-scores-1"
+_DIMS = ("z", "y", "x")
+
+
+def save_scores(match: xr.Dataset, path: str | Path, *, resume: bool = True) -> None:
+    """Compute the scores of `match_template` into a Zarr store.
+
+    Each tile is written by the task that computed it and marked as finished after that; after a
+    crash or an interruption the same call computes the missing tiles only, and the store ends
+    bit-identical to that of a run without one.
+
+    Parameters
+    ----------
+    match : Dataset
+        From `match_template`.
+    path : path
+        The store, a folder ``….zarr`` (Zarr v3: ``score``, ``rotation``, a chunk a tile;
+        ``quaternion``; ``finished``, one element a tile).
+    resume : bool
+        Go on with a store of the same run.  False: begin anew, and drop what is there.
+
+    Raises
+    ------
+    InputError
+        If the store is of another run (other tomogram, template or parameters), or no store of
+        scores, or the disk is full.
+    """
+    path = Path(path)
+    try:
+        group = _open_or_create(match, path, resume=resume)
+        dask.compute(*_writes(match, path, _missing_tiles(group)))
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise InputError(
+                f"no space left on the disk of {path}: free some and run the same again; "
+                "finished tiles are kept"
+            ) from error
+        raise
+
+
+def open_scores(path: str | Path) -> xr.Dataset:
+    """Open a store of `save_scores`; lazy, as `match_template` returned it.
+
+    Raises
+    ------
+    InputError
+        If there is no such store, or not all of its tiles are finished.
+    """
+    path = Path(path)
+    group = _open(path)
+    missing, tiles = len(_missing_tiles(group)), group["finished"].size
+    if missing:
+        raise InputError(
+            f"{path} holds {tiles - missing} of {tiles} tiles: its run was interrupted; "
+            "run the same match again to finish it"
+        )
+    attrs = _attrs(group)
+    score = group["score"]
+    coords = {
+        d: np.arange(n) * attrs["voxel_size"] for d, n in zip(_DIMS, score.shape, strict=True)
+    }
+    variables = {
+        name: (_DIMS, da.from_zarr(group[name], chunks=group[name].chunks))
+        for name in ("score", "rotation")
+    }
+    quaternion = (("orientation", "quaternion_part"), np.asarray(group["quaternion"]))
+    return xr.Dataset({**variables, "quaternion": quaternion}, coords=coords, attrs=attrs)
+
+
+def _attrs(group: zarr.Group) -> dict[str, Any]:
+    attrs = {k: v for k, v in group.attrs.asdict().items() if k != "format"}
+    attrs["tilt_range"] = tuple(attrs["tilt_range"])
+    return attrs
+
+
+def _open(path: Path) -> zarr.Group:
+    try:
+        group = zarr.open_group(path, mode="r+")
+    except (FileNotFoundError, ValueError, KeyError) as error:
+        raise InputError(f"{path} is no store of scores: make one with `tomodask match`") from error
+    if group.attrs.get("format") != _FORMAT or "finished" not in group:
+        raise InputError(
+            f"{path} is a Zarr store but not one of scores: make one with `tomodask match`"
+        )
+    return group
+
+
+def _open_or_create(match: xr.Dataset, path: Path, *, resume: bool) -> zarr.Group:
+    if path.exists() and resume and any(path.iterdir()):
+        # A run killed before the store was laid out leaves no mark of its own: only then begin anew.
+        if not (path / ".unfinished-layout").exists():
+            group = _open(path)
+            if group.attrs["fingerprint"] != match.attrs["fingerprint"]:
+                raise InputError(
+                    f"{path} holds the scores of another run (other tomogram, template or "
+                    "parameters): give another path, or remove it"
+                )
+            return group
+    elif path.exists() and not resume and any(path.iterdir()):
+        _open(path)  # drops nothing but a store of scores
+    return _create(match, path)
+
+
+def _create(match: xr.Dataset, path: Path) -> zarr.Group:
+    import shutil
+
+    if path.exists():
+        shutil.rmtree(path)
+    path.mkdir(parents=True)
+    mark = path / ".unfinished-layout"
+    mark.touch()
+    group = zarr.open_group(path, mode="a", zarr_format=3)
+    score = match["score"].data
+    chunk = tuple(sizes[0] for sizes in score.chunks)
+    for name, dtype in (("score", "float32"), ("rotation", "int32")):
+        group.create_array(
+            name, shape=score.shape, chunks=chunk, dtype=dtype, dimension_names=_DIMS, fill_value=0
+        )
+    quaternion = np.asarray(match["quaternion"], np.float64)
+    group.create_array("quaternion", data=quaternion, chunks=quaternion.shape)
+    group.create_array(
+        "finished", shape=score.numblocks, chunks=(1, 1, 1), dtype="uint8", compressors=None
+    )
+    group.attrs.update(
+        {**match.attrs, "tilt_range": list(match.attrs["tilt_range"]), "format": _FORMAT}
+    )
+    mark.unlink()
+    return group
+
+
+def _missing_tiles(group: zarr.Group) -> list[tuple[int, ...]]:
+    """Places of the tiles that are not marked as finished."""
+    finished = group["finished"]
+    missing = []
+    for tile in np.ndindex(*finished.shape):
+        try:
+            done = bool(finished[tile])
+        except Exception:  # a mark that a crash cut short
+            done = False
+        if not done:
+            missing.append(tile)
+    return missing
+
+
+def _writes(match: xr.Dataset, path: Path, tiles: list[tuple[int, ...]]) -> list[Any]:
+    score, rotation = match["score"].data, match["rotation"].data
+    chunk = tuple(sizes[0] for sizes in score.chunks)
+    scores, turns = score.to_delayed(), rotation.to_delayed()
+    write = delayed(_write_tile)
+    return [
+        write(scores[t], turns[t], str(path), t, chunk, dask_key_name=("match-write", *t))
+        for t in tiles
+    ]
+
+
+def _write_tile(
+    score: np.ndarray,
+    rotation: np.ndarray,
+    path: str,
+    tile: tuple[int, ...],
+    chunk: tuple[int, ...],
+) -> None:
+    """Store one tile, and mark it as finished once it is."""
+    group = zarr.open_group(path, mode="r+")
+    place = tuple(slice(t * c, t * c + n) for t, c, n in zip(tile, chunk, score.shape, strict=True))
+    group["score"][place] = score
+    group["rotation"][place] = rotation
+    group["finished"][tile] = 1
