@@ -1,0 +1,80 @@
+"""Boxes and their particle table as one Dataset, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from tomodask.errors import InputError
+
+__all__ = ["BOX_NAMES", "TABLE_NAMES", "particle_table", "subtomogram_dataset"]
+
+BOX_NAMES = {"z": "position_z", "y": "position_y", "x": "position_x"}
+TABLE_NAMES = {long: short for short, long in BOX_NAMES.items()}
+
+
+def subtomogram_dataset(
+    boxes: da.Array, table: pd.DataFrame, *, voxel_size: float, attrs: Mapping[str, Any]
+) -> xr.Dataset:
+    """Join boxes with the rows of their table.
+
+    Parameters
+    ----------
+    boxes : array of float32, shape (particle, z, y, x)
+    table : DataFrame
+        One row a box, in the same order; its index becomes the coordinate ``particle``.
+    voxel_size : float
+        Å.
+    attrs : mapping
+        What else is known of all boxes.
+    """
+    coords: dict[str, Any] = {"particle": np.asarray(table.index, np.int64)}
+    for name in table.columns:
+        values = table[name].to_numpy()
+        # Text of any kind (object, Arrow, fixed width) becomes plain Python strings.
+        if not np.issubdtype(getattr(values, "dtype", object), np.number):
+            values = np.array([None if pd.isna(v) else str(v) for v in values], dtype=object)
+        coords[BOX_NAMES.get(str(name), str(name))] = ("particle", values)
+    return xr.Dataset(
+        {"subtomogram": (("particle", "z", "y", "x"), boxes)},
+        coords=coords,
+        attrs={"voxel_size": float(voxel_size), **attrs},
+    )
+
+
+def particle_table(subtomograms: xr.Dataset) -> pd.DataFrame:
+    """The particle table of subtomograms, one row a box, in the order of the boxes.
+
+    Parameters
+    ----------
+    subtomograms : Dataset
+        As `extract_subtomograms` and `open_subtomograms` make it.
+
+    Returns
+    -------
+    DataFrame
+        The columns of a particle table (see docs/design.md); ``z``, ``y``, ``x`` are the centre of
+        the box in Å.  The index, named ``particle``, is the row of the table that was extracted.
+
+    Raises
+    ------
+    InputError
+        If the Dataset is not one of subtomograms.
+    """
+    if not isinstance(subtomograms, xr.Dataset) or "particle" not in subtomograms.coords:
+        raise InputError(
+            "subtomograms must be a Dataset from extract_subtomograms or open_subtomograms, "
+            f"got {type(subtomograms).__name__}"
+        )
+    columns = {
+        TABLE_NAMES.get(str(name), str(name)): coord.to_numpy()
+        for name, coord in subtomograms.coords.items()
+        if coord.dims == ("particle",) and name != "particle"
+    }
+    index = pd.Index(subtomograms["particle"].to_numpy(), name="particle")
+    return pd.DataFrame(columns, index=index)

@@ -1,0 +1,261 @@
+"""Subtomograms: cut from a tomogram, kept in a Zarr store, or opened from the files of others."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
+
+from tomodask.data.em import open_em
+from tomodask.data.extraction import extract_subtomograms
+from tomodask.data.mrc import open_mrc
+from tomodask.data.particles import read_particles
+from tomodask.data.subtomogram_store import is_store, open_store, read_box, save_subtomograms
+from tomodask.data.subtomogram_table import particle_table, subtomogram_dataset
+from tomodask.data.tomograms import tomogram_format
+from tomodask.data.volumes import TOLERANCE, VolumeReader, cubic_voxel_size
+from tomodask.errors import InputError
+
+__all__ = [
+    "extract_subtomograms",
+    "open_subtomograms",
+    "particle_table",
+    "save_subtomograms",
+]
+
+_BLOCK_BYTES = 64 << 20  # of boxes in one block
+_PATTERN = frozenset("*?[")
+
+PathLike = str | os.PathLike[str]
+
+
+def open_subtomograms(
+    path: PathLike | Sequence[PathLike],
+    *,
+    voxel_size: float | None = None,
+    tilt_range: tuple[float, float] | None = None,
+) -> xr.Dataset:
+    """Open subtomograms lazily, in blocks of many boxes.
+
+    Parameters
+    ----------
+    path : path, or list of paths
+        A store that `save_subtomograms` wrote; a folder or a pattern (``boxes/*.mrc``) of MRC or EM
+        boxes, in the order of the file names; a list of boxes, in its own order; or a STAR file
+        that lists them as ``rlnImageName``: files, or ``index@store`` with the index from 0.
+        Names in a STAR are looked for from its folder, then from the working directory.
+    voxel_size : float, optional
+        Å; in place of what the headers say.
+    tilt_range : (float, float), optional
+        Least and largest tilt, in degrees; in place of what is stored.
+
+    Returns
+    -------
+    Dataset, dims (particle, z, y, x)
+        `subtomogram` (float32, lazy) and the columns of the particle table; ``image`` names each
+        box.
+
+    Raises
+    ------
+    InputError
+        If nothing is found; if boxes are missing, not cubic, or differ in size or voxel size (the
+        file is named); if `tilt_range` makes no sense.
+    """
+    if tilt_range is not None and not -90 <= tilt_range[0] < tilt_range[1] <= 90:
+        raise InputError(
+            "tilt_range must be two tilts in degrees, the lower first, within ±90, "
+            f"got {tilt_range[0]:g} {tilt_range[1]:g}"
+        )
+    dataset = _open(path, voxel_size)
+    if tilt_range is not None:
+        low, high = (np.full(dataset.sizes["particle"], float(tilt)) for tilt in tilt_range)
+        dataset = dataset.assign_coords(tilt_min=("particle", low), tilt_max=("particle", high))
+    return dataset
+
+
+def _open(path: PathLike | Sequence[PathLike], voxel_size: float | None) -> xr.Dataset:
+    if not isinstance(path, str | os.PathLike):
+        files = [Path(file) for file in path]
+        return _open_files(files, [str(file) for file in files], voxel_size, "the list of boxes")
+    path = Path(path)
+    if path.suffix.lower() == ".star":
+        return _open_star(path, voxel_size)
+    if path.is_dir() and not ((path / "zarr.json").exists() or path.suffix == ".zarr"):
+        files = sorted(f for f in path.iterdir() if _is_box(f))
+        if not files:
+            raise InputError(f"{path}: the folder holds no MRC or EM file; name that of the boxes")
+        return _open_files(files, [str(file) for file in files], voxel_size, str(path))
+    if not path.exists() and _PATTERN & set(str(path)):
+        files = sorted(Path(f) for f in glob.glob(str(path), recursive=True))  # noqa: PTH207
+        if not files:
+            raise InputError(f"{path}: no file matches; check the pattern, in quotes")
+        return _open_files(files, [str(file) for file in files], voxel_size, str(path))
+    if _is_box(path):
+        return _open_files([path], [str(path)], voxel_size, str(path))
+    shape, table, attrs = open_store(path)
+    if voxel_size is not None:
+        attrs["voxel_size"] = cubic_voxel_size(path, (), shape, voxel_size)
+    boxes = [StoredBox(str(path), number, shape) for number in range(len(table))]
+    table["image"] = [f"{number}@{path}" for number in range(len(table))]
+    return subtomogram_dataset(
+        _lazy(boxes, shape),
+        table,
+        voxel_size=attrs.pop("voxel_size"),
+        attrs={**attrs, "store": str(path)},
+    )
+
+
+def _is_box(path: Path) -> bool:
+    return (
+        path.is_file() and not path.name.startswith(".") and tomogram_format(path) in ("MRC", "EM")
+    )
+
+
+@dataclass(frozen=True)
+class StoredBox:
+    """A box of a store, read as a volume is."""
+
+    path: str
+    number: int
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Boxes are float32."""
+        return np.dtype(np.float32)
+
+    @property
+    def ndim(self) -> int:
+        """Always 3."""
+        return 3
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """Read a part of the box."""
+        return read_box(self.path, self.number, self.shape)[index]
+
+
+def _open_star(path: Path, voxel_size: float | None) -> xr.Dataset:
+    table = read_particles(path, need=("image",))
+    files: list[Path | tuple[Path, int]] = []
+    for row, image in enumerate(table["image"].astype(str)):
+        index, at, name = image.rpartition("@")
+        found = next((f for f in (path.parent / name, Path(name)) if f.exists()), None)
+        if found is None:
+            raise InputError(
+                f"{path}: the box {image} of row {row} is neither in {path.parent} nor in the working "
+                "directory; move the STAR to its boxes"
+            )
+        if at and not index.isdecimal():
+            raise InputError(f"{path}: {image} in row {row} is not index@store, with index from 0")
+        if at and not is_store(found):
+            raise InputError(
+                f"{path}: {image} in row {row} is not in a store of subtomograms; stacks of other "
+                "programs are not read, save each box as a file"
+            )
+        files.append((found, int(index)) if at else found)
+    return _open_files(files, list(table["image"]), voxel_size, str(path), table=table)
+
+
+def _open_files(
+    files: Sequence[Path | tuple[Path, int]],
+    images: list[str],
+    voxel_size: float | None,
+    source: str,
+    *,
+    table: pd.DataFrame | None = None,
+) -> xr.Dataset:
+    """Boxes of files, or by number from stores, whose sizes must agree."""
+    if not files:
+        raise InputError(f"{source} is empty: no subtomograms")
+    stores: dict[Path, tuple[tuple[int, int, int], pd.DataFrame, dict[str, Any]]] = {}
+    readers: list[VolumeReader] = []
+    stored_rows: list[pd.Series | None] = []
+    first: tuple[str, tuple[int, ...], float] | None = None
+    for file, image in zip(files, images, strict=True):
+        if isinstance(file, tuple):
+            store, number = file
+            shape, rows, attrs = stores.setdefault(store, open_store(store))
+            if number >= len(rows):
+                raise InputError(
+                    f"{source}: {image}: the store has boxes 0 to {len(rows) - 1} only"
+                )
+            reader: VolumeReader = StoredBox(str(store), number, shape)
+            size = float(attrs["voxel_size"] if voxel_size is None else voxel_size)
+            stored_rows.append(rows.iloc[number])
+        else:
+            reader, size = _open_box(file, voxel_size)
+            stored_rows.append(None)
+        if len(set(reader.shape)) != 1:
+            edges = "×".join(map(str, reader.shape))
+            raise InputError(f"{image}: the box is not cubic ({edges} voxels); cut or pad it")
+        if first is None:
+            first = image, reader.shape, size
+        if reader.shape != first[1]:
+            raise InputError(
+                f"{image}: its edge is {reader.shape[0]} voxels, that of {first[0]} is "
+                f"{first[1][0]}; all boxes must be of one size"
+            )
+        if abs(size - first[2]) > TOLERANCE * first[2]:
+            raise InputError(
+                f"{image}: voxel size {size:g} Å, that of {first[0]} is {first[2]:g} Å; resample, or "
+                "pass the right one (voxel_size=…, --voxel-size)"
+            )
+        readers.append(reader)
+    assert first is not None
+    table = pd.DataFrame(index=pd.RangeIndex(len(files))) if table is None else table.copy()
+    for name in ("tilt_min", "tilt_max"):  # a STAR seldom says it, the store does
+        known = [np.nan if row is None else row.get(name, np.nan) for row in stored_rows]
+        if name not in table and np.isfinite(known).all():
+            table[name] = known
+    table["image"] = images
+    return subtomogram_dataset(
+        _lazy(readers, first[1]), table, voxel_size=first[2], attrs={"source": source}
+    )
+
+
+def _open_box(path: Path, voxel_size: float | None) -> tuple[VolumeReader, float]:
+    """Reader and voxel size of a box in a file of its own."""
+    kind = tomogram_format(path)
+    sizes: tuple[float | None, ...]
+    reader: VolumeReader
+    if kind == "MRC":
+        reader, sizes, _, _ = open_mrc(path)
+    elif kind == "EM":
+        reader, sizes = open_em(path)
+    else:
+        raise InputError(f"{path}: a box is an MRC or EM file, by its name; convert it")
+    return reader, cubic_voxel_size(path, sizes, reader.shape, voxel_size)
+
+
+def _lazy(readers: Sequence[VolumeReader], shape: tuple[int, ...]) -> da.Array:
+    """One array over boxes that are read one by one, many a task."""
+    most = max(1, _BLOCK_BYTES // (4 * int(np.prod(shape))))
+    starts = range(0, len(readers), most)
+    name = f"open-boxes-{tokenize(readers)}"
+    graph = {
+        (name, number, 0, 0, 0): (read_boxes, list(readers[start : start + most]))
+        for number, start in enumerate(starts)
+    }
+    sizes = tuple(min(most, len(readers) - start) for start in starts)
+    return da.Array(
+        HighLevelGraph.from_collections(name, graph, dependencies=[]),
+        name,
+        chunks=(sizes, *((n,) for n in shape)),
+        dtype=np.float32,
+    )
+
+
+def read_boxes(readers: Iterable[VolumeReader]) -> np.ndarray:
+    """Read boxes of one size into one array of float32, shape (n, z, y, x)."""
+    whole = (slice(None),) * 3
+    return np.stack([np.asarray(reader[whole], np.float32) for reader in readers])
