@@ -44,8 +44,8 @@ def save_subtomograms(
 ) -> None:
     """Write subtomograms to a Zarr store.  Computes.
 
-    Until it is whole, the store bears the name ``<path>.part``.  Where that is there already, from a
-    call that was killed, the boxes it holds are kept if it is of the same subtomograms.
+    Until it is whole, the store bears the name ``<path>.part``.  Where that is there already, from
+    a call that was killed, the boxes it holds are kept if it is of the same subtomograms.
 
     Parameters
     ----------
@@ -58,7 +58,8 @@ def save_subtomograms(
     Raises
     ------
     InputError
-        If `path` exists and may not be replaced or is no store of subtomograms, or the disk is full.
+        If `path` exists and may not be replaced, or is no store of subtomograms, or the disk is
+        full.
     """
     path = Path(path)
     if path.exists() and not is_store(path):
@@ -87,7 +88,7 @@ def compute(collection: Any, *, label: str) -> Any:
 
 
 def _begin(subtomograms: xr.Dataset, part: Path) -> str:
-    """Make the unfinished store, or go on with one of the same subtomograms; what tells it apart."""
+    """Make the unfinished store, or go on with that of the same subtomograms; its token."""
     boxes = subtomograms[_NAME]
     data = boxes.data
     if not isinstance(data, da.Array):
@@ -315,8 +316,8 @@ def open_store(path: Path) -> tuple[tuple[int, int, int], pd.DataFrame, dict[str
     done = _finished(path / _NAME, 4 * int(np.prod(array.shape[1:])))
     if missing := sorted(set(range(array.shape[0])) - done):
         raise InputError(
-            f"{path}: {len(missing)} of {array.shape[0]} boxes are missing or cut off, the first is "
-            f"{_NAME}/c.{missing[0]}.0.0.0; extract again"
+            f"{path}: {len(missing)} of {array.shape[0]} boxes are missing or cut off, the first "
+            f"is {_NAME}/c.{missing[0]}.0.0.0; extract again"
         )
     table = pd.DataFrame(columns, index=pd.Index(columns.pop("particle"), name="particle"))
     return array.shape[1:], table.rename(columns=TABLE_NAMES), attrs

@@ -96,7 +96,7 @@ def _open(path: PathLike | Sequence[PathLike], voxel_size: float | None) -> xr.D
             raise InputError(f"{path}: the folder holds no MRC or EM file; name that of the boxes")
         return _open_files(files, [str(file) for file in files], voxel_size, str(path))
     if not path.exists() and _PATTERN & set(str(path)):
-        files = sorted(Path(f) for f in glob.glob(str(path), recursive=True))  # noqa: PTH207
+        files = sorted(Path(f) for f in glob.glob(str(path), recursive=True))
         if not files:
             raise InputError(f"{path}: no file matches; check the pattern, in quotes")
         return _open_files(files, [str(file) for file in files], voxel_size, str(path))
@@ -152,8 +152,8 @@ def _open_star(path: Path, voxel_size: float | None) -> xr.Dataset:
         found = next((f for f in (path.parent / name, Path(name)) if f.exists()), None)
         if found is None:
             raise InputError(
-                f"{path}: the box {image} of row {row} is neither in {path.parent} nor in the working "
-                "directory; move the STAR to its boxes"
+                f"{path}: the box {image} of row {row} is neither in {path.parent} nor in the "
+                "working directory; move the STAR to its boxes"
             )
         if at and not index.isdecimal():
             raise InputError(f"{path}: {image} in row {row} is not index@store, with index from 0")
@@ -184,7 +184,9 @@ def _open_files(
     for file, image in zip(files, images, strict=True):
         if isinstance(file, tuple):
             store, number = file
-            shape, rows, attrs = stores.setdefault(store, open_store(store))
+            if store not in stores:
+                stores[store] = open_store(store)
+            shape, rows, attrs = stores[store]
             if number >= len(rows):
                 raise InputError(
                     f"{source}: {image}: the store has boxes 0 to {len(rows) - 1} only"
@@ -207,8 +209,8 @@ def _open_files(
             )
         if abs(size - first[2]) > TOLERANCE * first[2]:
             raise InputError(
-                f"{image}: voxel size {size:g} Å, that of {first[0]} is {first[2]:g} Å; resample, or "
-                "pass the right one (voxel_size=…, --voxel-size)"
+                f"{image}: voxel size {size:g} Å, that of {first[0]} is {first[2]:g} Å; resample, "
+                "or pass the right one (voxel_size=…, --voxel-size)"
             )
         readers.append(reader)
     assert first is not None
