@@ -90,7 +90,7 @@ def extract_subtomograms(
     centers = _snap(table, tomogram, voxel_size)
     shape = np.array(tomogram.shape)
     low = centers - box // 2
-    leaves = ((low < 0) | (low + box > shape)).any(1)
+    leaves: np.ndarray = ((low < 0) | (low + box > shape)).any(axis=1)
     left = int(leaves.sum())
     if left and outside == "drop":
         if left == len(table):
@@ -98,7 +98,7 @@ def extract_subtomograms(
                 f"all {left} boxes of {box} voxels leave the tomogram of {_size(tomogram)} voxels, "
                 'nothing is left to extract; take a smaller box or outside="pad"'
             )
-        table, centers = table[~leaves], centers[~leaves]
+        table, centers = table.loc[~leaves], centers[~leaves]
     if left:
         what = "dropped" if outside == "drop" else "padded with their mean"
         _log.warning("%d of %d boxes leave the tomogram: %s", left, len(leaves), what)
@@ -245,7 +245,7 @@ def _cut(data: Any, low: np.ndarray, box: int, sizes: tuple[int, ...]) -> da.Arr
     )
 
 
-def _touched(low: np.ndarray, box: int, edges: list[np.ndarray]) -> list[Triple]:
+def _touched(low: np.ndarray, box: int, edges: list[np.ndarray]) -> list[tuple[int, ...]]:
     """Indices of the chunks that hold a voxel of one of the boxes."""
     first, last = [], []
     for axis, edge in enumerate(edges):
@@ -253,7 +253,7 @@ def _touched(low: np.ndarray, box: int, edges: list[np.ndarray]) -> list[Triple]
         first.append(np.searchsorted(edge, inner[0], side="right") - 1)
         last.append(np.searchsorted(edge, inner[1], side="right") - 1)
     ranges = np.unique(np.column_stack(first + last), axis=0).tolist()
-    touched = {
+    touched: set[tuple[int, ...]] = {
         index
         for *a, d, e, f in ranges
         for index in product(*(range(i, j + 1) for i, j in zip(a, (d, e, f), strict=True)))

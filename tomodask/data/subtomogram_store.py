@@ -74,7 +74,9 @@ def save_subtomograms(
         token = _begin(subtomograms, part)
         pending = _pending(boxes, part, path)
         if pending:
-            compute(_count(pending, dask_key_name=f"extract-done-{token}"), label="extract")
+            compute(
+                delayed(_count)(pending, dask_key_name=f"extract-done-{token}"), label="extract"
+            )
         _publish(part, path)
     except OSError as error:
         if (full := _full(error, path, 4 * boxes.size)) is not None:
@@ -94,7 +96,9 @@ def _begin(subtomograms: xr.Dataset, part: Path) -> str:
     if not isinstance(data, da.Array):
         data = da.from_array(data, chunks=(1, -1, -1, -1))
     table = particle_table(subtomograms)
-    token = tokenize(data.name, _source_state(subtomograms), table.to_csv(), subtomograms.sizes)
+    token: str = tokenize(
+        data.name, _source_state(subtomograms), table.to_csv(), subtomograms.sizes
+    )
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
         if zarr.open_group(part, mode="r").attrs["unfinished"] == token:
             return token
@@ -181,7 +185,6 @@ def _pending(boxes: xr.DataArray, part: Path, path: Path) -> list:
     ]
 
 
-@delayed(pure=False)
 def _count(written: list[int]) -> int:
     return sum(written)
 
