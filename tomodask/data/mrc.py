@@ -10,6 +10,7 @@ import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ _OTHER_MODES = {3: "complex 16-bit integers", 4: "complex 32-bit floats", 101: "
 _IMOD_STAMP = 1146047817
 _LABEL = re.compile(r"^tomodask (name|tilt_range) (.*)$")
 
-_FIELDS = [
+_FIELDS: list[tuple[Any, ...]] = [
     ("shape_xyz", "i4", 3), ("mode", "i4"), ("start_xyz", "i4", 3), ("sampling_xyz", "i4", 3),
     ("cell_xyz", "f4", 3), ("angles", "f4", 3), ("map_crs", "i4", 3), ("minimum", "f4"),
     ("maximum", "f4"), ("mean", "f4"), ("space_group", "i4"), ("extended", "i4"),

@@ -147,7 +147,7 @@ def _halved(part: Path, level: str, target: Any, shard: int) -> da.Array:
 def _mean_of_pairs(block: np.ndarray) -> np.ndarray:
     """Mean of 2×2×2 voxels; at an odd end the mean of what is there."""
     kind = block.dtype
-    mean = block.astype(np.float64 if kind == np.float64 else np.float32)
+    mean: Any = block.astype(np.float64 if kind == np.float64 else np.float32)
     for axis in range(3):
         if mean.shape[axis] % 2:
             last = np.take(mean, [-1], axis=axis)

@@ -96,7 +96,8 @@ def open_tomogram(
     if not path.exists():
         raise InputError(f"{path}: no such file")
     kind = tomogram_format(path)
-    name, tilt_range, unit = None, None, (1, 1, 1)
+    name, tilt_range = None, None
+    unit: tuple[int, ...] = (1, 1, 1)
     reader: Any
     if kind == "MRC":
         reader, sizes, name, tilt_range = open_mrc(path)

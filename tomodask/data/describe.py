@@ -1,0 +1,190 @@
+"""What a file is: the figures that ``tomodask info`` prints."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import zarr
+
+from tomodask.data.ome_zarr import is_zarr, level_paths
+from tomodask.data.particles import PARTICLE_SUFFIXES, read_particles
+from tomodask.data.statistics import Statistics, volume_statistics
+from tomodask.data.tomograms import (
+    MRC_SUFFIXES,
+    TOMOGRAM_SUFFIXES,
+    open_tomogram,
+    tomogram_format,
+)
+from tomodask.errors import InputError
+
+__all__ = ["describe"]
+
+
+def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -> dict[str, Any]:
+    """Describe a tomogram, a particle table, a store of subtomograms or a folder of boxes.
+
+    The range of a tomogram is computed block by block.
+
+    Parameters
+    ----------
+    path : path
+    voxel_size : float, optional
+        Å; in place of what the file says, where it says nothing.
+
+    Returns
+    -------
+    dict
+        Always `path` and `kind` ("tomogram", "particle table", "subtomograms" or "folder of
+        boxes").  Lengths are in Å, shapes (z, y, x).
+
+    Raises
+    ------
+    InputError
+        If it is none of these, or damaged.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if path.suffix.lower() in PARTICLE_SUFFIXES:
+        return _of_table(path, voxel_size)
+    if path.is_dir() and is_zarr(path) and (store := _subtomograms(path)) is not None:
+        return _of_subtomograms(path, store)
+    if tomogram_format(path) is not None:
+        return _of_tomogram(path, voxel_size)
+    if path.is_dir():
+        return _of_folder(path, voxel_size)
+    raise InputError(
+        f"{path}: neither a tomogram ({', '.join(TOMOGRAM_SUFFIXES)}) nor a particle table "
+        f"({', '.join(PARTICLE_SUFFIXES)}), by its name"
+    )
+
+
+def _of_tomogram(path: Path, voxel_size: float | None) -> dict[str, Any]:
+    tomogram = open_tomogram(path, voxel_size=voxel_size)
+    size = tomogram.attrs["voxel_size"]
+    told: dict[str, Any] = {
+        "path": str(path),
+        "kind": "tomogram",
+        "format": tomogram_format(path),
+        "name": tomogram.name,
+        "shape": tomogram.shape,
+        "voxel_size": size,
+        "extent": tuple(round(count * size, 3) for count in tomogram.shape),
+        "dtype": str(tomogram.dtype),
+        "megabytes": round(tomogram.nbytes / 1e6, 3),
+        "chunks": tomogram.data.chunksize,
+    }
+    if "tilt_range" in tomogram.attrs:
+        told["tilt_range"] = tomogram.attrs["tilt_range"]
+    if path.is_dir():
+        told |= _of_zarr(path)
+    return told | _range(volume_statistics(tomogram))
+
+
+def _range(statistics: Statistics) -> dict[str, Any]:
+    told: dict[str, Any] = {"nonfinite": statistics.nonfinite}
+    if statistics.count:
+        told |= {
+            "minimum": statistics.minimum,
+            "maximum": statistics.maximum,
+            "mean": statistics.mean,
+            "std": statistics.std,
+        }
+    return told
+
+
+def _of_zarr(path: Path) -> dict[str, Any]:
+    """What only a Zarr store has: levels, shards, the version of OME-Zarr."""
+    node = zarr.open(zarr.storage.LocalStore(str(path), read_only=True), mode="r")
+    if isinstance(node, zarr.Array):
+        return {"zarr_format": node.metadata.zarr_format}
+    arrays = [node[level] for level in level_paths(node)]
+    told: dict[str, Any] = {
+        "zarr_format": node.metadata.zarr_format,
+        "levels": [tuple(array.shape) for array in arrays],
+        "zarr_chunks": tuple(arrays[0].chunks),
+    }
+    if arrays[0].shards:
+        told["zarr_shards"] = tuple(arrays[0].shards)
+    return told
+
+
+def _of_table(path: Path, voxel_size: float | None) -> dict[str, Any]:
+    table = read_particles(path, voxel_size=voxel_size)
+    return {"path": str(path), "kind": "particle table", **_columns(table)}
+
+
+def _columns(table: pd.DataFrame) -> dict[str, Any]:
+    """Count, columns, tomograms and ranges of a table."""
+    told: dict[str, Any] = {"particles": len(table), "columns": list(map(str, table))}
+    if "voxel_size" in table.attrs:
+        told["voxel_size"] = table.attrs["voxel_size"]
+    if "tomogram" in table:
+        counts = table["tomogram"].value_counts(sort=False)
+        told["tomograms"] = {str(name): int(count) for name, count in counts.items()}
+    for column in ("z", "y", "x", "score", "tilt_min", "tilt_max"):
+        if column in table and table[column].notna().any():
+            told[f"{column}_range"] = (float(table[column].min()), float(table[column].max()))
+    for column in ("half", "class"):
+        if column in table:
+            counts = table[column].value_counts().sort_index()
+            told[f"{column}_counts"] = {int(value): int(count) for value, count in counts.items()}
+    return told
+
+
+def _subtomograms(path: Path) -> Any:
+    """The group, if it is a store of subtomograms."""
+    try:
+        node = zarr.open(zarr.storage.LocalStore(str(path), read_only=True), mode="r")
+    except Exception:
+        return None  # then the reader of tomograms says what is wrong
+    return node if node.attrs.get("tomodask") == "subtomograms" else None
+
+
+def _of_subtomograms(path: Path, group: Any) -> dict[str, Any]:
+    boxes = group["subtomogram"]
+    told: dict[str, Any] = {
+        "path": str(path),
+        "kind": "subtomograms",
+        "particles": int(boxes.shape[0]),
+        "shape": tuple(boxes.shape[1:]),
+        "voxel_size": group.attrs.get("voxel_size"),
+        "dtype": str(boxes.dtype),
+        "megabytes": round(boxes.nbytes / 1e6, 3),
+        "chunks": tuple(boxes.chunks),
+    }
+    if boxes.shards:
+        told["zarr_shards"] = tuple(boxes.shards)
+    return told
+
+
+def _of_folder(path: Path, voxel_size: float | None) -> dict[str, Any]:
+    """A folder of MRC boxes, as `open_subtomograms` takes it: in the order of the names."""
+    files = sorted(
+        file for file in path.iterdir() if file.suffix.lower() in MRC_SUFFIXES and file.is_file()
+    )
+    if not files:
+        raise InputError(f"{path}: a folder without MRC files ({', '.join(MRC_SUFFIXES)})")
+    shapes: dict[tuple[int, ...], int] = {}
+    sizes: dict[float, int] = {}
+    for file in files:
+        box = open_tomogram(file, voxel_size=voxel_size)
+        shapes[box.shape] = shapes.get(box.shape, 0) + 1
+        sizes[box.attrs["voxel_size"]] = sizes.get(box.attrs["voxel_size"], 0) + 1
+    told: dict[str, Any] = {
+        "path": str(path),
+        "kind": "folder of boxes",
+        "particles": len(files),
+        "first": files[0].name,
+        "last": files[-1].name,
+        "shape": next(iter(shapes)),
+        "voxel_size": next(iter(sizes)),
+    }
+    if len(shapes) > 1:
+        told["shapes"] = shapes
+    if len(sizes) > 1:
+        told["voxel_sizes"] = sizes
+    return told
