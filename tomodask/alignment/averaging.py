@@ -1,8 +1,10 @@
 """The average of aligned subtomograms and its two halves: one tree of sums.
 
-Each subtomogram's spectrum is turned into the reference's frame and added where it was measured;
-beside the sum stands how often each frequency was measured, and the one over the other is the
-average.  A frequency that no particle measured stays empty.
+Each subtomogram's spectrum is turned into the reference's frame and added with the weight ``w`` of
+its wedge; beside the sum stands that of ``w²``, and the one over the other is the least-squares
+average (the spectrum of a box holds ``w`` times the particle's).  Between a measured and a missing
+Fourier voxel of the box the spectrum falls off, and `w` falls with it: a sharp wedge would make the
+average too weak at its edges.  A frequency that no particle measured stays empty.
 """
 
 from __future__ import annotations
@@ -21,13 +23,17 @@ from dask.delayed import Delayed, delayed
 
 from tomodask.alignment.batches import batches
 from tomodask.alignment.fsc import fsc
+from tomodask.arrays.fourier import measured
 from tomodask.arrays.geometry import matrices_zyx
-from tomodask.arrays.sampling import half_sphere, padded_spectrum, soft_sphere, trilinear
+from tomodask.arrays.sampling import cut_out, half_sphere, padded_spectrum, soft_sphere, trilinear
 from tomodask.data.particles import orientations
 from tomodask.data.subtomograms import particle_table
 from tomodask.errors import InputError
 
 __all__ = ["Average", "HalfSums", "average_subtomograms", "match_poses"]
+
+
+_LEAST_WEIGHT = 0.2  # below, a Fourier voxel holds more leakage than particle
 
 
 @dataclass(frozen=True)
@@ -207,42 +213,56 @@ def average(
     """
     n = boxes.shape[-1]
     frequencies = half_sphere(n / 2 - 0.5)
-    sphere = soft_sphere(n, n / 2 - 4)
+    # What lies outside the inscribed sphere would come back at the opposite face when turned.
+    sphere = soft_sphere(n, n / 2 - 2, edge=2.0)
     data = np.zeros((2, len(frequencies)), np.complex128)
     weight = np.zeros((2, len(frequencies)))
-    slopes = np.tan(np.deg2rad(np.clip(tilts, -89.999, 89.999)))
+    wedges = {tuple(t): _wedge_plane(n, (float(t[0]), float(t[1]))) for t in tilts}
     for i, box in enumerate(boxes):
-        box = np.asarray(box, np.float32)
-        spectrum = padded_spectrum((box - box.mean()) * sphere, radius=n / 2 - 0.5)
+        inside = cut_out(np.asarray(box, np.float32), sphere)
+        spectrum = padded_spectrum(inside, radius=n / 2 - 0.5)
         _add(
             spectrum.values,
             np.float32(spectrum.padding),
             frequencies,
             matrices[i].astype(np.float32),
             (2 * np.pi / n * shifts_zyx[i]).astype(np.float32),
-            np.float32(slopes[i, 0]),
-            np.float32(slopes[i, 1]),
+            wedges[tuple(tilts[i])],
             data[half[i]],
             weight[half[i]],
         )
     return [HalfSums(data, weight, np.bincount(half, minlength=2))]
 
 
+def _wedge_plane(n: int, tilt_range: tuple[float, float]) -> np.ndarray:
+    """1 where a box's Fourier voxels (z, x) were measured; z from -m to m, x from 0, with a rim."""
+    m = n // 2 + 2
+    z, x = np.arange(-m, m + 1)[:, None], np.arange(m + 1)
+    return measured(z, x, tilt_range).astype(np.float32)
+
+
 @numba.njit(cache=True, fastmath=True, nogil=True)
-def _add(values, padding, frequencies, matrix, phase, low, high, data, weight):  # type: ignore[no-untyped-def]
+def _add(values, padding, frequencies, matrix, phase, wedge, data, weight):  # type: ignore[no-untyped-def]
     """Add one particle where it was measured, turned back and moved back."""
+    rim = wedge.shape[1] - 1
     for j in range(frequencies.shape[0]):
         kz, ky, kx = frequencies[j, 0], frequencies[j, 1], frequencies[j, 2]
         z = matrix[0, 0] * kz + matrix[0, 1] * ky + matrix[0, 2] * kx
         y = matrix[1, 0] * kz + matrix[1, 1] * ky + matrix[1, 2] * kx
         x = matrix[2, 0] * kz + matrix[2, 1] * ky + matrix[2, 2] * kx
-        beam = z if x >= 0 else -z
-        if beam < abs(x) * low or beam > abs(x) * high:
+        beam, across = (z, x) if x >= 0 else (-z, -x)
+        floor = np.floor(beam)
+        iz, ix = int(floor) + rim, int(across)
+        az, ax = beam - floor, across - ix
+        w = (1 - az) * ((1 - ax) * wedge[iz, ix] + ax * wedge[iz, ix + 1]) + az * (
+            (1 - ax) * wedge[iz + 1, ix] + ax * wedge[iz + 1, ix + 1]
+        )
+        if w < _LEAST_WEIGHT:
             continue
         re, im, _, _, _, _, _, _ = trilinear(values, padding * z, padding * y, padding * x)
         angle = phase[0] * z + phase[1] * y + phase[2] * x
-        data[j] += complex(re, im) * complex(np.cos(angle), np.sin(angle))
-        weight[j] += 1.0
+        data[j] += w * complex(re, im) * complex(np.cos(angle), np.sin(angle))
+        weight[j] += w * w
 
 
 def _merge(parts: Any) -> HalfSums:

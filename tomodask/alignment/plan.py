@@ -21,6 +21,7 @@ from tomodask.arrays.fourier import measured
 from tomodask.arrays.geometry import rotation_grid
 from tomodask.arrays.sampling import (
     Spectrum,
+    cut_out,
     half_sphere,
     padded_spectrum,
     soft_sphere,
@@ -111,10 +112,7 @@ def plan_alignment(
     n = reference.shape[0]
     edge = 3.0
     sphere = soft_sphere(n, n / 2 - edge - 1 if mask_radius is None else mask_radius, edge=edge)
-    inside = np.asarray(reference, np.float32)
-    # Zero is made the density at the mask's edge: else the mask itself would be a feature.
-    rim = (sphere > 0) & (sphere < 1)
-    masked = (inside - inside[rim].mean()) * sphere if rim.any() else inside
+    masked = cut_out(np.asarray(reference, np.float32), sphere)
     largest = n / 2 - 1.0
     step = np.deg2rad(angular_step)
     search_radius = 4.1 * n / (2 * np.pi * rms_radius(masked) * step)

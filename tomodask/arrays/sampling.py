@@ -17,7 +17,16 @@ import numba
 import numpy as np
 import scipy.fft
 
-__all__ = ["Spectrum", "half_sphere", "padded_spectrum", "sample", "soft_sphere", "spectrum_at"]
+__all__ = [
+    "Spectrum",
+    "cut_out",
+    "half_sphere",
+    "padded_spectrum",
+    "sample",
+    "soft_sphere",
+    "spectrum_at",
+    "trilinear",
+]
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,16 @@ def soft_sphere(box: int, radius: float, *, edge: float = 3.0) -> np.ndarray:
     r = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
     ramp = np.clip((r - radius) / max(edge, 1e-6), 0, 1)
     return np.asarray(0.5 + 0.5 * np.cos(np.pi * ramp), np.float32)
+
+
+def cut_out(volume: np.ndarray, sphere: np.ndarray) -> np.ndarray:
+    """A box under a soft sphere, whose edge is made the density's zero.
+
+    With another zero the sphere itself, a step of the background, would be a feature.
+    """
+    edge = (sphere > 0) & (sphere < 1)
+    background = volume[edge].mean(dtype=np.float64) if edge.any() else 0.0
+    return (volume - np.float32(background)) * sphere
 
 
 def half_sphere(radius: float) -> np.ndarray:

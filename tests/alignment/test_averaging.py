@@ -1,0 +1,179 @@
+"""Averages against exact maps and against a plain sum; halves; shells."""
+
+import dask
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.interpolate
+from alignment.scenes import VOXEL, boxes, dataset_of
+
+from tomodask.alignment.averaging import HalfSums, average, average_subtomograms, match_poses
+from tomodask.alignment.fsc import fsc, resolution_at
+from tomodask.arrays.fourier import measured
+from tomodask.arrays.geometry import matrices_zyx
+from tomodask.arrays.sampling import half_sphere
+from tomodask.data.particles import orientations
+from tomodask.errors import InputError
+
+
+@pytest.fixture(autouse=True)
+def synchronous():
+    with dask.config.set(scheduler="sync"):
+        yield
+
+
+@pytest.mark.parametrize("box", [32, 33])
+def test_average_of_clean_boxes_is_the_particle(box):
+    dataset, truth, reference = boxes(40, box=box, snr=1e9)
+    result = average_subtomograms(dataset, poses=truth).compute()
+    assert result.particles == (20, 20)
+    assert result.coverage == 1.0
+    curve = fsc(result.average, reference.to_numpy(), voxel_size=VOXEL)
+    assert curve["correlation"][1 : box // 2].min() > 0.97
+    a, b = (
+        result.average - result.average.mean(),
+        reference.to_numpy() - reference.to_numpy().mean(),
+    )
+    assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.99
+    assert a.std() == pytest.approx(b.std(), rel=0.05)  # the wedge is weighed out
+
+
+def interpolated_wedge(q, tilt_range):
+    """Linear between the measured (1) and missing (0) Fourier voxels of the box; 0 below 0.2."""
+    edge = np.arange(-12, 13)
+    table = measured(edge[:, None], edge, tilt_range).astype(float)
+    w = scipy.interpolate.RegularGridInterpolator((edge, edge), table)(q[:, [0, 2]])
+    return np.where(w < 0.2, 0, w)
+
+
+def test_sums_against_a_loop_over_measured_frequencies():
+    """Reference: the exact spectrum of each box at each turned frequency, by its Fourier sum."""
+    dataset, truth, _ = boxes(3, box=16, shift_range=5.0, snr=1e9, tilt_range=(-50.0, 40.0))
+    volumes = dataset["subtomogram"].to_numpy()
+    matrices, n = matrices_zyx(orientations(truth)), 16
+    shifts = truth[["shift_z", "shift_y", "shift_x"]].to_numpy() / VOXEL
+    tilts = truth[["tilt_min", "tilt_max"]].to_numpy()
+    (sums,) = average(volumes, matrices, shifts, tilts, np.array([0, 1, 1]))
+    k = half_sphere(n / 2 - 0.5)
+    axis = np.arange(n) - n // 2
+    grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
+    radius = np.linalg.norm(grid, axis=1)
+    ramp = 0.5 + 0.5 * np.cos(np.pi * np.clip((radius - (n / 2 - 2)) / 2.0, 0, 1))
+    data, weight = np.zeros((2, len(k)), complex), np.zeros((2, len(k)))
+    for i, half in enumerate([0, 1, 1]):
+        q = k @ matrices[i].T
+        seen = interpolated_wedge(q, tuple(tilts[i]))
+        edge = volumes[i].ravel()[(ramp > 0) & (ramp < 1)].mean()
+        values = (volumes[i].ravel() - edge) * ramp
+        exact = np.exp(-2j * np.pi / n * (q @ grid.T)) @ values
+        data[half] += seen * exact * np.exp(2j * np.pi / n * (q @ shifts[i]))
+        weight[half] += seen**2
+    np.testing.assert_allclose(sums.weight, weight, atol=1e-4)
+    np.testing.assert_array_equal(sums.particles, [1, 2])
+    assert np.linalg.norm(sums.data - data) < 0.05 * np.linalg.norm(data)
+
+
+def test_merge_is_associative_and_adds():
+    rng = np.random.default_rng(0)
+    a, b, c = (
+        HalfSums(
+            rng.integers(0, 9, (2, 5)) + 0j, rng.integers(0, 9, (2, 5)) * 1.0, np.array([1, 2])
+        )
+        for _ in range(3)
+    )
+    left, right = a.merge(b).merge(c), a.merge(b.merge(c))
+    for name in ("data", "weight", "particles"):
+        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
+    np.testing.assert_array_equal(left.particles, [3, 6])
+
+
+@pytest.mark.parametrize("chunks", [1, 2, 5])
+def test_chunks_and_workers_change_nothing(chunks):
+    dataset, truth, _ = boxes(5, box=16)
+    want = average_subtomograms(dataset, poses=truth, batch=2, split_every=2).compute()
+    dataset, _, _ = boxes(5, box=16, chunks=chunks)
+    lazy = average_subtomograms(dataset, poses=truth, batch=2, split_every=2)
+    for scheduler in ("sync", "threads"):
+        got = lazy.compute(scheduler=scheduler)
+        for name in ("average", "half_1", "half_2"):
+            np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+
+
+def test_halves_follow_their_column():
+    dataset, truth, _ = boxes(6, box=16)
+    one = average_subtomograms(dataset, poses=truth.assign(half=[1, 1, 2, 2, 2, 2])).compute()
+    assert one.particles == (2, 4)
+    alone = dataset.isel(particle=[0, 1, 0, 1])
+    two = average_subtomograms(
+        alone, poses=truth.loc[[0, 1, 0, 1]].assign(half=[1, 1, 2, 2])
+    ).compute()
+    np.testing.assert_array_equal(two.half_1, one.half_1)
+    np.testing.assert_array_equal(two.half_1, two.half_2)
+
+
+def test_unmeasured_frequencies_stay_empty():
+    dataset, truth, _ = boxes(2, box=16, tilt_range=(-20.0, 20.0))
+    same = truth.assign(quat_x=0.0, quat_y=0.0, quat_z=0.0, quat_w=1.0)
+    result = average_subtomograms(dataset, poses=same).compute()
+    assert result.coverage == pytest.approx(40 / 180, abs=0.05)
+    power = np.abs(np.fft.fftn(result.average)) ** 2
+    assert power[1:8, 0, 0].max() < 1e-6 * power.max()  # along the beam
+
+
+def test_halves_of_noise_do_not_correlate():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 32, 32, 32))
+    assert np.abs(fsc(a, b, voxel_size=1.0)["correlation"][5:]).max() < 0.15
+
+
+def test_resolution_is_read_between_shells():
+    curve = pd.DataFrame({"frequency": [0.0, 0.01, 0.02, 0.03], "correlation": [1, 0.9, 0.4, 0.1]})
+    assert resolution_at(curve, 0.5) == pytest.approx(1 / 0.018)
+    assert resolution_at(curve, 0.05) == pytest.approx(1 / 0.03)
+    assert resolution_at(curve, 0.95) == float("inf")
+
+
+def test_mask_of_the_fsc_takes_the_corners_away():
+    rng = np.random.default_rng(1)
+    axis = np.arange(32) - 16
+    r2 = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2
+    particle = rng.normal(size=(32, 32, 32)) * np.exp(-r2 / 50)
+    a, b = (particle + 0.5 * rng.normal(size=particle.shape) for _ in range(2))
+    loose, tight = (fsc(a, b, voxel_size=1.0, diameter=d)["correlation"] for d in (None, 16.0))
+    assert tight[2:14].mean() > loose[2:14].mean() + 0.1
+
+
+def test_poses_are_matched_by_image_or_by_order():
+    dataset, truth, _ = boxes(4, box=16)
+    table = truth.assign(image=[f"{i}@boxes" for i in range(4)])
+    names = dataset["image"].to_numpy()
+    bare = pd.DataFrame({"image": names})
+    turned = table.iloc[::-1].reset_index(drop=True)
+    by_name = match_poses(bare, turned)
+    np.testing.assert_array_equal(by_name["quat_x"], truth["quat_x"])
+    by_order = match_poses(bare, turned.drop(columns="image"))
+    np.testing.assert_array_equal(by_order["quat_x"], truth["quat_x"][::-1])
+    more = match_poses(bare.iloc[1:3], table)  # a table of more particles than boxes
+    np.testing.assert_array_equal(more["quat_x"], truth["quat_x"][1:3])
+
+
+def test_says_what_is_wrong():
+    dataset, truth, _ = boxes(4, box=16)
+    with pytest.raises(InputError, match="poses lack orientations"):
+        average_subtomograms(dataset)
+    with pytest.raises(InputError, match="poses have 3 rows for 4 boxes"):
+        average_subtomograms(dataset, poses=truth.iloc[:3])
+    with pytest.raises(InputError, match="at least 2 particles, got 1"):
+        average_subtomograms(dataset.isel(particle=[0]), poses=truth.iloc[:1])
+    with pytest.raises(InputError, match="half must be 1 or 2 with both present"):
+        average_subtomograms(dataset, poses=truth.assign(half=1))
+    with pytest.raises(InputError, match="no tilt range"):
+        average_subtomograms(dataset.drop_vars(["tilt_min", "tilt_max"]), poses=truth)
+    with pytest.raises(InputError, match="two cubic maps of one size"):
+        fsc(np.zeros((4, 4, 4)), np.zeros((5, 5, 5)), voxel_size=1.0)
+
+
+def test_dataset_helper_keeps_its_promise():
+    dataset, truth, _ = boxes(2, box=16)
+    again = dataset_of(dataset["subtomogram"].to_numpy(), truth)
+    np.testing.assert_array_equal(again["subtomogram"], dataset["subtomogram"])

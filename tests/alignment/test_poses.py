@@ -1,0 +1,218 @@
+"""Poses of many particles: right, the same whatever runs them, and kept when killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import dask
+import numpy as np
+import pandas as pd
+import pytest
+from alignment.scenes import VOXEL, boxes, dataset_of
+from scipy.spatial.transform import Rotation
+
+from tomodask.alignment import poses as module
+from tomodask.alignment.poses import align_subtomograms
+from tomodask.alignment.refinement import Stage
+from tomodask.arrays.geometry import angular_distance
+from tomodask.data.particles import orientations
+from tomodask.errors import InputError
+
+SHIFT = ["shift_z", "shift_y", "shift_x"]
+FAST = {"angular_step": 30.0, "shift_range": 20.0}
+
+
+@pytest.fixture(autouse=True)
+def synchronous():
+    with dask.config.set(scheduler="sync"):
+        yield
+
+
+def never_compute(*args, **kwargs):
+    raise AssertionError("the graph was computed while it was being built")
+
+
+@pytest.mark.parametrize("box", [32, 33])
+@pytest.mark.parametrize("tilt_range", [(-60.0, 60.0), (-65.0, 40.0), (-90.0, 90.0)])
+def test_finds_the_poses(box, tilt_range):
+    dataset, truth, reference = boxes(8, box=box, tilt_range=tilt_range)
+    table = align_subtomograms(dataset, reference, shift_range=24.0).compute()
+    assert angular_distance(orientations(table), orientations(truth)).max() < 2.5
+    np.testing.assert_allclose(table[SHIFT], truth[SHIFT], atol=0.5 * VOXEL)
+    assert table["score"].between(0.2, 1).all()
+
+
+def test_accuracy_is_that_of_the_maximum_likelihood():
+    """Within 15 % of poses refined from the truth over the same voxels, which noise alone moves."""
+    dataset, truth, reference = boxes(24, snr=0.05, seed=3)
+    volume = np.asarray(reference)
+    plan = module.plan_alignment(
+        volume, tilt_range=(-60.0, 60.0), angular_step=20.0, shift_range=3.2
+    )
+    last = plan.stages[-1]
+    whole = Stage(last.frequencies, last.index, 1, 30)
+    floor = []
+    for i, box in enumerate(dataset["subtomogram"].to_numpy()):
+        start = orientations(truth)[i]
+        matrix, _ = module.refine_pose(
+            plan.spectrum,
+            whole,
+            module.spectrum_at(box, last.frequencies),
+            start.as_matrix(),
+            truth.loc[i, ["shift_x", "shift_y", "shift_z"]].to_numpy(float) / VOXEL,
+            rng=np.random.default_rng(0),
+            turn_limit=0.1,
+            shift_limit=1.0,
+        )
+        floor.append(angular_distance(Rotation.from_matrix(matrix), start))
+    table = align_subtomograms(dataset, reference).compute()
+    error = angular_distance(orientations(table), orientations(truth))
+    assert np.median(error) <= 1.15 * np.median(floor)
+    assert error.max() < 10
+
+
+def test_builds_a_graph_and_computes_nothing():
+    dataset, _, reference = boxes(3)
+    with dask.config.set(scheduler=never_compute):
+        reference = reference.compute(scheduler="sync")
+        align_subtomograms(dataset, reference, **FAST)
+
+
+@pytest.mark.parametrize("chunks", [1, 3, 7])
+@pytest.mark.parametrize(("batch", "split_every"), [(2, 2), (3, 8), (32, 8)])
+def test_chunks_batches_and_tree_change_nothing(chunks, batch, split_every):
+    dataset, _, reference = boxes(7, chunks=1)
+    want = align_subtomograms(dataset, reference, **FAST).compute()
+    dataset, _, _ = boxes(7, chunks=chunks)
+    got = align_subtomograms(
+        dataset, reference, batch=batch, split_every=split_every, **FAST
+    ).compute()
+    pd.testing.assert_frame_equal(got, want)  # equal, not close
+
+
+def test_workers_change_nothing():
+    dataset, _, reference = boxes(6)
+    want = align_subtomograms(dataset, reference, **FAST).compute()
+    got = align_subtomograms(dataset, reference, batch=1, **FAST).compute(
+        scheduler="threads", num_workers=3
+    )
+    pd.testing.assert_frame_equal(got, want)
+
+
+def test_two_wedges_in_one_set():
+    first, truth_1, reference = boxes(3, tilt_range=(-60.0, 60.0))
+    second, truth_2, _ = boxes(3, tilt_range=(-40.0, 65.0), seed=1)
+    mixed = [0, 3, 1, 4, 2, 5]
+    volumes = np.concatenate([first["subtomogram"], second["subtomogram"]])[mixed]
+    truth = pd.concat([truth_1, truth_2], ignore_index=True).loc[mixed].reset_index(drop=True)
+    table = align_subtomograms(dataset_of(volumes, truth), reference, batch=2).compute()
+    assert angular_distance(orientations(table), orientations(truth)).max() < 3
+
+
+def test_finished_batches_are_not_done_again(tmp_path, monkeypatch):
+    dataset, _, reference = boxes(6)
+    job = {"batch": 2, "checkpoint": tmp_path / "batches", **FAST}
+    want = align_subtomograms(dataset, reference, **job).compute()
+    files = sorted((tmp_path / "batches").glob("*.npy"))
+    assert len(files) == 3
+    files[1].unlink()
+    files[2].write_bytes(files[2].read_bytes()[:40])  # damaged: done again as well
+    done = []
+    search = module.search
+    monkeypatch.setattr(module, "search", lambda *a, **k: done.append(1) or search(*a, **k))
+    got = align_subtomograms(dataset, reference, **job).compute()
+    assert len(done) == 2
+    pd.testing.assert_frame_equal(got, want)
+    got = align_subtomograms(dataset, reference, **job).compute()
+    assert len(done) == 2
+    pd.testing.assert_frame_equal(got, want)
+
+
+def test_checkpoint_of_another_job_is_refused(tmp_path):
+    dataset, _, reference = boxes(3)
+    align_subtomograms(dataset, reference, checkpoint=tmp_path, **FAST).compute()
+    with pytest.raises(InputError, match=r"holds batches of another job.*give another folder"):
+        align_subtomograms(dataset, reference, checkpoint=tmp_path, angular_step=25.0)
+
+
+_JOB = """
+import sys; sys.path.insert(0, {tests!r})
+import dask; dask.config.set(scheduler="sync")
+from alignment.scenes import boxes
+from tomodask.alignment.poses import align_subtomograms
+from tomodask.alignment.refinement import Stage
+dataset, _, reference = boxes(12)
+align_subtomograms(dataset, reference, angular_step=30.0, shift_range=20.0, batch=1,
+                   checkpoint={folder!r}).compute()
+"""
+
+
+def test_killed_job_goes_on_and_ends_the_same(tmp_path):
+    dataset, _, reference = boxes(12)
+    want = align_subtomograms(dataset, reference, batch=1, **FAST).compute()
+    folder = tmp_path / "batches"
+    code = _JOB.format(tests=str(Path(__file__).parents[1]), folder=str(folder))
+    child = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("*.npy"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.002)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert 2 <= len(list(folder.glob("*.npy"))) <= 12
+    got = align_subtomograms(dataset, reference, batch=1, checkpoint=folder, **FAST).compute()
+    pd.testing.assert_frame_equal(got, want)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_box_that_is_not_finite_is_named(value):
+    dataset, truth, reference = boxes(3)
+    volumes = dataset["subtomogram"].to_numpy().copy()
+    volumes[1, 4, 5, 6] = value
+    with pytest.raises(InputError, match=r"particle 1 \(1@boxes\) holds NaN or infinite"):
+        align_subtomograms(dataset_of(volumes, truth), reference, **FAST).compute()
+
+
+def test_an_empty_box_is_named():
+    dataset, truth, reference = boxes(3)
+    volumes = dataset["subtomogram"].to_numpy().copy()
+    volumes[2] = 4.0
+    with pytest.raises(InputError, match=r"particle 2 \(2@boxes\) holds one value only"):
+        align_subtomograms(dataset_of(volumes, truth), reference, **FAST).compute()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"angular_step": 0.5}, "angular_step must be within 1 to 90°, got 0.5"),
+        ({"shift_range": 900.0}, "within 0 to 160 Å, half the box, got 900"),
+        ({"resolution": 12.0}, "at least two voxels, 20 Å, got 12"),
+        ({"diameter": 900.0}, "40 to 320 Å, got 900"),
+        ({"tilt_range": (60, -60)}, "tilt_range must rise within -90 to 90°, got 60 to -60"),
+        ({"candidates": 0}, "candidates must be at least 1, got 0"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"split_every": 1}, "split_every must be at least 2, got 1"),
+    ],
+)
+def test_says_what_is_wrong(kwargs, message):
+    dataset, _, reference = boxes(2)
+    with pytest.raises(InputError, match=message):
+        align_subtomograms(dataset, reference, **kwargs)
+
+
+def test_reference_must_fit_the_boxes():
+    dataset, _, reference = boxes(2)
+    with pytest.raises(InputError, match=r"reference has \(30, 32, 32\) voxels, the boxes have"):
+        align_subtomograms(dataset, reference[1:-1])
+    with pytest.raises(InputError, match=r"voxels of 8 Å, the boxes 10 Å.*--resample-to 10"):
+        align_subtomograms(dataset, reference.assign_attrs(voxel_size=8.0))
+    with pytest.raises(InputError, match="constant or NaN map"):
+        align_subtomograms(dataset, reference * 0)
+
+
+def test_missing_tilt_range_says_how_to_give_it():
+    dataset, _, reference = boxes(2)
+    with pytest.raises(InputError, match=r"tilt_range=\(-60, 60\) or --tilt-range -60 60"):
+        align_subtomograms(dataset.drop_vars(["tilt_min", "tilt_max"]), reference)
