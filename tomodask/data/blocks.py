@@ -8,8 +8,13 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+from dask.base import compute as compute_silently
 
-__all__ = ["block_corners"]
+from tomodask.cluster.computing import compute
+
+__all__ = ["block_corners", "compute_blocks"]
+
+_LONG = 64 << 20  # bytes; what is smaller is done before a progress bar could be read
 
 
 def block_corners(array: Any) -> Iterator[tuple[Any, tuple[int, ...]]]:
@@ -27,3 +32,10 @@ def block_corners(array: Any) -> Iterator[tuple[Any, tuple[int, ...]]]:
         return
     starts = [np.concatenate([[0], np.cumsum(sizes)[:-1]]).tolist() for sizes in array.chunks]
     yield from zip(array.to_delayed().flat, product(*starts), strict=True)
+
+
+def compute_blocks(tasks: list[Any], *, label: str, nbytes: int) -> list[Any]:
+    """Compute a task per block, with a progress bar where the volume is large."""
+    if nbytes < _LONG:
+        return list(compute_silently(*tasks))
+    return list(compute(tasks, label=label))

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import zarr
 
@@ -130,8 +131,8 @@ def _columns(table: pd.DataFrame) -> dict[str, Any]:
             told[f"{column}_range"] = (float(table[column].min()), float(table[column].max()))
     for column in ("half", "class"):
         if column in table:
-            counts = table[column].value_counts().sort_index()
-            told[f"{column}_counts"] = {int(value): int(count) for value, count in counts.items()}
+            values, numbers = np.unique(table[column].dropna(), return_counts=True)
+            told[f"{column}_counts"] = dict(zip(values.tolist(), numbers.tolist(), strict=True))
     return told
 
 

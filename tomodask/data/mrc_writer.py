@@ -9,10 +9,9 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
-from dask.base import compute
 from dask.delayed import delayed
 
-from tomodask.data.blocks import block_corners
+from tomodask.data.blocks import block_corners, compute_blocks
 from tomodask.data.mrc import HEADER_BYTES, MODES, header_dtype
 from tomodask.data.statistics import Statistics
 from tomodask.data.writing import full_disk, no_space
@@ -20,6 +19,7 @@ from tomodask.errors import InputError
 
 __all__ = ["write_mrc"]
 
+_BLOCK_BYTES = 32 << 20
 _MODE_OF = {dtype: mode for mode, dtype in MODES.items()}
 
 
@@ -42,15 +42,18 @@ def write_mrc(
     labels : list of str
         At most 10 of at most 80 ASCII characters.
     """
+    array = array.rechunk(_full_rows(array))
     itemsize = array.dtype.itemsize
     needed = HEADER_BYTES + int(np.prod(array.shape)) * itemsize
     _reserve(part, path, needed)
     write = delayed(_write_block, name="convert", pure=False)
-    parts = compute(
-        *(
+    parts = compute_blocks(
+        [
             write(block, corner, str(part), array.shape, str(path), needed)
             for block, corner in block_corners(array)
-        )
+        ],
+        label="convert",
+        nbytes=array.nbytes,
     )
     statistics = Statistics.of_all(parts)
     header = _header(array.shape, array.dtype, voxel_size, labels, statistics)
@@ -59,6 +62,14 @@ def write_mrc(
         file.flush()
         os.fsync(file.fileno())
     return statistics
+
+
+def _full_rows(array: da.Array) -> tuple[int, int, int]:
+    """Blocks that are as wide as the volume: written by the plane, not by the row."""
+    depth, height, _ = array.chunksize
+    width = array.shape[2]
+    planes = max(1, _BLOCK_BYTES // (height * width * array.dtype.itemsize))
+    return min(depth, planes), height, width
 
 
 def _reserve(part: Path, path: Path, needed: int) -> None:

@@ -9,14 +9,11 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import zarr
-from dask.base import compute
 from dask.delayed import delayed
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from tomodask.data.blocks import block_corners
-from tomodask.data.ome_zarr import ZarrReader, _stamp
+from tomodask.data.blocks import block_corners, compute_blocks
 from tomodask.data.statistics import Statistics
-from tomodask.data.volumes import lay_chunks
 from tomodask.data.writing import no_space
 from tomodask.errors import InputError
 
@@ -36,22 +33,27 @@ def write_ome_zarr(
     shard: int,
     levels: int | None,
     compression: str,
+    source: str,
     attributes: dict[str, Any],
 ) -> Statistics:
     """Write a lazy volume to the folder `part`; `path` is what messages call it.  Computes.
 
     The blocks of the array must be multiples of the shard: two writers in one shard lose data
-    without an error.  Level k + 1 is the mean of 2×2×2 voxels of level k, read back from the disk,
-    so that no more than a few shards are in memory; at the border, the mean of what is there.
+    without an error.  Level k + 1 is the mean of 2×2×2 voxels of level k; at the border, the mean
+    of what is there.  All levels are one graph, so that each voxel is read once, and a few blocks
+    are in memory at a time.
     """
-    _require_whole_shards(array, shard)
     group = zarr.create_group(zarr.storage.LocalStore(str(part)), zarr_format=3)
-    shape, paths, statistics = array.shape, [], Statistics()
-    count = levels if levels is not None else _level_count(shape)
-    for level in range(count):
+    paths = [str(level) for level in range(levels or _level_count(array.shape))]
+    writes: list[Any] = []
+    nbytes = array.nbytes
+    for level in paths:
+        if level != paths[0]:
+            array = _halved(array, shard)
+        _require_whole_shards(array, shard)
         target = group.create_array(
-            str(level),
-            shape=shape,
+            level,
+            shape=array.shape,
             dtype=array.dtype,
             chunks=(chunk,) * 3,
             shards=(shard,) * 3 if shard > chunk else None,
@@ -60,14 +62,12 @@ def write_ome_zarr(
             dimension_names=("z", "y", "x"),
             config={"write_empty_chunks": True},  # so that a missing one is damage, and seen
         )
-        paths.append(str(level))
-        parts = _store(array, target, path)
-        if level == 0:
-            statistics = Statistics.of_all(parts)
-            statistics.require_finite(attributes.get("source") or str(path))
-        if level + 1 < count:
-            array = _halved(part, str(level), target, shard)
-            shape = array.shape
+        writes.append(_writes(array, target, path, measured=level == paths[0]))
+    parts = compute_blocks(
+        [write for level_writes in writes for write in level_writes], label="convert", nbytes=nbytes
+    )
+    statistics = Statistics.of_all(part for part in parts if part is not None)
+    statistics.require_finite(source)
     group.attrs.update(
         {
             "ome": _ome(paths, voxel_size, path.name.removesuffix(".zarr").removesuffix(".ome")),
@@ -98,22 +98,22 @@ def _codecs(compression: str, dtype: np.dtype) -> list[Any]:
     return [blosc, Crc32cCodec()]
 
 
-def _store(array: da.Array, target: Any, path: Path) -> tuple[Statistics, ...]:
+def _writes(array: da.Array, target: Any, path: Path, *, measured: bool) -> list[Any]:
     write = delayed(_write_block, name="convert", pure=False)
-    needed = array.nbytes
-    return tuple(
-        compute(
-            *(
-                write(block, corner, target, str(path), needed)
-                for block, corner in block_corners(array)
-            )
-        )
-    )
+    return [
+        write(block, corner, target, str(path), array.nbytes, measured)
+        for block, corner in block_corners(array)
+    ]
 
 
 def _write_block(
-    block: np.ndarray, corner: tuple[int, ...], target: Any, path: str, needed: int
-) -> Statistics:
+    block: np.ndarray,
+    corner: tuple[int, ...],
+    target: Any,
+    path: str,
+    needed: int,
+    measured: bool,
+) -> Statistics | None:
     region = tuple(
         slice(start, start + size) for start, size in zip(corner, block.shape, strict=True)
     )
@@ -123,23 +123,18 @@ def _write_block(
         if (full := no_space(error, Path(path), needed)) is not None:
             raise full from None
         raise
-    return Statistics.of_block(block, corner)
+    return Statistics.of_block(block, corner) if measured else None
 
 
-def _halved(part: Path, level: str, target: Any, shard: int) -> da.Array:
-    """The next level, lazily, from the level just written; its blocks are shards."""
-    reader = ZarrReader(
-        str(part), level, tuple(target.shape), np.dtype(target.dtype).str, 0, True,
-        _stamp(part / level),
-    )  # fmt: skip
-    edge = shard if shard % 2 == 0 else 2 * shard  # an odd block would shift the pairs behind it
-    fine = lay_chunks(reader, chunks=tuple(min(edge, size) for size in reader.shape))
+def _halved(fine: da.Array, shard: int) -> da.Array:
+    """The next level; its blocks are shards."""
+    if any(size % 2 for sizes in fine.chunks for size in sizes[:-1]):
+        fine = fine.rechunk((2 * shard,) * 3)  # an odd block would shift the pairs behind it
     coarse = fine.map_blocks(
         _mean_of_pairs,
         chunks=tuple(tuple(ceil(size / 2) for size in sizes) for sizes in fine.chunks),
         dtype=fine.dtype,
         meta=fine._meta,
-        name=None,
     )
     return coarse.rechunk((shard,) * 3)
 

@@ -101,7 +101,7 @@ def pixel_sizes(
         detector = _positive(particles["rlnDetectorPixelSize"])
         magnification = _positive(particles["rlnMagnification"])
         if detector is not None and magnification is not None:
-            return detector * 1e4 / magnification
+            return np.asarray(detector * 1e4 / magnification)
     return None
 
 

@@ -9,10 +9,9 @@ from functools import reduce
 
 import numpy as np
 import xarray as xr
-from dask.base import compute
 from dask.delayed import delayed
 
-from tomodask.data.blocks import block_corners
+from tomodask.data.blocks import block_corners, compute_blocks
 from tomodask.errors import InputError
 
 __all__ = ["Statistics", "check_finite", "volume_statistics"]
@@ -112,7 +111,13 @@ def volume_statistics(tomogram: xr.DataArray) -> Statistics:
     """
     blocks = block_corners(tomogram.data)
     measure = delayed(Statistics.of_block, pure=True)
-    return Statistics.of_all(compute(*(measure(block, corner) for block, corner in blocks)))
+    return Statistics.of_all(
+        compute_blocks(
+            [measure(block, corner) for block, corner in blocks],
+            label="range",
+            nbytes=tomogram.nbytes,
+        )
+    )
 
 
 def check_finite(tomogram: xr.DataArray, *, name: str | None = None) -> None:

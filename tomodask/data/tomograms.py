@@ -206,6 +206,7 @@ def save_tomogram(
             shard=edge,
             levels=levels,
             compression=compression,
+            source=source,
             attributes=_attributes(tomogram),
         )
 
