@@ -198,8 +198,8 @@ def sample_pair(values, edge, za, ya, low, high, start, box, turn_a, turn_b, dat
     """
     nz, ny, nx = grid.shape
     top = np.float32((values.shape[0] - 1) // 2)
-    pa = 0.0
-    pb = 0.0
+    pa = np.float64(0.0)
+    pb = np.float64(0.0)
     for row in range(za.size):
         # Frequencies turn back: T_R(k) = T(R⁻¹ k), and R⁻¹ is R transposed.
         kz = np.float32(za[row]) * np.float32(edge / box[0])

@@ -54,7 +54,7 @@ class TilePlan:
     shape : the volume, voxels
     core : edges of a tile's core; the last tile along an axis may have less
     box : edges of the volume that is transformed once per tile
-    grid : edges of the grid on which correlations are computed: `box`, or less where the band is cut
+    grid : edges of the grid of correlations: `box`, or less where the band is cut
     halo : margin that a tile reads around its core
     """
 
@@ -185,8 +185,8 @@ def fill_box(data: np.ndarray, tile: Tile, box: Triple) -> np.ndarray:
         if before:
             pairs.append((slice(0, before), slice(n - before, n)))
         parts.append(pairs)
-    for pairs in product(*parts):
-        source, target = zip(*pairs, strict=True)
+    for places in product(*parts):
+        source, target = zip(*places, strict=True)
         out[target] = data[source] - mean
     return out
 

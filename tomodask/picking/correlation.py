@@ -24,10 +24,17 @@ import numpy as np
 import scipy.fft
 import scipy.ndimage
 
-from tomodask.arrays.spectrum_slices import Rows, TemplateSpectrum, sample_pair
+from tomodask.arrays.spectrum_slices import Rows, TemplateSpectrum, band_rows, sample_pair
 from tomodask.arrays.tiles import Tile, TilePlan, fill_box, upsample
 
-__all__ = ["TileSpectrum", "best_rotations", "finish_scores", "merge_best", "prepare_tile"]
+__all__ = [
+    "TileSpectrum",
+    "best_rotations",
+    "finish_scores",
+    "mask_share",
+    "merge_best",
+    "prepare_tile",
+]
 
 _EDGE = 1.0  # width of the mask's soft edge, in steps of the grid
 _FLAT = 1e-6  # a local variance below this share of the tile's mean one is rounding
@@ -50,7 +57,7 @@ class TileSpectrum:
 
 
 def prepare_tile(
-    data: np.ndarray, *, tile: Tile, plan: TilePlan, rows: Rows, radius: float
+    data: np.ndarray, *, tile: Tile, plan: TilePlan, rows: Rows, radius: float, share: float
 ) -> TileSpectrum:
     """Transform a tile once and measure its standard deviation under the mask around each voxel.
 
@@ -59,6 +66,8 @@ def prepare_tile(
     data : array, shape of ``tile.read``
     radius : float
         Radius of the spherical mask, voxels.
+    share : float
+        `mask_share`, so that the template itself scores 1.
     """
     box = fill_box(data, tile, plan.box)
     flat = _flat(box, radius)
@@ -66,7 +75,11 @@ def prepare_tile(
     shrink = np.float32(np.prod(plan.grid) / np.prod(plan.box))
     values = rows.gather(spectrum) * shrink
     del spectrum, box
-    scale = _local_scale(_filtered(values, rows, plan.grid), plan, radius)
+    filtered = _filtered(values, rows, plan.grid)
+    power = _local_power(filtered, radius=radius, scale=plan.scale)
+    seen = power > _FLAT * power.mean()
+    scale = np.zeros(plan.grid, np.float32)
+    scale[seen] = share / np.sqrt(power[seen])
     if flat is not None:
         index = [
             np.floor(np.arange(g) * (b / g) + 0.5).astype(np.intp) % b
@@ -173,24 +186,50 @@ def spherical_mask(
     return np.clip(0.5 + (radius - distance) / edge, 0.0, 1.0)
 
 
-def _local_scale(filtered: np.ndarray, plan: TilePlan, radius: float) -> np.ndarray:
-    """1 / (sqrt(N) σ) at each point of the grid, 0 where σ is no more than rounding."""
-    mask = spherical_mask(plan.grid, radius=radius, scale=plan.scale, edge=_EDGE * max(plan.scale))
+def _local_power(
+    filtered: np.ndarray, *, radius: float, scale: tuple[float, float, float]
+) -> np.ndarray:
+    """N σ²: squared deviations from the mean under the mask, summed, around each point."""
+    mask = spherical_mask(filtered.shape, radius=radius, scale=scale, edge=_EDGE * max(scale))
     volume = mask.sum()
     spectrum = scipy.fft.rfftn(mask, workers=1)
 
     def local_sum(x: np.ndarray) -> np.ndarray:
-        return np.asarray(
-            scipy.fft.irfftn(scipy.fft.rfftn(x, workers=1) * spectrum, s=plan.grid, workers=1)
-        )
+        product = scipy.fft.rfftn(x, workers=1) * spectrum
+        return np.asarray(scipy.fft.irfftn(product, s=x.shape, workers=1))
 
-    # N σ² = Σ f² − (Σ f)² / N.  f has no mean over the tile, so little cancels, in double precision.
-    power = local_sum(filtered**2) - local_sum(filtered) ** 2 / volume
-    floor = _FLAT * volume * np.mean(filtered**2)
-    seen = power > floor
-    out = np.zeros(plan.grid, np.float32)
-    out[seen] = 1.0 / np.sqrt(power[seen])
-    return out
+    # N σ² = Σ f² − (Σ f)² / N: in double precision, and f has no mean over the tile.
+    return np.maximum(local_sum(filtered**2) - local_sum(filtered) ** 2 / volume, 0.0)
+
+
+def mask_share(
+    template: TemplateSpectrum,
+    matrices: np.ndarray,
+    *,
+    radius: float,
+    band: float,
+    tilt_range: tuple[float, float],
+) -> float:
+    """Share of a filtered, turned template's norm that lies inside the mask, in the mean.
+
+    The wedge and the band smear a template beyond its mask, where the tomogram's deviation does
+    not look: without this share the template itself would score more than 1.
+    """
+    edge = scipy.fft.next_fast_len(int(np.ceil(4 * radius)) + 4, real=True)
+    rows = band_rows((edge,) * 3, band=band, tilt_range=tilt_range)
+    ones = np.ones(rows.size, np.complex64)
+    shares = []
+    for turn in np.ascontiguousarray(matrices, np.float32):
+        grid = np.zeros((edge,) * 3, np.complex64)
+        sample_pair(
+            template.values, float(template.edge), rows.z, rows.y, rows.low, rows.high, rows.start,
+            np.asarray(rows.box, np.float64), turn, turn, ones, grid,
+        )  # fmt: skip
+        turned = scipy.fft.ifftn(grid, workers=1).real.astype(np.float64)
+        power = _local_power(turned, radius=radius, scale=(1.0, 1.0, 1.0))[0, 0, 0]
+        if power > 0:
+            shares.append(np.sqrt(power / np.sum(turned**2)))
+    return float(np.mean(shares)) if shares else 1.0
 
 
 def _flat(box: np.ndarray, radius: float) -> np.ndarray | None:

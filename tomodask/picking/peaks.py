@@ -160,8 +160,12 @@ def _split(scores: np.ndarray, background: float) -> float:
         cut = int(apart.argmax())
         if apart[cut] < _APART:
             break
-        threshold = (ordered[cut] + ordered[cut + 1]) / 2
-        ordered = ordered[cut + 1 :]
+        # Few peaks have a spread by chance: the border is the widest gap between the two means.
+        first_in, last_in = np.searchsorted(ordered, [low[cut], high[cut]])
+        line = ordered[max(first_in - 1, 0) : last_in + 1]
+        gap = max(first_in - 1, 0) + int(np.diff(line).argmax())
+        threshold = (ordered[gap] + ordered[gap + 1]) / 2
+        ordered = ordered[gap + 1 :]
     return float(threshold)
 
 
@@ -172,7 +176,7 @@ def _candidates(score: da.Array, rotation: da.Array, *, level: float, width: flo
         score > level,
         diameter=max(3, round(width)),
         min_distance=reach,
-        min_height=np.finfo(np.float32).tiny,  # the mask is as small as a peak is sharp
+        min_height=float(np.finfo(np.float32).tiny),  # the mask is as small as a peak is sharp
     )
     margin = 2 * reach + 1
     token = tokenize(centers, rotation)

@@ -106,7 +106,7 @@ def _open(path: Path) -> zarr.Group:
 
 def _open_or_create(match: xr.Dataset, path: Path, *, resume: bool) -> zarr.Group:
     if path.exists() and resume and any(path.iterdir()):
-        # A run killed before the store was laid out leaves no mark of its own: only then begin anew.
+        # A run killed before its store was laid out left this mark: only then begin anew.
         if not (path / ".unfinished-layout").exists():
             group = _open(path)
             if group.attrs["fingerprint"] != match.attrs["fingerprint"]:

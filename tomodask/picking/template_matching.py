@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from tomodask.picking.correlation import (
     TileSpectrum,
     best_rotations,
     finish_scores,
+    mask_share,
     merge_best,
     prepare_tile,
     spherical_mask,
@@ -39,6 +41,18 @@ _TASKS = (
     32  # where a tomogram has fewer tiles, their rotations are shared out to about so many tasks
 )
 _FEWEST = 64  # rotations in such a task, at least
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What every task of a match needs."""
+
+    plan: TilePlan
+    rows: Rows
+    spectrum: TemplateSpectrum
+    radius: float  # of the mask, voxels
+    share: float  # of a turned template's norm that its mask holds
+
 
 _BLOCK = np.dtype([("score", np.float32), ("rotation", np.int32)])
 
@@ -81,8 +95,8 @@ def match_template(
     resolution : float, optional
         Finest detail to compare, Å.  None: what the angular step resolves, ``diameter ×
         angular_step`` in radians (Crowther); detail finer than that is turned away by the step
-        itself, and without it the same particles are found many times faster.  0: all up to
-        Nyquist's frequency.
+        itself, and without it the same particles are found many times faster; at most
+        a third of the diameter.  0: all up to Nyquist's frequency.
     invert : bool
         Take the template's negative: for a template of bright protein (a density map) on a
         tomogram in which protein is dark.
@@ -132,7 +146,7 @@ def match_template(
             f"({box_diameter:g} Å), got {diameter:g} Å"
         )
     if resolution is None:
-        resolution = diameter * float(np.deg2rad(angular_step))
+        resolution = diameter * min(float(np.deg2rad(angular_step)), 1 / 3)
     if resolution < 0 or resolution > diameter:
         raise InputError(
             f"resolution must be between 0 (all) and the diameter ({diameter:g} Å), got "
@@ -161,7 +175,12 @@ def match_template(
     }
     quaternion = turns.as_quat()
     attrs["fingerprint"] = _fingerprint(tomogram, masked, quaternion, plan, attrs)
-    both = _graph(tomogram, plan, rows, spectrum, matrices_zyx(turns), radius, attrs)
+    matrices = matrices_zyx(turns)
+    # A few rotations, spread over the list: their shares differ by little.
+    some = matrices[np.linspace(0, len(matrices) - 1, min(6, len(matrices))).astype(np.intp)]
+    share = mask_share(spectrum, some, radius=radius, band=band, tilt_range=limits)
+    shared = _Shared(plan, rows, spectrum, radius, share)
+    both = _graph(tomogram, shared, matrices, attrs)
     dims = ("z", "y", "x")
     return xr.Dataset(
         {
@@ -221,7 +240,7 @@ def _masked(volume: np.ndarray, radius: float) -> np.ndarray:
             "template is flat (all zeros, or one value) inside its mask of diameter "
             f"{2 * radius:g} voxels: nothing to match; give a map of the particle"
         )
-    return cut
+    return np.asarray(cut)
 
 
 def _check_volumes(tomogram: xr.DataArray, template: xr.DataArray) -> float:
@@ -255,7 +274,8 @@ def _check_tilt_range(tilt_range: Sequence[float]) -> tuple[float, float]:
     low, high = (float(t) for t in tilt_range)
     if not -90 <= low < high <= 90:
         raise InputError(
-            f"tilt_range must be (least, largest) tilt in degrees within ±90, got ({low:g}, {high:g})"
+            "tilt_range must be the least and the largest tilt, degrees within ±90, got "
+            f"({low:g}, {high:g})"
         )
     return low, high
 
@@ -284,17 +304,15 @@ def _fingerprint(
 
 def _graph(
     tomogram: xr.DataArray,
-    plan: TilePlan,
-    rows: Rows,
-    spectrum: TemplateSpectrum,
+    what: _Shared,
     matrices: np.ndarray,
-    radius: float,
     attrs: dict[str, Any],
 ) -> da.Array:
     """The tiles' results as one array of records (score, rotation), a chunk a tile."""
+    plan = what.plan
     data = tomogram.data if isinstance(tomogram.data, da.Array) else da.asarray(tomogram.data)
     token = tokenize(data, attrs["fingerprint"])
-    shared = delayed((plan, rows, spectrum, radius), name=f"match-plan-{token}", traverse=False)
+    shared = delayed(what, name=f"match-plan-{token}", traverse=False)
     tiles = int(np.prod(plan.counts))
     batches = max(1, min(_TASKS // tiles, len(matrices) // _FEWEST))
     # Batches of even length: rotations are paired, and so paired alike in every batch.
@@ -324,11 +342,10 @@ def _graph(
 
 def _prepare(
     data: np.ndarray,
-    shared: tuple[TilePlan, Rows, TemplateSpectrum, float],
+    shared: _Shared,
     tile: Tile,
     attrs: dict[str, Any],
 ) -> TileSpectrum:
-    plan, rows, _, radius = shared
     bad = ~np.isfinite(data)
     if bad.any():
         zyx = np.argwhere(bad)[0] + tile.read_start
@@ -338,28 +355,37 @@ def _prepare(
             f"numbers, the first at (z, y, x) = ({where}) Å, voxel {tuple(map(int, zyx))}: "
             "replace them, e.g. by the mean"
         )
-    return prepare_tile(data, tile=tile, plan=plan, rows=rows, radius=radius)
+    return prepare_tile(
+        data,
+        tile=tile,
+        plan=shared.plan,
+        rows=shared.rows,
+        radius=shared.radius,
+        share=shared.share,
+    )
 
 
 def _match(
     prepared: TileSpectrum,
-    shared: tuple[TilePlan, Rows, TemplateSpectrum, float],
+    shared: _Shared,
     matrices: np.ndarray,
     first: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    plan, rows, spectrum, _ = shared
-    return best_rotations(prepared, spectrum, matrices, rows=rows, plan=plan, first=first)
+    return best_rotations(
+        prepared, shared.spectrum, matrices, rows=shared.rows, plan=shared.plan, first=first
+    )
 
 
 def _finish(
     results: list[tuple[np.ndarray, np.ndarray]],
     prepared: TileSpectrum,
-    shared: tuple[TilePlan, Rows, TemplateSpectrum, float],
+    shared: _Shared,
     tile: Tile,
 ) -> np.ndarray:
     best = results[0]
     for other in results[1:]:
         best = merge_best(best, other)
     out = np.empty(tile.core, _BLOCK)
-    out["score"], out["rotation"] = finish_scores(best, prepared.scale, tile=tile, plan=shared[0])
+    scores = finish_scores(best, prepared.scale, tile=tile, plan=shared.plan)
+    out["score"], out["rotation"] = scores
     return out
