@@ -102,6 +102,13 @@ def test_workers_change_nothing():
     pd.testing.assert_frame_equal(got, want)
 
 
+def test_a_particle_is_the_same_in_any_company():
+    dataset, _, reference = boxes(6)
+    want = align_subtomograms(dataset, reference, **FAST).compute().loc[[4, 1, 5]]
+    got = align_subtomograms(dataset.isel(particle=[4, 1, 5]), reference, **FAST).compute()
+    pd.testing.assert_frame_equal(got, want)
+
+
 def test_two_wedges_in_one_set():
     first, truth_1, reference = boxes(3, tilt_range=(-60.0, 60.0))
     second, truth_2, _ = boxes(3, tilt_range=(-40.0, 65.0), seed=1)

@@ -45,9 +45,13 @@ _POSE = np.dtype(
 
 @dataclass(frozen=True)
 class _Candidates:
-    """A particle on its way from search to refinement."""
+    """A particle on its way from search to refinement.
+
+    `particle` is its row among the boxes; `identity` its number wherever it goes, which seeds it.
+    """
 
     particle: int
+    identity: int
     data: np.ndarray
     matrices: np.ndarray
     shifts_xyz: np.ndarray
@@ -162,6 +166,7 @@ def align_subtomograms(
 
     images = table["image"].astype(str) if "image" in table else table.index.astype(str)
     names = np.asarray(images)
+    identities = np.asarray(table.index, np.int64)
     folder = BatchFolder.open(
         checkpoint,
         _fingerprint(volume, settings, tilts, names, candidates, seed, batch, voxel_size),
@@ -181,7 +186,7 @@ def align_subtomograms(
                 done.append(finished)
                 continue
             searched = delayed(search, pure=True)(
-                block, these, names[these], plan=plan, count=candidates
+                block, these, identities[these], names[these], plan=plan, count=candidates
             )
             parts.append((searched, name))
         if parts:
@@ -241,19 +246,27 @@ def _fingerprint(volume: np.ndarray, *rest: Any) -> str:
 
 
 def search(
-    boxes: np.ndarray, rows: np.ndarray, names: np.ndarray, *, plan: Plan, count: int
+    boxes: np.ndarray,
+    rows: np.ndarray,
+    identities: np.ndarray,
+    names: np.ndarray,
+    *,
+    plan: Plan,
+    count: int,
 ) -> list[_Candidates]:
     """Candidate poses of a batch of boxes (the task ``search``)."""
     out = []
     with threadpool_limits(1):  # a particle a thread, not several threads in a product
-        for box, row, name in zip(boxes, rows, names, strict=True):
+        for box, row, identity, name in zip(boxes, rows, identities, names, strict=True):
             box = np.asarray(box, np.float32)
             if not np.isfinite(box).all() or np.ptp(box) == 0:
                 what = "one value only" if np.isfinite(box).all() else "NaN or infinite voxels"
-                raise InputError(f"the box of particle {row} ({name}) holds {what}; leave it out")
+                raise InputError(
+                    f"the box of particle {identity} ({name}) holds {what}; leave it out"
+                )
             data = spectrum_at(box, plan.frequencies)
             matrices, shifts, _ = candidate_poses(plan.grid, data, count=count)
-            out.append(_Candidates(int(row), data, matrices, shifts))
+            out.append(_Candidates(int(row), int(identity), data, matrices, shifts))
     return out
 
 
@@ -274,7 +287,7 @@ def refine(
 
 def _refine_particle(one: _Candidates, plan: Plan, *, seed: int) -> np.ndarray:
     """Stage by stage, the better half of the candidates goes on; two reach the end."""
-    rng = np.random.default_rng([seed, one.particle])
+    rng = np.random.default_rng([seed, one.identity])
     poses = np.zeros(len(one.matrices), _POSE)
     poses["particle"], poses["start"] = one.particle, np.arange(len(poses))
     poses["matrix"], poses["shift_xyz"] = one.matrices, one.shifts_xyz

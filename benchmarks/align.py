@@ -1,0 +1,219 @@
+"""Alignment of 64³ subtomograms over the full rotation space: time, memory, accuracy, Dask's share.
+
+    python benchmarks/align.py [--particles 1000] [--accuracy 40]
+
+One worker process with one thread.  Prints the time a particle with and without set-up, the share
+of the machine's measured matrix-product peak that the search reaches, the peak memory at two
+numbers of particles, and the errors beside those of maximum likelihood (each pose refined from the
+truth over all Fourier voxels of the band, so that nothing but the noise moves it).
+
+SNR: variance of the clean box / variance of the white noise added before the wedge (±60°).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[threads] = "1"
+
+import dask
+import dask.array as da
+import numpy as np
+import xarray as xr
+from scipy.spatial.transform import Rotation
+
+from tomodask.alignment import plan as planning
+from tomodask.alignment import poses as posing
+from tomodask.alignment.refinement import Stage, refine_pose
+from tomodask.alignment.search import candidate_poses
+from tomodask.arrays.geometry import angular_distance
+from tomodask.arrays.sampling import spectrum_at
+from tomodask.cluster import overhead
+from tomodask.data.particles import orientations
+from tomodask.data.subtomogram_store import save_subtomograms
+from tomodask.data.subtomograms import open_subtomograms
+from tomodask.simulation.phantom import phantom_map, phantom_subtomograms
+
+BOX, VOXEL, SHIFT = 64, 6.0, 24.0  # voxels, Å, Å (4 voxels)
+SHIFTS = ["shift_z", "shift_y", "shift_x"]
+
+
+def simulate(count: int, snr: float, path: Path) -> None:
+    """`count` boxes in a store, a batch at a time; each is the same in a set of any size."""
+    blocks = []
+    for start in range(0, count, 32):
+        size = min(32, count - start)
+        made = dask.delayed(_batch)(start, size, snr)
+        blocks.append(da.from_delayed(made, (size, BOX, BOX, BOX), np.float32))
+    boxes = da.concatenate(blocks).rechunk({0: 32})
+    save_subtomograms(
+        xr.Dataset(
+            {"subtomogram": (("particle", "z", "y", "x"), boxes)},
+            coords={
+                "particle": np.arange(count),
+                "tilt_min": ("particle", np.full(count, -60.0)),
+                "tilt_max": ("particle", np.full(count, 60.0)),
+            },
+            attrs={"voxel_size": VOXEL},
+        ),
+        path,
+    )
+
+
+def _batch(start: int, size: int, snr: float) -> np.ndarray:
+    return phantom_subtomograms(
+        size, box=BOX, voxel_size=VOXEL, snr=snr, shift_range=SHIFT, seed=start
+    )[0]
+
+
+def align_in_this_process(path: str) -> None:
+    """One measured run, in a process of its own so that its memory can be told."""
+    reference = phantom_map(voxel_size=VOXEL, box=BOX)
+    boxes = open_subtomograms(path)
+    dask.config.set(scheduler="synchronous")
+    posing.align_subtomograms(boxes.isel(particle=slice(0, 2)), reference).compute()  # compiles
+    began = time.perf_counter()
+    job = posing.align_subtomograms(boxes, reference)
+    built = time.perf_counter() - began
+    with overhead(None) as spent:
+        job.compute()
+    total = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(
+        json.dumps({"total": total, "built": built, "share": 1 - spent.work / total, "peak": peak})
+    )
+
+
+def measure(path: Path, count: int) -> dict[str, float]:
+    out = subprocess.run(
+        [sys.executable, __file__, "--inside", str(path)],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    figures: dict[str, float] = json.loads(out.stdout.splitlines()[-1])
+    print(
+        f"  {count:6d} particles: {1e3 * figures['total'] / count:6.1f} ms a particle with set-up "
+        f"and reading, peak memory {figures['peak']:.0f} MB, outside tasks "
+        f"{100 * figures['share']:.1f} %"
+    )
+    return figures
+
+
+def kernels() -> None:
+    """Where the time goes on one core, and how near the search is to the matrix-product peak."""
+    boxes, _ = phantom_subtomograms(16, box=BOX, voxel_size=VOXEL, snr=0.1, shift_range=SHIFT)
+    reference = phantom_map(voxel_size=VOXEL, box=BOX).to_numpy()
+    began = time.perf_counter()
+    plan = planning.plan_alignment(
+        reference, tilt_range=(-60.0, 60.0), angular_step=20.0, shift_range=0.1 * BOX
+    )
+    setup = time.perf_counter() - began
+    spent = np.zeros((16, 3))
+    for i, box in enumerate(boxes):
+        t = [time.perf_counter()]
+        data = spectrum_at(box, plan.frequencies)
+        t.append(time.perf_counter())
+        matrices, shifts, _ = candidate_poses(plan.grid, data, count=6)
+        t.append(time.perf_counter())
+        posing._refine_particle(posing._Candidates(i, i, data, matrices, shifts), plan, seed=0)
+        t.append(time.perf_counter())
+        spent[i] = np.diff(t)
+    spectrum, search, refine = 1e3 * np.median(spent, 0)
+    rows, columns = plan.grid.model.shape
+    flops = 2.0 * rows * columns * len(plan.grid.shifts_xyz)
+    a, b = np.random.default_rng(0).random((2, 2048, 2048), np.float32)
+    peak = 2.0 * 2048**3 / min(_timed(lambda: a @ b) for _ in range(5))
+    print(f"set-up {1e3 * setup:.0f} ms once; a particle, median of 16:")
+    print(f"  spectrum of the box {spectrum:5.1f} ms")
+    print(
+        f"  search              {search:5.1f} ms: {columns} rotations × {len(plan.grid.shifts_xyz)}"
+        f" shifts × {rows // 2} Fourier voxels, {flops / search / 1e6:.0f} GFLOP/s = "
+        f"{100 * flops / search * 1e3 / peak:.0f} % of this core's matrix-product peak "
+        f"({peak / 1e9:.0f} GFLOP/s)"
+    )
+    bands = " → ".join(str(len(stage.index)) for stage in plan.stages)
+    print(f"  refinement          {refine:5.1f} ms: {bands} Fourier voxels")
+    print(f"  together            {spectrum + search + refine:5.1f} ms (goal: 60)")
+
+
+def _timed(work: object) -> float:
+    began = time.perf_counter()
+    work()  # type: ignore[operator]
+    return time.perf_counter() - began
+
+
+def accuracy(count: int) -> None:
+    reference = phantom_map(voxel_size=VOXEL, box=BOX)
+    plan = planning.plan_alignment(
+        reference.to_numpy(), tilt_range=(-60.0, 60.0), angular_step=20.0, shift_range=0.1 * BOX
+    )
+    last = plan.stages[-1]
+    whole = Stage(last.frequencies, last.index, 1, 40)
+    print(f"accuracy, {count} particles each, median (largest), seed 1:")
+    print("     SNR   angle °        maximum likelihood  shift voxel  maximum likelihood  lost")
+    for snr in (0.1, 0.03, 0.01, 0.003):
+        volumes, truth = phantom_subtomograms(
+            count, box=BOX, voxel_size=VOXEL, snr=snr, shift_range=SHIFT, seed=1
+        )
+        boxes = xr.Dataset(
+            {"subtomogram": (("particle", "z", "y", "x"), da.from_array(volumes, (1, -1, -1, -1)))},
+            coords={"particle": np.arange(count)},
+            attrs={"voxel_size": VOXEL},
+        )
+        with dask.config.set(scheduler="synchronous"):
+            table = posing.align_subtomograms(boxes, reference, tilt_range=(-60, 60)).compute()
+        true = orientations(truth)
+        angle = angular_distance(orientations(table), true)
+        shift = np.linalg.norm(table[SHIFTS].to_numpy() - truth[SHIFTS].to_numpy(), axis=1) / VOXEL
+        floor = np.empty((count, 2))
+        for i in range(count):
+            start = truth.loc[i, SHIFTS[::-1]].to_numpy(float) / VOXEL
+            matrix, moved = refine_pose(
+                plan.spectrum, whole, spectrum_at(volumes[i], last.frequencies),
+                true[i].as_matrix(), start, rng=np.random.default_rng(0),
+                turn_limit=0.1, shift_limit=1.0, tolerance=1e-6,
+            )  # fmt: skip
+            floor[i] = (
+                angular_distance(Rotation.from_matrix(matrix), true[i]),
+                np.linalg.norm(moved - start),
+            )
+        likely = np.median(floor, 0)
+        print(
+            f"  {snr:6g}   {np.median(angle):.2f} ({angle.max():5.1f})   {likely[0]:.2f}"
+            f"                {np.median(shift):.3f}        {likely[1]:.3f}"
+            f"              {(angle > 10).sum()}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--particles", type=int, default=1000)
+    parser.add_argument("--accuracy", type=int, default=40, help="particles at each SNR")
+    parser.add_argument("--inside", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.inside:
+        align_in_this_process(args.inside)
+        return
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one used")
+    kernels()
+    with tempfile.TemporaryDirectory() as folder:
+        print("whole job, one core, from a Zarr store (goal: 70 ms with set-up, below 1500 MB):")
+        for count in (args.particles // 10, args.particles):
+            simulate(count, 0.1, Path(folder, f"{count}.zarr"))
+            measure(Path(folder, f"{count}.zarr"), count)
+    accuracy(args.accuracy)
+
+
+if __name__ == "__main__":
+    main()

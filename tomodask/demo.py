@@ -1,0 +1,172 @@
+"""The embedded demo: the main job on a tomogram of phantoms, held against the truth."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.spatial import cKDTree
+
+from tomodask.alignment.fsc import fsc, resolution_at
+from tomodask.arrays.geometry import angular_distance
+from tomodask.data.particles import orientations, read_particles, write_particles
+from tomodask.data.tomograms import open_tomogram, save_tomogram
+from tomodask.errors import InputError
+from tomodask.project import Run, run
+from tomodask.simulation.phantom import phantom_map, phantom_tomogram
+
+__all__ = ["Truth", "compare_with_truth", "run_demo"]
+
+_TOLERANCE = 60.0  # Å: half the particle's radius; a pick farther off is not of this particle
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Found poses held against true ones.
+
+    Attributes
+    ----------
+    recall, precision : float
+        Of the true particles the share that was found; of the picks the share that is one.
+    angular_error : float
+        Median over the true picks, degrees.
+    shift_error : float
+        Median distance of the particles' centres, voxels.
+    resolution : float
+        Where the FSC of the average against the true map falls below 0.5, Å.
+    """
+
+    recall: float
+    precision: float
+    angular_error: float
+    shift_error: float
+    resolution: float
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """(figure, value, what is expected), as shown in the terminal and in the report."""
+        return [
+            ("recall", f"{self.recall:.3f}", "≥ 0.95"),
+            ("precision", f"{self.precision:.3f}", "≥ 0.95"),
+            ("median angular error", f"{self.angular_error:.2f}°", "≤ 3°"),
+            ("median shift error", f"{self.shift_error:.2f} voxel", "≤ 0.5 voxel"),
+            ("FSC 0.5 of the average against the phantom", f"{self.resolution:.1f} Å", "≤ 30 Å"),
+        ]
+
+
+def compare_with_truth(
+    poses: pd.DataFrame,
+    truth: pd.DataFrame,
+    *,
+    average: np.ndarray,
+    true_map: np.ndarray,
+    voxel_size: float,
+    tolerance: float = _TOLERANCE,
+) -> Truth:
+    """Match poses to the true particles one to one, nearest first, and measure.
+
+    Parameters
+    ----------
+    poses : DataFrame
+        ``z, y, x``, ``shift_*`` (Å) and ``quat_*``.
+    truth : DataFrame
+        The same of the true particles, and ``kind``: rows other than ``particle`` are decoys, and
+        a pick on one of them is false.
+    average, true_map : array, shape (n, n, n)
+    voxel_size, tolerance : float
+        Å; a pick farther than `tolerance` from every true particle is false.
+    """
+    true = truth[truth["kind"] == "particle"].reset_index(drop=True)
+    position = poses[["z", "y", "x"]].to_numpy(float)
+    if "shift_z" in poses:
+        position = position + poses[["shift_z", "shift_y", "shift_x"]].to_numpy(float)
+    near = cKDTree(true[["z", "y", "x"]]).query_ball_point(position, tolerance)
+    pairs = [(i, j) for i, found in enumerate(near) for j in found]
+    far = [float(np.linalg.norm(position[i] - true.loc[j, ["z", "y", "x"]])) for i, j in pairs]
+    taken_pick: dict[int, int] = {}
+    taken_true: set[int] = set()
+    for n in np.argsort(far, kind="stable"):
+        i, j = pairs[n]
+        if i not in taken_pick and j not in taken_true:
+            taken_pick[i] = j
+            taken_true.add(j)
+    if not taken_pick:
+        return Truth(0.0, 0.0, float("nan"), float("nan"), float("inf"))
+    picks, trues = np.array(list(taken_pick)), np.array(list(taken_pick.values()))
+    angle = angular_distance(orientations(poses)[picks], orientations(true)[trues])
+    shift = position[picks] - true[["z", "y", "x"]].to_numpy(float)[trues]
+    curve = fsc(average, true_map, voxel_size=voxel_size)
+    return Truth(
+        recall=len(picks) / len(true),
+        precision=len(picks) / len(poses),
+        angular_error=float(np.median(angle)),
+        shift_error=float(np.median(np.linalg.norm(shift, axis=1))) / voxel_size,
+        resolution=resolution_at(curve, 0.5),
+    )
+
+
+def run_demo(
+    output: str | Path,
+    *,
+    scheduler: str | None = None,
+    workers: int | None = None,
+    seed: int = 0,
+) -> tuple[Run, Truth]:
+    """Make the phantom's tomogram, run the main job on it, and hold the result against the truth.
+
+    Parameters
+    ----------
+    output : path
+        A folder for everything: input, results, ``report.html``.  The same call goes on there.
+    scheduler, workers
+        As in `tomodask.run`.
+    seed : int
+        Of the phantom.
+
+    Returns
+    -------
+    run : Run
+    truth : Truth
+        Recall, precision, errors and resolution.
+
+    Raises
+    ------
+    InputError
+        If `output` cannot hold the demo.
+    """
+    folder = Path(output)
+    made = folder / "input"
+    try:
+        made.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make {made}: {error.strerror}; give another output") from error
+    tomogram, truth = phantom_tomogram(seed=seed)
+    if not (made / "tomogram.zarr").exists():
+        save_tomogram(tomogram, made / "tomogram.zarr")
+    if not (made / "template.mrc").exists():
+        save_tomogram(phantom_map(), made / "template.mrc")
+    write_particles(truth, made / "truth.csv")
+    result = run(
+        made / "tomogram.zarr",
+        template=made / "template.mrc",
+        output=folder,
+        angular_step=20.0,
+        scheduler=scheduler,
+        workers=workers,
+        truth=lambda folder: measure(folder, truth).rows(),
+    )
+    return result, measure(folder, truth)
+
+
+def measure(folder: Path, truth: pd.DataFrame) -> Truth:
+    """What a finished run in `folder` found of the phantom's truth."""
+    average = open_tomogram(folder / "average.mrc")
+    voxel_size = float(average.attrs["voxel_size"])
+    return compare_with_truth(
+        read_particles(folder / "poses.star"),
+        truth,
+        average=average.to_numpy(),
+        true_map=phantom_map(voxel_size=voxel_size, box=average.shape[0]).to_numpy(),
+        voxel_size=voxel_size,
+    )
