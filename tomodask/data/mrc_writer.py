@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tomodask.errors import InputError
 
 __all__ = ["write_mrc"]
 
-_BLOCK_BYTES = 32 << 20
+_BLOCK_BYTES = 16 << 20
 _MODE_OF = {dtype: mode for mode, dtype in MODES.items()}
 
 
@@ -46,12 +47,12 @@ def write_mrc(
     itemsize = array.dtype.itemsize
     needed = HEADER_BYTES + int(np.prod(array.shape)) * itemsize
     _reserve(part, path, needed)
-    write = delayed(_write_block, name="convert", pure=False)
+    write = delayed(
+        partial(_convert_block, part=str(part), shape=array.shape, path=str(path), needed=needed),
+        pure=False,
+    )
     parts = compute_blocks(
-        [
-            write(block, corner, str(part), array.shape, str(path), needed)
-            for block, corner in block_corners(array)
-        ],
+        [write(block, corner) for block, corner in block_corners(array)],
         label="convert",
         nbytes=array.nbytes,
     )
@@ -87,9 +88,10 @@ def _reserve(part: Path, path: Path, needed: int) -> None:
             file.truncate(needed)
 
 
-def _write_block(
+def _convert_block(
     block: np.ndarray,
     corner: tuple[int, int, int],
+    *,
     part: str,
     shape: tuple[int, int, int],
     path: str,

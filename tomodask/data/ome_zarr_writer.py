@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -99,16 +100,20 @@ def _codecs(compression: str, dtype: np.dtype) -> list[Any]:
 
 
 def _writes(array: da.Array, target: Any, path: Path, *, measured: bool) -> list[Any]:
-    write = delayed(_write_block, name="convert", pure=False)
-    return [
-        write(block, corner, target, str(path), array.nbytes, measured)
-        for block, corner in block_corners(array)
-    ]
+    # Bound beforehand: delayed() would look for Dask collections within each argument.
+    write = delayed(
+        partial(
+            _convert_block, target=target, path=str(path), needed=array.nbytes, measured=measured
+        ),
+        pure=False,
+    )
+    return [write(block, corner) for block, corner in block_corners(array)]
 
 
-def _write_block(
+def _convert_block(
     block: np.ndarray,
     corner: tuple[int, ...],
+    *,
     target: Any,
     path: str,
     needed: int,

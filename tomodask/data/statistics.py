@@ -14,6 +14,8 @@ from dask.delayed import delayed
 from tomodask.data.blocks import block_corners, compute_blocks
 from tomodask.errors import InputError
 
+_PIECE = 1 << 16  # voxels; what is made in double precision fits into a cache
+
 __all__ = ["Statistics", "check_finite", "volume_statistics"]
 
 
@@ -42,28 +44,12 @@ class Statistics:
     @classmethod
     def of_block(cls, block: np.ndarray, corner: tuple[int, ...] = (0, 0, 0)) -> Statistics:
         """Of one block in memory; `corner` is its place in the volume."""
-        nonfinite, first = 0, None
-        values = block
-        if block.dtype.kind == "f":
-            bad = ~np.isfinite(block)
-            nonfinite = int(np.count_nonzero(bad))
-            if nonfinite:
-                at = np.unravel_index(int(np.argmax(bad)), block.shape)
-                first = tuple(int(i) + c for i, c in zip(at, corner, strict=True))
-                values = block[~bad]
-        if values.size == 0:
-            return cls(nonfinite=nonfinite, first=first)
-        mean = float(values.mean(dtype=np.float64))
-        spread = values.std(dtype=np.float64)  # two passes, in double: no cancellation
-        return cls(
-            count=values.size,
-            minimum=float(values.min()),
-            maximum=float(values.max()),
-            mean=mean,
-            total=float(spread) ** 2 * values.size,
-            nonfinite=nonfinite,
-            first=first,
+        flat = np.ascontiguousarray(block).reshape(-1)
+        pieces = (
+            _of_piece(flat[start : start + _PIECE], start, block.shape, corner)
+            for start in range(0, flat.size, _PIECE)
         )
+        return cls.of_all(pieces)
 
     def merge(self, other: Statistics) -> Statistics:
         """Both together (Chan, Golub & LeVeque 1979)."""
@@ -94,6 +80,34 @@ class Statistics:
                 f"(z, y, x) = {self.first}; replace them, e.g. by the mean "
                 "(save_tomogram(…, fill=0.0))"
             )
+
+
+def _of_piece(
+    values: np.ndarray, start: int, shape: tuple[int, ...], corner: tuple[int, ...]
+) -> Statistics:
+    """Of some voxels of a block in C order, the first of which is number `start`."""
+    nonfinite, first = 0, None
+    if values.dtype.kind == "f":
+        finite = np.isfinite(values)
+        nonfinite = values.size - int(np.count_nonzero(finite))
+        if nonfinite:
+            at = np.unravel_index(start + int(np.argmin(finite)), shape)
+            first = tuple(int(i) + c for i, c in zip(at, corner, strict=True))
+            values = values[finite]
+    if values.size == 0:
+        return Statistics(nonfinite=nonfinite, first=first)
+    double = values.astype(np.float64)
+    mean = float(double.mean())
+    double -= mean  # two passes: no cancellation
+    return Statistics(
+        count=values.size,
+        minimum=float(values.min()),
+        maximum=float(values.max()),
+        mean=mean,
+        total=float(double @ double),
+        nonfinite=nonfinite,
+        first=first,
+    )
 
 
 def volume_statistics(tomogram: xr.DataArray) -> Statistics:
