@@ -1,0 +1,123 @@
+"""Cryo-electron tomography from tomogram to average, array-parallel on Dask and Zarr.
+
+The public names, each loaded when it is first asked for, so that ``tomodask --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tomodask.alignment.averaging import Average, average_subtomograms
+    from tomodask.alignment.fsc import fsc, resolution_at
+    from tomodask.alignment.poses import align_subtomograms
+    from tomodask.arrays.geometry import angular_distance, rotation_grid
+    from tomodask.cluster import compute, connect
+    from tomodask.data.describe import describe
+    from tomodask.data.particles import (
+        orientations,
+        read_particles,
+        with_orientations,
+        write_particles,
+    )
+    from tomodask.data.subtomograms import (
+        extract_subtomograms,
+        open_subtomograms,
+        particle_table,
+        save_subtomograms,
+    )
+    from tomodask.data.tomograms import open_tomogram, save_tomogram
+    from tomodask.errors import InputError
+    from tomodask.picking.centers import collect_centers, find_centers
+    from tomodask.picking.template_matching import (
+        match_template,
+        open_scores,
+        pick_particles,
+        save_scores,
+    )
+    from tomodask.project import Run, run
+    from tomodask.simulation.phantom import phantom_map, phantom_subtomograms, phantom_tomogram
+
+_HOMES = {
+    "alignment.averaging": ("Average", "average_subtomograms"),
+    "alignment.fsc": ("fsc", "resolution_at"),
+    "alignment.poses": ("align_subtomograms",),
+    "arrays.geometry": ("angular_distance", "rotation_grid"),
+    "cluster": ("compute", "connect"),
+    "data.describe": ("describe",),
+    "data.particles": (
+        "orientations",
+        "read_particles",
+        "with_orientations",
+        "write_particles",
+    ),
+    "data.subtomograms": (
+        "extract_subtomograms",
+        "open_subtomograms",
+        "particle_table",
+        "save_subtomograms",
+    ),
+    "data.tomograms": ("open_tomogram", "save_tomogram"),
+    "errors": ("InputError",),
+    "picking.centers": ("collect_centers", "find_centers"),
+    "picking.template_matching": (
+        "match_template",
+        "open_scores",
+        "pick_particles",
+        "save_scores",
+    ),
+    "project": ("Run", "run"),
+    "simulation.phantom": ("phantom_map", "phantom_subtomograms", "phantom_tomogram"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Average",
+    "InputError",
+    "Run",
+    "__version__",
+    "align_subtomograms",
+    "angular_distance",
+    "average_subtomograms",
+    "collect_centers",
+    "compute",
+    "connect",
+    "describe",
+    "extract_subtomograms",
+    "find_centers",
+    "fsc",
+    "match_template",
+    "open_scores",
+    "open_subtomograms",
+    "open_tomogram",
+    "orientations",
+    "particle_table",
+    "phantom_map",
+    "phantom_subtomograms",
+    "phantom_tomogram",
+    "pick_particles",
+    "read_particles",
+    "resolution_at",
+    "rotation_grid",
+    "run",
+    "save_scores",
+    "save_subtomograms",
+    "save_tomogram",
+    "with_orientations",
+    "write_particles",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tomodask")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'tomodask' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"tomodask.{_HOME_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,47 @@
+"""What `import tomodask` offers, and that it costs nothing before it is used."""
+
+import subprocess
+import sys
+
+import tomodask
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in tomodask.__all__:
+        value = getattr(tomodask, name)
+        assert name == "__version__" or value.__doc__, name
+    assert sorted(tomodask.__all__) == tomodask.__all__
+    assert set(dir(tomodask)) == set(tomodask.__all__)
+
+
+def test_unknown_names_are_refused():
+    assert not hasattr(tomodask, "no_such_thing")
+
+
+def test_importing_loads_no_heavy_package():
+    code = (
+        "import sys, tomodask; print([m for m in ('dask', 'numba', 'torch') if m in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_core_needs_neither_torch_nor_cuda_nor_notebooks():
+    """Every module imports with these packages out of reach."""
+    code = """
+import importlib, importlib.abc, pkgutil, sys
+
+ABSENT = {"torch", "cupy", "dask_cuda", "dask_jobqueue", "IPython", "ipywidgets", "jupyterlab"}
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ABSENT:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+import tomodask
+for module in pkgutil.walk_packages(tomodask.__path__, "tomodask."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
