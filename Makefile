@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: demo test lint clean help
 
 help:
-	@echo "make demo   install, then tomogram -> average on an embedded phantom (demo_output/report.html)"
+	@echo "make demo   install, then tomogram -> average on an embedded phantom (demo_output/run/report.html)"
 	@echo "make test   install, then every test"
 	@echo "make lint   ruff, mypy --strict, the import floors"
 	@echo "make clean  remove .venv and demo_output"

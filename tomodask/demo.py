@@ -15,15 +15,16 @@ from tomodask.data.particles import orientations, read_particles, write_particle
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
 from tomodask.project import Run, run
+from tomodask.report import Truth, write_report
 from tomodask.simulation.phantom import phantom_map, phantom_tomogram
 
-__all__ = ["Truth", "compare_with_truth", "run_demo"]
+__all__ = ["Comparison", "compare_with_truth", "run_demo"]
 
 _TOLERANCE = 60.0  # Å: half the particle's radius; a pick farther off is not of this particle
 
 
 @dataclass(frozen=True)
-class Truth:
+class Comparison:
     """Found poses held against true ones.
 
     Attributes
@@ -36,6 +37,8 @@ class Truth:
         Median distance of the particles' centres, voxels.
     resolution : float
         Where the FSC of the average against the true map falls below 0.5, Å.
+    curve : DataFrame
+        That FSC.
     """
 
     recall: float
@@ -43,15 +46,31 @@ class Truth:
     angular_error: float
     shift_error: float
     resolution: float
+    curve: pd.DataFrame
 
-    def rows(self) -> list[tuple[str, str, str]]:
-        """(figure, value, what is expected), as shown in the terminal and in the report."""
+    def lines(self) -> list[Truth]:
+        """The figures beside what is expected of the demo."""
         return [
-            ("recall", f"{self.recall:.3f}", "≥ 0.95"),
-            ("precision", f"{self.precision:.3f}", "≥ 0.95"),
-            ("median angular error", f"{self.angular_error:.2f}°", "≤ 3°"),
-            ("median shift error", f"{self.shift_error:.2f} voxel", "≤ 0.5 voxel"),
-            ("FSC 0.5 of the average against the phantom", f"{self.resolution:.1f} Å", "≤ 30 Å"),
+            Truth("recall", f"{self.recall:.3f}", "≥ 0.95", self.recall >= 0.95),
+            Truth("precision", f"{self.precision:.3f}", "≥ 0.95", self.precision >= 0.95),
+            Truth(
+                "median angular error",
+                f"{self.angular_error:.2f}°",
+                "≤ 3°",
+                self.angular_error <= 3,
+            ),
+            Truth(
+                "median shift error",
+                f"{self.shift_error:.2f} voxel",
+                "≤ 0.5 voxel",
+                self.shift_error <= 0.5,
+            ),
+            Truth(
+                "FSC 0.5 of the average against the phantom",
+                f"{self.resolution:.1f} Å",
+                "≤ 30 Å",
+                self.resolution <= 30,
+            ),
         ]
 
 
@@ -63,7 +82,7 @@ def compare_with_truth(
     true_map: np.ndarray,
     voxel_size: float,
     tolerance: float = _TOLERANCE,
-) -> Truth:
+) -> Comparison:
     """Match poses to the true particles one to one, nearest first, and measure.
 
     Parameters
@@ -91,18 +110,19 @@ def compare_with_truth(
         if i not in taken_pick and j not in taken_true:
             taken_pick[i] = j
             taken_true.add(j)
+    curve = fsc(average, true_map, voxel_size=voxel_size)
     if not taken_pick:
-        return Truth(0.0, 0.0, float("nan"), float("nan"), float("inf"))
+        return Comparison(0.0, 0.0, float("nan"), float("nan"), float("inf"), curve)
     picks, trues = np.array(list(taken_pick)), np.array(list(taken_pick.values()))
     angle = angular_distance(orientations(poses)[picks], orientations(true)[trues])
     shift = position[picks] - true[["z", "y", "x"]].to_numpy(float)[trues]
-    curve = fsc(average, true_map, voxel_size=voxel_size)
-    return Truth(
+    return Comparison(
         recall=len(picks) / len(true),
         precision=len(picks) / len(poses),
         angular_error=float(np.median(angle)),
         shift_error=float(np.median(np.linalg.norm(shift, axis=1))) / voxel_size,
         resolution=resolution_at(curve, 0.5),
+        curve=curve,
     )
 
 
@@ -112,13 +132,14 @@ def run_demo(
     scheduler: str | None = None,
     workers: int | None = None,
     seed: int = 0,
-) -> tuple[Run, Truth]:
+) -> tuple[Run, Comparison]:
     """Make the phantom's tomogram, run the main job on it, and hold the result against the truth.
 
     Parameters
     ----------
     output : path
-        A folder for everything: input, results, ``report.html``.  The same call goes on there.
+        A folder for everything: ``input/``, and ``run/`` with results and ``report.html``.  The
+        same call goes on there.
     scheduler, workers
         As in `tomodask.run`.
     seed : int
@@ -127,7 +148,7 @@ def run_demo(
     Returns
     -------
     run : Run
-    truth : Truth
+    comparison : Comparison
         Recall, precision, errors and resolution.
 
     Raises
@@ -150,21 +171,21 @@ def run_demo(
     result = run(
         made / "tomogram.zarr",
         template=made / "template.mrc",
-        output=folder,
+        output=folder / "run",
         angular_step=20.0,
         scheduler=scheduler,
         workers=workers,
-        truth=lambda folder: measure(folder, truth).rows(),
     )
-    return result, measure(folder, truth)
+    comparison = _measure(result, truth)
+    write_report(result.output, truth=comparison.lines(), truth_fsc=comparison.curve)
+    return result, comparison
 
 
-def measure(folder: Path, truth: pd.DataFrame) -> Truth:
-    """What a finished run in `folder` found of the phantom's truth."""
-    average = open_tomogram(folder / "average.mrc")
-    voxel_size = float(average.attrs["voxel_size"])
+def _measure(result: Run, truth: pd.DataFrame) -> Comparison:
+    average = open_tomogram(result.average)
+    voxel_size = result.voxel_size
     return compare_with_truth(
-        read_particles(folder / "poses.star"),
+        read_particles(result.poses),
         truth,
         average=average.to_numpy(),
         true_map=phantom_map(voxel_size=voxel_size, box=average.shape[0]).to_numpy(),
