@@ -28,6 +28,7 @@ import zarr
 from dask.base import tokenize
 from dask.delayed import delayed
 
+from tomodask.cluster import compute
 from tomodask.data.subtomogram_table import TABLE_NAMES, particle_table
 from tomodask.data.writing import no_space
 from tomodask.errors import InputError
@@ -82,11 +83,6 @@ def save_subtomograms(
         if (full := _full(error, path, 4 * boxes.size)) is not None:
             raise full from None
         raise
-
-
-def compute(collection: Any, *, label: str) -> Any:
-    """Until `tomodask.cluster` is there."""
-    return collection.compute()
 
 
 def _begin(subtomograms: xr.Dataset, part: Path) -> str:

@@ -1,0 +1,289 @@
+"""The folder of a run: which job it is of, and which of its stages are finished.
+
+``run.json`` says both.  It is written aside and renamed, so it is always whole; a stage is entered
+there after its results bear their final names.  A stage that a kill cut off is simply not there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tomodask.data.writing import full_disk, no_space
+from tomodask.errors import InputError
+
+__all__ = ["RunFolder", "file_state"]
+
+_FORMAT = "tomodask-run-1"
+_MARK = "run.json"
+_PACKAGES = ("tomodask", "numpy", "scipy", "numba", "dask", "distributed", "zarr", "xarray")
+
+
+def file_state(path: Path) -> str:
+    """Tells two states of a file or Zarr store apart, without reading it: sizes and times."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    states = [(f, f.stat()) for f in files if f.is_file()]
+    size = sum(state.st_size for _, state in states)
+    newest = max((state.st_mtime_ns for _, state in states), default=0)
+    return f"{len(states)} files, {size} bytes, {newest}"
+
+
+class RunFolder:
+    """A run's folder, locked against a second run while it is open.
+
+    Parameters
+    ----------
+    path : Path
+    document : dict
+        The content of ``run.json``.
+    """
+
+    def __init__(self, path: Path, document: dict[str, Any]) -> None:
+        self.path = path
+        self.document = document
+        self.worked = False  # whether a stage was begun since the folder was opened
+
+    @classmethod
+    def read(cls, path: str | Path) -> RunFolder:
+        """A folder as it is, to look at.
+
+        Raises
+        ------
+        InputError
+            If it is not a run's folder.
+        """
+        mark = Path(path, _MARK)
+        try:
+            document = json.loads(mark.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(
+                f"{path} is no folder of a run: it has no {_MARK}; make one by tomodask run"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{mark} cannot be read ({error}); run again elsewhere") from None
+        if document.get("format") != _FORMAT:
+            raise InputError(
+                f"{mark} is of the format {document.get('format')!r}, this tomodask reads "
+                f"{_FORMAT}; choose another folder"
+            )
+        return cls(Path(path), document)
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(
+        cls,
+        path: Path,
+        *,
+        stages: Sequence[str],
+        parameters: Mapping[str, tuple[str, Any]],
+        command: str,
+        overwrite: bool = False,
+    ) -> Iterator[RunFolder]:
+        """Begin a run in a folder, or go on with the same one.
+
+        Parameters
+        ----------
+        path : Path
+            Made where it is not there.
+        stages : sequence of str
+            All stages, in their order.
+        parameters : mapping
+            Name → (first stage that it has a say in, value).  Values are what JSON can hold.
+        command : str
+            Kept for the report.
+        overwrite : bool
+            Drop what a run left in the folder, and begin anew.
+
+        Raises
+        ------
+        InputError
+            If the folder holds something else, a run with other parameters of which a stage that
+            they have a say in was begun, or a run that goes on at this moment.
+        """
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file; name a folder for the output")
+        if path.is_dir() and any(path.iterdir()) and not (path / _MARK).exists():
+            kept = {".lock"}
+            if {entry.name for entry in path.iterdir()} - kept:
+                raise InputError(
+                    f"{path} holds files that are not of a run; choose an empty or new folder"
+                )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"{path} cannot be made ({error.strerror}); choose another") from None
+        with _lock(path):
+            if overwrite and (path / _MARK).exists():
+                cls.read(path)._clear()
+            if (path / _MARK).exists():
+                folder = cls.read(path)
+                folder._check(stages, parameters)
+            else:
+                folder = cls(
+                    path, {"format": _FORMAT, "begun": _now(), "stages": {}, "figures": {}}
+                )
+            folder.document |= {
+                "parameters": {name: value for name, (_, value) in parameters.items()},
+                "command": command,
+                "machine": _machine(),
+                "versions": _versions(),
+                "sessions": folder.document.get("sessions", 0) + 1,
+            }
+            for leftover in (
+                *path.glob(".*.part"),
+                *path.glob(".*.old"),
+            ):  # of a run that was killed
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+            folder.save()
+            yield folder
+
+    def _check(self, stages: Sequence[str], parameters: Mapping[str, tuple[str, Any]]) -> None:
+        """Refuse parameters that would have changed what is there already."""
+        order = list(stages)
+        kept = [s for s in order if self._left_something(s)]
+        begun = order.index(kept[-1]) if kept else -1
+        there = self.document["parameters"]
+        differing = [
+            f"{name} is {_shown(there.get(name))} there and {_shown(value)} here"
+            for name, (stage, value) in parameters.items()
+            if json.loads(json.dumps(value)) != there.get(name) and order.index(stage) <= begun
+        ]
+        if differing:
+            raise InputError(
+                f"{self.path} holds another run: {'; '.join(differing)}; choose another output "
+                "folder, or overwrite this one (overwrite=True, --overwrite)"
+            )
+
+    def _clear(self) -> None:
+        """Remove what the run made, and nothing else."""
+        for name in (
+            name for outputs in self.document.get("began", {}).values() for name in outputs
+        ):
+            for made in (self.path / name, self.path / f"{name}.part"):
+                if made.is_dir():
+                    shutil.rmtree(made)
+                else:
+                    made.unlink(missing_ok=True)
+        (self.path / _MARK).unlink()
+
+    def save(self) -> None:
+        """Write ``run.json``."""
+        mark = self.path / _MARK
+        aside = mark.with_name(f".{_MARK}.{os.getpid()}.part")
+        try:
+            with aside.open("w", encoding="utf-8") as file:
+                json.dump(self.document, file, indent=1, ensure_ascii=False)
+                file.flush()
+                os.fsync(file.fileno())
+            aside.replace(mark)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            if no_space(error, mark) is not None:
+                raise InputError(
+                    f"{full_disk(mark)}".replace(", nothing was left behind", "")
+                    + "; the same command then goes on where it stopped"
+                ) from None
+            raise
+
+    def finished(self, stage: str) -> bool:
+        """Whether a stage is done and its outputs are still there."""
+        entry = self.document["stages"].get(stage)
+        return entry is not None and all((self.path / name).exists() for name in entry["outputs"])
+
+    @contextlib.contextmanager
+    def stage(self, name: str, outputs: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """Do a stage: time it, and enter it as finished when the block ends without an error.
+
+        Yields the figures of the run, to add to.
+        """
+        document = self.document
+        document.setdefault("began", {})[name] = list(outputs)
+        self.worked = True
+        self.save()
+        begin, done = time.perf_counter(), False
+        before = float(document.get("spent", {}).get(name, 0.0))
+        try:
+            yield document["figures"]
+            done = True
+        finally:
+            spent = before + time.perf_counter() - begin
+            document.setdefault("spent", {})[name] = round(spent, 3)
+            if done:
+                document["stages"][name] = {
+                    "outputs": list(outputs),
+                    "seconds": round(spent, 3),
+                    "finished": _now(),
+                }
+                self.save()
+            else:
+                with contextlib.suppress(Exception):  # the first error is the one to tell
+                    self.save()
+
+    def _left_something(self, stage: str) -> bool:
+        """Whether a stage left results, whole or in part.
+
+        One that failed without any, as picking above too high a threshold does, may be tried again
+        with other parameters: what comes out is what a fresh run would give.
+        """
+        outputs = self.document.get("began", {}).get(stage, [])
+        return any((self.path / name).exists() for name in outputs)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold the folder; the system lets go of it even where the process is killed."""
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        yield
+        return
+    with (path / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{path}: another run works in this folder at this moment; wait for it, or choose "
+                "another output folder"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "not given"
+    return " ".join(f"{v:g}" for v in value) if isinstance(value, list | tuple) else str(value)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _machine() -> dict[str, Any]:
+    import psutil
+
+    return {
+        "system": platform.platform(terse=True),
+        "processor": platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_bytes": psutil.virtual_memory().total,
+        "python": platform.python_version(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in _PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return versions

@@ -1,0 +1,390 @@
+"""Figures of tomograms, picks, scores, orientations, averages and FSC curves.
+
+Every function returns a `matplotlib.figure.Figure` and leaves pyplot alone: ``figure.savefig(…)``
+works without a display and from any thread, and a notebook shows the figure that a cell returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.ndimage
+import xarray as xr
+from matplotlib.collections import EllipseCollection
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from tomodask.alignment.fsc import resolution_at
+from tomodask.data.particles import orientations
+from tomodask.errors import InputError
+
+__all__ = [
+    "plot_average",
+    "plot_fsc",
+    "plot_orientations",
+    "plot_scores",
+    "plot_surfaces",
+    "plot_tomogram",
+]
+
+INK, SOFT, GRID = "#1b1f24", "#5b6570", "#d9dee3"
+BLUE, ORANGE, GREEN = "#0b6e99", "#c8553d", "#3f7d4e"
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _dress(axes: Any, *, x: str = "", y: str = "", title: str = "") -> Any:
+    """One look for all axes."""
+    axes.set_xlabel(x, color=INK, fontsize=10)
+    axes.set_ylabel(y, color=INK, fontsize=10)
+    if title:
+        axes.set_title(title, color=INK, fontsize=10.5, loc="left", pad=7)
+    axes.tick_params(colors=SOFT, labelsize=9, length=3)
+    for name, spine in axes.spines.items():
+        spine.set_color(GRID)
+        spine.set_visible(name in ("left", "bottom", "geo", "polar"))
+    return axes
+
+
+def _gray_range(image: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(image, [0.5, 99.5])
+    return (float(low), float(high)) if high > low else (float(low) - 1, float(low) + 1)
+
+
+def plot_tomogram(
+    tomogram: xr.DataArray,
+    picks: pd.DataFrame | None = None,
+    *,
+    diameter: float | None = None,
+    thickness: float | None = None,
+) -> Figure:
+    """Central slabs of a tomogram across z and across y, with the picks in them.  Computes.
+
+    Parameters
+    ----------
+    tomogram : DataArray, dims (z, y, x)
+    picks : DataFrame, optional
+        With ``z``, ``y``, ``x`` in Å; those within half a diameter of the slab are circled.
+    diameter : float, optional
+        Of the circles, Å; by default 12 voxels.
+    thickness : float, optional
+        Of the slabs, which are averaged, Å; by default a quarter of the diameter.
+    """
+    size = float(tomogram.attrs["voxel_size"])
+    diameter = 12 * size if diameter is None else diameter
+    thickness = diameter / 4 if thickness is None else thickness
+    count = max(1, round(thickness / size))
+    depth, height, width = tomogram.shape
+    ratio = 0.93 * (height + depth) / width
+    wide = min(9.0, 11.0 / ratio)  # a tall tomogram still fits a page
+    figure = _figure(wide, wide * ratio + 0.9)
+    panels = figure.subplots(2, 1, height_ratios=[height, depth])
+    for axes, axis, other in zip(panels, ("z", "y"), ("y", "z"), strict=True):
+        n = tomogram.sizes[axis]
+        first = max(0, n // 2 - count // 2)
+        slab = tomogram.isel({axis: slice(first, first + count)}).data
+        image = np.asarray(slab.mean(axis=0 if axis == "z" else 1, dtype=np.float64))
+        low, high = _gray_range(image)
+        extent = np.array([-0.5, image.shape[1] - 0.5, -0.5, image.shape[0] - 0.5]) * size / 10
+        axes.imshow(
+            image, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent,
+            interpolation="antialiased",
+        )  # fmt: skip
+        centre = (first + (count - 1) / 2) * size
+        title = (
+            f"Slab of {count * size / 10:.0f} nm across {axis}, at {axis} = {centre / 10:.0f} nm"
+        )
+        if picks is not None and len(picks):
+            near = picks[(picks[axis] - centre).abs() <= diameter / 2]
+            # A circle is where the slab cuts the particle's ball.
+            cut = np.sqrt(np.clip(diameter**2 / 4 - (near[axis] - centre) ** 2, 0, None))
+            radius = np.maximum(cut.to_numpy(float), diameter / 8) / 10
+            axes.add_collection(
+                EllipseCollection(
+                    2 * radius, 2 * radius, np.zeros(len(near)), units="xy",
+                    offsets=near[["x", other]].to_numpy(float) / 10,
+                    transOffset=axes.transData, facecolors="none", edgecolors="#ffb000",
+                    linewidths=1.3,
+                )
+            )  # fmt: skip
+            title += f", {len(near)} of {len(picks)} picks"
+        axes.set_xlim(extent[0], extent[1])
+        axes.set_ylim(extent[2], extent[3])
+        _dress(axes, x="x (nm)", y=f"{other} (nm)", title=title)
+    return figure
+
+
+def plot_scores(
+    scores: np.ndarray,
+    *,
+    threshold: float | None = None,
+    background: tuple[np.ndarray, np.ndarray] | None = None,
+) -> Figure:
+    """Histogram of scores.
+
+    Parameters
+    ----------
+    scores : array, shape (particles,)
+        Of the picks.
+    threshold : float, optional
+        Drawn as a line.
+    background : (counts, edges), optional
+        Histogram of all voxels of the score map; both are then drawn on a logarithmic scale.
+    """
+    scores = np.asarray(scores, float)
+    figure = _figure(6.2, 3.3)
+    axes = figure.subplots()
+    if background is not None:
+        counts, edges = background
+        axes.stairs(counts, edges, fill=True, color=GRID, label="all voxels of the score map")
+        bins = edges.tolist()
+        axes.set_yscale("log")
+        axes.set_ylim(0.7, None)
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else "")
+        )
+    else:
+        count = min(60, max(8, int(np.sqrt(len(scores)) * 2)))
+        bins = np.histogram_bin_edges(scores, count).tolist()
+    axes.hist(scores, bins=bins, color=BLUE, label=f"{len(scores)} picks")
+    if threshold is not None:
+        axes.axvline(threshold, color=ORANGE, lw=1.4, ls=(0, (4, 2)))
+        axes.annotate(
+            f"threshold {threshold:.3g}", (threshold, 0.97), xycoords=("data", "axes fraction"),
+            xytext=(4, 0), textcoords="offset points", va="top", fontsize=9, color=ORANGE,
+        )  # fmt: skip
+    axes.legend(
+        frameon=False, fontsize=9, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=2,
+        borderaxespad=0,
+    )  # fmt: skip
+    _dress(axes, x="score", y="number")
+    return figure
+
+
+def plot_orientations(table: pd.DataFrame) -> Figure:
+    """How orientations are distributed: the reference's z axis, and the turn about it.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With ``quat_x`` … ``quat_w`` (reference → particle).
+
+    Notes
+    -----
+    The left map is Mollweide's, of equal area: even coverage looks even.  Longitude is the angle
+    about the beam (z) from x, latitude the angle above the plane of the tomogram.
+    """
+    turns = orientations(table)
+    axis = np.atleast_2d(turns.apply([0.0, 0.0, 1.0]))
+    longitude, latitude = np.arctan2(axis[:, 1], axis[:, 0]), np.arcsin(np.clip(axis[:, 2], -1, 1))
+    # RELION's rot turns the particle about its own z axis.
+    own = np.atleast_2d(turns.inv().as_euler("ZYZ"))[:, 0] if len(table) else np.zeros(0)
+    figure = _figure(9.0, 3.3)
+    grid = figure.add_gridspec(1, 2, width_ratios=[2.3, 1])
+    globe = figure.add_subplot(grid[0], projection="mollweide")
+    if len(table) <= 1500:
+        globe.scatter(longitude, latitude, s=max(6, 40 - len(table) / 10), c=BLUE, alpha=0.65, lw=0)
+    else:
+        shown = globe.hexbin(longitude, latitude, gridsize=36, cmap="Blues", mincnt=1, lw=0.1)
+        bar = figure.colorbar(shown, ax=globe, shrink=0.7, pad=0.02)
+        bar.outline.set_visible(False)
+        bar.ax.tick_params(labelsize=8, colors=SOFT)
+    globe.grid(color=GRID, lw=0.6)
+    globe.set_axisbelow(True)
+    _dress(globe, title="Direction of the reference's z axis")
+    globe.tick_params(labelsize=7)
+    rose = figure.add_subplot(grid[1], projection="polar")
+    counts, edges = np.histogram(own, bins=24, range=(-np.pi, np.pi))
+    rose.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=BLUE, alpha=0.85, lw=0)
+    rose.grid(color=GRID, lw=0.6)
+    rose.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    _dress(rose, title="Turn about it")
+    rose.tick_params(labelsize=7)
+    return figure
+
+
+def plot_average(
+    maps: Mapping[str, np.ndarray], *, voxel_size: float, diameter: float | None = None
+) -> Figure:
+    """Three orthogonal slices through the centre of maps, one row a map, on one grey scale.
+
+    Parameters
+    ----------
+    maps : mapping
+        Name → array (z, y, x), e.g. the average and its halves.
+    voxel_size : float
+        Å.
+    diameter : float, optional
+        A dotted circle of it is drawn, Å.
+    """
+    if not maps:
+        raise InputError("maps is empty: give at least one map, e.g. {'average': volume}")
+    rows = len(maps)
+    figure = _figure(8.4, 2.75 * rows + 0.35)
+    panels = np.atleast_2d(figure.subplots(rows, 3))
+    limits = _gray_range(np.asarray(next(iter(maps.values()))))
+    for line, (name, volume) in zip(panels, maps.items(), strict=True):
+        volume = np.asarray(volume)
+        c = [n // 2 for n in volume.shape]
+        for axes, image, (v, h) in zip(
+            line,
+            (volume[c[0]], volume[:, c[1]], volume[:, :, c[2]]),
+            (("y", "x"), ("z", "x"), ("z", "y")),
+            strict=True,
+        ):
+            high, wide = image.shape
+            reach = np.array([-0.5, wide - 0.5, -0.5, high - 0.5])
+            reach -= np.repeat([wide // 2, high // 2], 2)
+            axes.imshow(
+                image, cmap="gray", vmin=limits[0], vmax=limits[1], origin="lower",
+                extent=reach * voxel_size / 10, interpolation="bicubic",
+            )  # fmt: skip
+            if diameter is not None:
+                angle = np.linspace(0, 2 * np.pi, 200)
+                radius = diameter / 20
+                axes.plot(radius * np.cos(angle), radius * np.sin(angle), ":", c="#ffb000", lw=1.1)
+            _dress(axes, x=f"{h} (nm)", y=f"{v} (nm)", title=f"{name}, {v}{h} plane")
+    return figure
+
+
+def plot_surfaces(
+    volume: np.ndarray,
+    *,
+    voxel_size: float,
+    resolution: float | None = None,
+    level: float | None = None,
+) -> Figure:
+    """A map's surface, shaded, seen along z, y and x.
+
+    Parameters
+    ----------
+    volume : array, shape (z, y, x)
+    voxel_size : float
+        Å.
+    resolution : float, optional
+        The map is smoothed to it, Å; what is finer is noise.
+    level : float, optional
+        Of the surface; by default halfway between the surroundings and the densest hundredth
+        within the box's ball.  Of several pieces the largest is shown.
+    """
+    smooth = np.asarray(volume, np.float32)
+    if resolution is not None and np.isfinite(resolution):
+        # A Gaussian whose transform is 1/2 at that resolution: sigma = √(ln 2 / 2) / π periods.
+        smooth = scipy.ndimage.gaussian_filter(smooth, 0.1874 * resolution / voxel_size)
+    level = _surface_level(smooth) if level is None else level
+    fine = scipy.ndimage.zoom(smooth, max(1.0, 150 / max(smooth.shape)), order=2)
+    pieces, count = scipy.ndimage.label(fine > level)
+    if count > 1:
+        largest = np.bincount(pieces.ravel())[1:].argmax() + 1
+        # What is around the piece keeps its values: they make the normals of its surface.
+        fine[(pieces != largest) & (pieces > 0)] = level
+    reach = _reach(fine > level)
+    figure = _figure(8.4, 3.1)
+    for axes, axis, name in zip(figure.subplots(1, 3), (0, 1, 2), "zyx", strict=True):
+        image = _shaded(np.moveaxis(fine, axis, 0), level)
+        axes.imshow(image, cmap="bone", vmin=0, vmax=1.05, origin="lower", interpolation="bilinear")
+        middle = np.array(image.shape) / 2
+        axes.set_xlim(middle[1] - reach, middle[1] + reach)
+        axes.set_ylim(middle[0] - reach, middle[0] + reach)
+        axes.set_axis_off()
+        axes.set_title(f"seen along {name}", color=INK, fontsize=10.5)
+    return figure
+
+
+def _reach(inside: np.ndarray) -> float:
+    """How far from the middle, along an axis, a body reaches, and a little more."""
+    places = np.argwhere(inside)
+    if not len(places):
+        return max(inside.shape) / 2
+    return 1.08 * float(np.abs(places - np.array(inside.shape) / 2).max()) + 1
+
+
+def _surface_level(volume: np.ndarray) -> float:
+    squares = (
+        (np.arange(n).reshape([-1 if i == axis else 1 for i in range(3)]) - n // 2) ** 2
+        for axis, n in enumerate(volume.shape)
+    )
+    ball = sum(squares) < (min(volume.shape) / 2) ** 2
+    return float((np.median(volume[~ball]) + np.percentile(volume[ball], 99)) / 2)
+
+
+def _shaded(volume: np.ndarray, level: float) -> np.ma.MaskedArray:
+    """Look down the first axis at the first crossing of `level`, lit from the upper left."""
+    fine = volume[::-1]
+    inside = fine > level
+    first, hit = inside.argmax(axis=0), inside.any(axis=0)
+    if not hit.any():
+        return np.ma.masked_array(np.zeros(hit.shape), ~hit)
+    before = np.clip(first - 1, 0, None)
+    rows, columns = np.indices(first.shape)
+    at, over = fine[before, rows, columns], fine[first, rows, columns]
+    share = np.divide(level - at, over - at, out=np.zeros_like(at), where=over > at)
+    depth = before + np.clip(share, 0, 1)
+    # Normals from the map's own gradient: smoother than from the depth.
+    here = (first, rows, columns)
+    slopes = np.empty((3, *first.shape))
+    for axis, n in enumerate(fine.shape):
+        up, down = list(here), list(here)
+        up[axis], down[axis] = np.minimum(here[axis] + 2, n - 1), np.maximum(here[axis] - 2, 0)
+        slopes[axis] = fine[tuple(up)] - fine[tuple(down)]
+    slopes /= np.maximum(np.linalg.norm(slopes, axis=0), 1e-12)
+    light = np.array([0.75, -0.5, 0.43])
+    shade = np.clip((slopes * light[:, None, None]).sum(0), 0, 1)
+    far = (depth - depth[hit].min()) / max(float(np.ptp(depth[hit])), 1.0)
+    return np.ma.masked_array((0.25 + 0.75 * shade) * (1 - 0.45 * far), ~hit)
+
+
+def plot_fsc(
+    curve: pd.DataFrame,
+    *,
+    thresholds: Sequence[float] = (0.143, 0.5),
+    truth: pd.DataFrame | None = None,
+    other: str = "average against the truth",
+) -> Figure:
+    """Fourier shell correlation over resolution.
+
+    Parameters
+    ----------
+    curve : DataFrame
+        From `fsc`: of the two halves.
+    thresholds : sequence of float
+        Drawn, with the resolution at which the curve falls below each.
+    truth : DataFrame, optional
+        A second curve.
+    other : str
+        Its name.
+    """
+    figure = _figure(6.2, 3.5)
+    axes = figure.subplots()
+    axes.axhline(0, color=GRID, lw=0.8)
+    axes.plot(curve["frequency"], curve["correlation"], color=BLUE, lw=1.8, label="half maps")
+    if truth is not None:
+        axes.plot(truth["frequency"], truth["correlation"], color=GREEN, lw=1.8, label=other)
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right")
+    nyquist = float(curve["frequency"].iloc[-1])
+    for threshold in thresholds:
+        axes.axhline(threshold, color=ORANGE, lw=1, ls=(0, (4, 2)))
+        found = resolution_at(curve, threshold)
+        never = bool((curve["correlation"].iloc[1:] >= threshold).all())
+        text = f"{threshold:g}: " + (
+            f"below {found:.1f} Å" if never else f"{found:.1f} Å" if np.isfinite(found) else "–"
+        )
+        axes.annotate(
+            text, (nyquist * 1.0, threshold), xytext=(-2, 3), textcoords="offset points",
+            ha="right", fontsize=9, color=ORANGE,
+            bbox={"facecolor": "white", "alpha": 0.8, "pad": 0.5, "lw": 0},
+        )  # fmt: skip
+        if np.isfinite(found) and not never:
+            axes.plot(1 / found, threshold, "o", ms=5, color=BLUE)
+    axes.set_xlim(0, nyquist)
+    axes.set_ylim(min(-0.05, float(curve["correlation"].min()) - 0.03), 1.03)
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{1 / value:.1f}" if value > 0 else "∞")
+    )
+    _dress(axes, x="resolution (Å)", y="Fourier shell correlation")
+    return figure

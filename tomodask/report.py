@@ -1,0 +1,278 @@
+"""The report of a run: one page with everything in it, to look at, to print and to keep."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.array as da
+import jinja2
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from tomodask import plot
+from tomodask.data.particles import read_particles
+from tomodask.data.run_folder import RunFolder
+from tomodask.data.tomograms import open_tomogram
+from tomodask.data.writing import replacing
+from tomodask.errors import InputError
+from tomodask.picking.template_matching import open_scores
+
+__all__ = ["Truth", "write_report"]
+
+_FILES = {
+    "report.html": "this page",
+    "tomogram.zarr": "the tomogram, as it was given in memory",
+    "scores.zarr": "score and best orientation of each voxel",
+    "picks.star": "picked particles: position, score, orientation",
+    "subtomograms.zarr": "boxes cut around the picks, and their table",
+    "poses.star": "refined orientation and shift of each particle, half set, score",
+    "align_batches": "finished batches of the alignment, kept so that a run can go on",
+    "average.mrc": "the average of all particles",
+    "half1.mrc": "the average of the first half",
+    "half2.mrc": "the average of the second half",
+    "fsc.csv": "Fourier shell correlation of the halves",
+    "run.json": "parameters, input, versions, time of each stage",
+}
+_STAGES = {
+    "tomogram": "save the tomogram",
+    "match": "match the template",
+    "pick": "pick particles",
+    "extract": "extract subtomograms",
+    "align": "align",
+    "average": "average",
+    "report": "report",
+}
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One line of a comparison with what is known.
+
+    Attributes
+    ----------
+    name : str
+        What was compared, e.g. ``"recall"``.
+    found : str
+        With its unit.
+    expected : str
+        What was asked for, e.g. ``"≥ 0.95"``.
+    met : bool, optional
+        Whether `found` is as good as that.
+    """
+
+    name: str
+    found: str
+    expected: str = ""
+    met: bool | None = None
+
+
+def write_report(
+    output: str | os.PathLike[str],
+    *,
+    truth: Sequence[Truth] = (),
+    truth_fsc: pd.DataFrame | None = None,
+) -> Path:
+    """Write ``report.html`` into the folder of a run.  Computes slabs and a histogram.
+
+    The page holds its pictures itself and needs no network.
+
+    Parameters
+    ----------
+    output : path
+        A folder that `run` made, its average finished.
+    truth : sequence of Truth, optional
+        A comparison with what is known, to be shown first.
+    truth_fsc : DataFrame, optional
+        `fsc` of the average and the true map, drawn beside that of the halves.
+
+    Returns
+    -------
+    Path
+        Of the page.
+
+    Raises
+    ------
+    InputError
+        If the folder is not of a run, its average is not finished, or a file of it is missing.
+    """
+    folder = RunFolder.read(Path(output))
+    if not folder.finished("average"):
+        raise InputError(f"{output}: the run has no average yet; finish it by the same command")
+    with _style():
+        page = _page(folder, truth, truth_fsc)
+    path = folder.path / "report.html"
+    with replacing(path, overwrite=True) as part:
+        part.write_text(page, encoding="utf-8")
+    return path
+
+
+def _page(folder: RunFolder, truth: Sequence[Truth], truth_fsc: pd.DataFrame | None) -> str:
+    document, at = folder.document, folder.path
+    figures = document["figures"]
+    picks = read_particles(at / "picks.star")
+    poses = read_particles(at / "poses.star")
+    curve = pd.read_csv(at / "fsc.csv")
+    size, diameter = figures["voxel_size"], figures["diameter"]
+    maps = {
+        name: np.asarray(open_tomogram(at / f"{file}.mrc"))
+        for name, file in (("average", "average"), ("half 1", "half1"), ("half 2", "half2"))
+    }
+    tomogram = open_tomogram(figures["tomogram"], voxel_size=size)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tomodask"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    count = figures["particles"]
+    pictures = {
+        "tomogram": _inline(
+            plot.plot_tomogram(tomogram, picks, diameter=diameter),
+            "Two grey slabs through the middle of the tomogram, seen along z and along y, with a "
+            "circle around each picked particle.",
+        ),
+        "scores": _inline(
+            plot.plot_scores(
+                picks["score"].to_numpy(float),
+                threshold=figures["threshold"],
+                background=_histogram(at, picks["score"].to_numpy(float)),
+            ),
+            f"Histogram of the scores of {len(picks)} picks above that of all voxels of the score "
+            f"map, with the threshold at {figures['threshold']:.3g}.",
+        ),
+        "orientations": _inline(
+            plot.plot_orientations(poses),
+            f"Map of the sphere with the viewing directions of {count} particles, and a rose of "
+            "their turn about the own axis.",
+        ),
+        "surfaces": _inline(
+            plot.plot_surfaces(
+                maps["average"], voxel_size=size, resolution=figures["resolution_143"]
+            ),
+            "The surface of the average, shaded, seen along z, y and x.",
+        ),
+        "average": _inline(
+            plot.plot_average(maps, voxel_size=size, diameter=diameter),
+            "Three orthogonal central slices of the average and of its two halves.",
+        ),
+        "fsc": _inline(
+            plot.plot_fsc(curve, truth=truth_fsc),
+            "Fourier shell correlation of the half maps over resolution; it falls below 0.143 at "
+            f"{_angstrom(figures['resolution_143'])} and below 0.5 at "
+            f"{_angstrom(figures['resolution_5'])}.",
+        ),
+    }
+    seconds = {
+        stage: float(document["stages"].get(stage, {}).get("seconds", 0.0))
+        for stage in _STAGES
+        if stage in document["stages"]
+    }
+    total = sum(seconds.values())
+    return environment.get_template("report.html").render(
+        figures=figures,
+        parameters=_parameters(document["parameters"]),
+        pictures=pictures,
+        truth=truth,
+        resolution_143=_angstrom(figures["resolution_143"]),
+        resolution_5=_angstrom(figures["resolution_5"]),
+        stages=[
+            (_STAGES[name], _duration(value), 100 * value / max(seconds.values()))
+            for name, value in seconds.items()
+        ],
+        total=_duration(total),
+        document=document,
+        memory=f"{document['machine']['memory_bytes'] / 2**30:.0f} GiB",
+        outputs=[
+            (name, str((at / name).resolve()), what, _bytes(at / name))
+            for name, what in _FILES.items()
+            if name == "report.html" or (at / name).exists()
+        ],
+    )
+
+
+def _histogram(folder: Path, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of all voxels of the score map that are not exactly 0, block by block."""
+    score = open_scores(folder / "scores.zarr")["score"].data
+    low, high = dask.compute(score.min(), score.max())
+    # Picks may score higher than any voxel: a parabola through the top lies above it.
+    edges = np.linspace(float(low), max(float(high), float(picked.max())) + 1e-6, 81)
+    counts, _ = da.histogram(score[score != 0], bins=edges)
+    return np.asarray(counts.compute()), edges
+
+
+def _parameters(parameters: dict[str, Any]) -> list[tuple[str, str]]:
+    shown = []
+    for name, value in parameters.items():
+        if isinstance(value, list):
+            value = " to ".join(f"{v:g}" for v in value)
+        elif isinstance(value, float):
+            value = f"{value:g}"
+        shown.append((name.replace("_", " "), "by default" if value is None else str(value)))
+    return shown
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    with mpl.rc_context(
+        {
+            "font.family": "sans-serif",
+            "font.sans-serif": ["DejaVu Sans"],
+            "svg.fonttype": "path",
+            "svg.hashsalt": "tomodask",  # the same figure gives the same bytes
+        }
+    ):
+        yield
+
+
+def _inline(figure: Figure, text: str) -> Markup:
+    """A figure as an image element: drawings as SVG, pictures as PNG, each with its text."""
+    raster = any(axes.images for axes in figure.axes)
+    kind, mime = ("png", "image/png") if raster else ("svg", "image/svg+xml")
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, dpi=160, metadata=None if raster else {"Date": None})
+    content = base64.b64encode(buffer.getvalue()).decode("ascii")
+    width = round(96 * figure.get_figwidth())
+    return Markup('<img src="data:{};base64,{}" width="{}" alt="{}">').format(
+        mime, Markup(content), width, text
+    )
+
+
+def _angstrom(value: float) -> str:
+    return f"{value:.1f} Å" if math.isfinite(value) else "not reached"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 99.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _bytes(path: Path) -> str:
+    """Size of a file or folder; nothing for the page that is being written."""
+    if path.name == "report.html":
+        return ""
+    size = float(
+        sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
+        if path.is_dir()
+        else path.stat().st_size
+    )
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
