@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tomodask.alignment.fsc import resolution_at
+from tomodask.arrays.resampling import fitted, resampled
 from tomodask.data.particles import orientations
 from tomodask.errors import InputError
 
@@ -277,31 +278,30 @@ def plot_surfaces(
         # A Gaussian whose transform is 1/2 at that resolution: sigma = √(ln 2 / 2) / π periods.
         smooth = scipy.ndimage.gaussian_filter(smooth, 0.1874 * resolution / voxel_size)
     level = _surface_level(smooth) if level is None else level
-    fine = scipy.ndimage.zoom(smooth, max(1.0, 150 / max(smooth.shape)), order=2)
-    pieces, count = scipy.ndimage.label(fine > level)
+    pieces, count = scipy.ndimage.label(smooth > level)
     if count > 1:
         largest = np.bincount(pieces.ravel())[1:].argmax() + 1
-        # What is around the piece keeps its values: they make the normals of its surface.
-        fine[(pieces != largest) & (pieces > 0)] = level
-    reach = _reach(fine > level)
+        # What is near the piece keeps its values: they shape its surface between the voxels.
+        near = scipy.ndimage.binary_dilation(pieces == largest, iterations=2)
+        smooth = np.where(near, smooth, np.minimum(smooth, np.median(smooth)))
+    edge = _edge_about(smooth > level)
+    fine = resampled(fitted(smooth, edge), min(1.0, edge / 200))
     figure = _figure(8.4, 3.1)
     for axes, axis, name in zip(figure.subplots(1, 3), (0, 1, 2), "zyx", strict=True):
         image = _shaded(np.moveaxis(fine, axis, 0), level)
         axes.imshow(image, cmap="bone", vmin=0, vmax=1.05, origin="lower", interpolation="bilinear")
-        middle = np.array(image.shape) / 2
-        axes.set_xlim(middle[1] - reach, middle[1] + reach)
-        axes.set_ylim(middle[0] - reach, middle[0] + reach)
         axes.set_axis_off()
         axes.set_title(f"seen along {name}", color=INK, fontsize=10.5)
     return figure
 
 
-def _reach(inside: np.ndarray) -> float:
-    """How far from the middle, along an axis, a body reaches, and a little more."""
+def _edge_about(inside: np.ndarray) -> int:
+    """Edge of the box about the centre that holds a body with a margin, even."""
     places = np.argwhere(inside)
-    if not len(places):
-        return max(inside.shape) / 2
-    return 1.08 * float(np.abs(places - np.array(inside.shape) / 2).max()) + 1
+    half = max(inside.shape) // 2
+    if len(places):
+        half = min(half, int(np.abs(places - np.array(inside.shape) // 2).max()) + 3)
+    return 2 * half
 
 
 def _surface_level(volume: np.ndarray) -> float:
