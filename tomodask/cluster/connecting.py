@@ -235,7 +235,7 @@ def _slurm(
     if shutil.which("sbatch") is None:
         raise InputError(
             "scheduler 'slurm' needs the command sbatch, which is not found on PATH; start "
-            "tomodask on a login node of the cluster, or leave scheduler out for this machine's cores"
+            "tomodask on a login node, or leave scheduler out for this machine's cores"
         )
     # One job is one worker with one thread, unless the file says otherwise.
     options = {"cores": 1, "processes": 1, "log_directory": "slurm-logs", **options}

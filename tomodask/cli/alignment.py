@@ -1,0 +1,292 @@
+"""``tomodask align`` and ``average``: from boxes of particles to their poses and their average."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tomodask.cli.options import (
+    INPUT,
+    TABLES,
+    check_output,
+    cluster_options,
+    command,
+    numbers_or_none,
+    output_option,
+    overwrite_option,
+    table_style_option,
+    tilt_range_option,
+    voxel_size_option,
+)
+from tomodask.cli.places import place
+from tomodask.errors import InputError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+__all__ = ["align", "average"]
+
+_MAPS = ("average.mrc", "half1.mrc", "half2.mrc")
+
+subtomograms_argument = click.argument(
+    "subtomograms", nargs=-1, required=True, type=INPUT, metavar="SUBTOMOGRAMS..."
+)
+
+
+def _open(
+    paths: tuple[Path, ...], voxel_size: float | None, tilt_range: tuple[float, ...] | None
+) -> xr.Dataset:
+    """Boxes by one name (store, folder, pattern, STAR), or by the names that a shell made of it."""
+    from tomodask.data.subtomograms import open_subtomograms
+
+    return open_subtomograms(
+        paths[0] if len(paths) == 1 else list(paths),
+        voxel_size=voxel_size,
+        tilt_range=numbers_or_none(tilt_range),
+    )
+
+
+@command
+@subtomograms_argument
+@click.option(
+    "--reference", type=INPUT, required=True, metavar="MAP", help="A box of the boxes' contrast."
+)
+@output_option("POSES.star", "Particle table of the poses: .star, .tbl or .csv.")
+@tilt_range_option
+@click.option(
+    "--angular-step", type=float, default=20.0, show_default=True, help="Of the search, degrees."
+)
+@click.option(
+    "--shift-range",
+    type=float,
+    metavar="Å",
+    help="How far a particle may be off the centre along each axis, Å.  [default: a tenth of the "
+    "box]",
+)
+@click.option(
+    "--resolution",
+    type=float,
+    metavar="Å",
+    help="Finest detail to align by, Å.  [default: what the reference tells of]",
+)
+@click.option(
+    "--diameter",
+    type=float,
+    metavar="Å",
+    help="Of the soft sphere that cuts the reference out, Å.  [default: that of the box]",
+)
+@click.option(
+    "--candidates", type=int, default=6, show_default=True, help="Poses refined for each particle."
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the order of the mini-batches."
+)
+@click.option("--invert", is_flag=True, help="Take the reference's negative (protein is dark).")
+@click.option(
+    "--resample", is_flag=True, help="Bring the reference to voxel size and edge of the boxes."
+)
+@voxel_size_option
+@table_style_option
+@cluster_options(default="a local cluster of this machine's cores")
+def align(
+    subtomograms: tuple[Path, ...],
+    *,
+    reference: Path,
+    output: Path,
+    tilt_range: tuple[float, ...] | None,
+    angular_step: float,
+    shift_range: float | None,
+    resolution: float | None,
+    diameter: float | None,
+    candidates: int,
+    seed: int,
+    invert: bool,
+    resample: bool,
+    voxel_size: float | None,
+    style: str,
+    **cluster: Any,
+) -> None:
+    r"""Find the pose of each subtomogram.
+
+    All rotations are searched, and the best candidates refined.
+
+    SUBTOMOGRAMS is the store that `tomodask extract` wrote, a folder of MRC boxes (taken in the
+    order of the file names, the voxel size from their headers), a pattern, the boxes themselves, or
+    a STAR file that lists them as rlnImageName.
+
+    Finished batches are kept beside the output, in POSES.star.part, until it is written: an
+    alignment that was stopped goes on when the same command is given again.
+
+    \b
+    Example:
+      tomodask align subtomograms.zarr --reference ref.mrc --tilt-range -60 60 -o poses.star
+      tomodask align 'boxes/*.mrc' --reference ref.mrc --tilt-range -60 60 -o poses.star
+    """
+    check_output(output, TABLES, inputs=(*subtomograms, reference))
+    from tomodask.alignment.poses import align_subtomograms
+    from tomodask.cluster import compute
+    from tomodask.data.particles import write_particles
+
+    boxes = _open(subtomograms, voxel_size, tilt_range)
+    checkpoint = output.with_name(output.name + ".part")
+    with _dropped_if_empty(checkpoint):
+        poses = align_subtomograms(
+            boxes,
+            _reference(reference, boxes, invert=invert, resample=resample),
+            tilt_range=numbers_or_none(tilt_range),
+            angular_step=angular_step,
+            shift_range=shift_range,
+            resolution=resolution,
+            diameter=diameter,
+            candidates=candidates,
+            seed=seed,
+            checkpoint=checkpoint,
+        )
+        with place(cluster):
+            table = compute(poses, label="align")
+    write_particles(table, output, voxel_size=float(boxes.attrs["voxel_size"]), style=style)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    score = f"median score {table['score'].median():.3f}"
+    click.echo(f"{output}: poses of {len(table)} particles, {score}")
+
+
+@contextlib.contextmanager
+def _dropped_if_empty(checkpoint: Path) -> Any:
+    """Leave no folder behind in which not one batch was finished."""
+    try:
+        yield
+    except BaseException:
+        if checkpoint.is_dir() and not any(checkpoint.glob("*.npy")):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        raise
+
+
+def _reference(path: Path, boxes: xr.Dataset, *, invert: bool, resample: bool) -> xr.DataArray:
+    """The reference, in memory; brought to the boxes' voxel size and edge where that is wished."""
+    import numpy as np
+
+    from tomodask.arrays.resampling import fitted
+    from tomodask.data.resample import resample_map
+    from tomodask.data.tomograms import open_tomogram
+
+    volume, size = open_tomogram(path), float(boxes.attrs["voxel_size"])
+    edge = int(boxes.sizes["x"])
+    if not resample and abs(volume.attrs["voxel_size"] / size - 1) > 0.01:
+        raise InputError(
+            f"reference {path} has voxels of {volume.attrs['voxel_size']:g} Å, the subtomograms of "
+            f"{size:g} Å; add --resample, or --voxel-size if their headers are wrong"
+        )
+    if not resample and volume.shape != (edge,) * 3:
+        raise InputError(
+            f"reference {path} has {'×'.join(map(str, volume.shape))} voxels, the subtomograms "
+            f"have {edge}×{edge}×{edge}; add --resample to cut or pad it"
+        )
+    if resample and abs(volume.attrs["voxel_size"] / size - 1) > 1e-3:
+        volume = resample_map(volume, voxel_size=size)
+    values = np.asarray(volume.values, np.float32)
+    if resample:
+        values = fitted(values, edge)
+    if not np.isfinite(values).all():
+        raise InputError(f"reference {path} has NaN or infinite voxels; replace them")
+    return _as_map(-values if invert else values, path.stem, size)
+
+
+@command
+@subtomograms_argument
+@click.option(
+    "--poses",
+    type=INPUT,
+    metavar="STAR",
+    help="Particle table of the poses, in the order of the boxes or with their names.  [default: "
+    "the poses that the boxes carry]",
+)
+@output_option("FOLDER", "Gets average.mrc, half1.mrc, half2.mrc and fsc.csv.")
+@tilt_range_option
+@click.option(
+    "--diameter",
+    type=float,
+    metavar="Å",
+    help="Of the soft sphere for the FSC, Å.  [default: the whole box]",
+)
+@voxel_size_option
+@overwrite_option
+@cluster_options(default="a local cluster of this machine's cores")
+def average(
+    subtomograms: tuple[Path, ...],
+    *,
+    poses: Path | None,
+    output: Path,
+    tilt_range: tuple[float, ...] | None,
+    diameter: float | None,
+    voxel_size: float | None,
+    overwrite: bool,
+    **cluster: Any,
+) -> None:
+    r"""Average subtomograms in two halves; tell the resolution.
+
+    SUBTOMOGRAMS is what `tomodask align` takes.  FOLDER gets the average, the half maps and the
+    Fourier shell correlation between them.
+
+    \b
+    Example:
+      tomodask average subtomograms.zarr --poses poses.star -o average
+    """
+    import numpy as np
+
+    from tomodask.alignment.averaging import average_subtomograms
+    from tomodask.alignment.fsc import fsc, resolution_at
+    from tomodask.cluster import compute
+    from tomodask.data.particles import read_particles
+    from tomodask.data.tomograms import save_tomogram
+
+    _check_folder(output, overwrite)
+    boxes = _open(subtomograms, voxel_size, tilt_range)
+    table = None if poses is None else read_particles(poses, need=("orientation",))
+    graph = average_subtomograms(boxes, poses=table, tilt_range=numbers_or_none(tilt_range))
+    if diameter is not None and not diameter > 0:
+        raise InputError(f"diameter must be above 0 Å, got {diameter:g}")
+    with place(cluster):
+        result = compute(graph, label="average")
+    output.mkdir(exist_ok=True)
+    volumes = (result.average, result.half_1, result.half_2)
+    for name, values in zip(_MAPS, volumes, strict=True):
+        save_tomogram(_as_map(values, name, result.voxel_size), output / name, overwrite=True)
+    curve = fsc(result.half_1, result.half_2, voxel_size=result.voxel_size, diameter=diameter)
+    curve.to_csv(output / "fsc.csv", index=False)
+    halves = " + ".join(map(str, np.atleast_1d(result.particles)))
+    click.echo(f"{output}: average of {halves} particles")
+    click.echo(
+        f"resolution: {_shown(resolution_at(curve, 0.143))} (FSC 0.143), "
+        f"{_shown(resolution_at(curve, 0.5))} (FSC 0.5)"
+    )
+
+
+def _as_map(values: Any, name: str, voxel_size: float) -> xr.DataArray:
+    import xarray as xr
+
+    return xr.DataArray(
+        values,
+        dims=("z", "y", "x"),
+        name=name.removesuffix(".mrc"),
+        attrs={"voxel_size": voxel_size},
+    )
+
+
+def _shown(resolution: float) -> str:
+    return f"{resolution:.1f} Å" if resolution < float("inf") else "none: the halves do not agree"
+
+
+def _check_folder(output: Path, overwrite: bool) -> None:
+    if output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file; name a folder with -o")
+    if not output.absolute().parent.is_dir():
+        raise InputError(f"{output}: the folder {output.parent} does not exist; make it first")
+    there = [name for name in (*_MAPS, "fsc.csv") if (output / name).exists()]
+    if there and not overwrite:
+        raise InputError(
+            f"{output / there[0]} exists already; choose another folder or add --overwrite"
+        )

@@ -1,0 +1,134 @@
+"""``tomodask run`` and ``demo``: the whole way in one command."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tomodask.cli.options import (
+    INPUT,
+    cluster_options,
+    command,
+    numbers_or_none,
+    output_option,
+    overwrite_option,
+    tilt_range_option,
+    voxel_size_option,
+)
+
+__all__ = ["demo", "run"]
+
+
+@command
+@click.argument("tomogram", type=INPUT)
+@click.option("--template", type=INPUT, required=True, metavar="MAP", help="A map of the particle.")
+@output_option("FOLDER", "Gets all results, and report.html.")
+@tilt_range_option
+@click.option(
+    "--diameter", type=float, metavar="Å", help="Of the particle, Å.  [default: measured]"
+)
+@click.option(
+    "--angular-step", type=float, default=15.0, show_default=True, help="Of matching, degrees."
+)
+@click.option(
+    "--resolution",
+    type=float,
+    metavar="Å",
+    help="Finest detail to match, Å; 0 for all.  [default: what the angular step resolves]",
+)
+@click.option("--invert", is_flag=True, help="Take the template's negative (protein is dark).")
+@click.option("--resample", is_flag=True, help="Bring the template to the tomogram's voxel size.")
+@click.option("--threshold", type=float, help="Least score of a particle.  [default: found]")
+@click.option("--max-particles", type=int, metavar="N", help="Keep the N best at most.")
+@click.option(
+    "--box", type=int, metavar="N", help="Edge of a box, voxels.  [default: 1.6 diameters]"
+)
+@click.option(
+    "--outside",
+    type=click.Choice(["pad", "drop"]),
+    default="pad",
+    show_default=True,
+    help="A box that leaves the tomogram: fill it with its mean, or leave the particle out.",
+)
+@click.option(
+    "--search-step", type=float, default=20.0, show_default=True, help="Of alignment, degrees."
+)
+@click.option(
+    "--shift-range",
+    type=float,
+    metavar="Å",
+    help="How far alignment may move along each axis, Å.  [default: a tenth of the box]",
+)
+@click.option(
+    "--align-resolution",
+    type=float,
+    metavar="Å",
+    help="Finest detail to align by, Å.  [default: what the template tells of]",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of the order of the mini-batches."
+)
+@voxel_size_option
+@overwrite_option
+@cluster_options(default="a local cluster of this machine's cores")
+def run(
+    tomogram: Path, *, resample: bool, tilt_range: tuple[float, ...] | None, **options: Any
+) -> None:
+    r"""From a tomogram to an average, in one resumable run.
+
+    The stages are match, pick, extract, align, average and report.  Each finished stage is kept in FOLDER.  A run that was stopped goes on when the same command is
+    given again, and ends with the same result.
+
+    \b
+    Example:
+      tomodask run tomogram.mrc --template ribosome.mrc --tilt-range -60 60 -o out
+    """
+    from tomodask.project import run as run_project
+
+    result = run_project(
+        tomogram,
+        tilt_range=numbers_or_none(tilt_range),
+        resample_template=resample,
+        command=shlex.join(["tomodask", *sys.argv[1:]]),
+        **options,
+    )
+    _tell(result)
+
+
+@command
+@output_option("FOLDER", "Gets the tomogram, all results, and report.html.")
+@cluster_options(default="a local cluster of this machine's cores")
+def demo(output: Path, *, scheduler: str | None, workers: int | None, **cluster: Any) -> None:
+    r"""Run the main job on phantoms, and hold it against the truth.
+
+    Takes about three minutes and needs no input.
+
+    \b
+    Example:
+      tomodask demo -o demo_output
+    """
+    from tomodask.demo import run_demo
+
+    if any(value is not None for value in cluster.values()):
+        raise click.UsageError(
+            "demo takes --scheduler and --workers alone.", click.get_current_context()
+        )
+    result, truth = run_demo(output, scheduler=scheduler, workers=workers)
+    _tell(result)
+    for figure, value, expected in truth.rows():
+        click.echo(f"{figure}: {value} (expected {expected})")
+    click.echo(f"report: {result.report}")
+
+
+def _tell(result: Any) -> None:
+    """Print the figures and paths of a run."""
+    click.echo(
+        f"{result.particles} particles above a score of {result.threshold:.3f}; resolution "
+        f"{result.resolution_143:.1f} Å (FSC 0.143), {result.resolution_5:.1f} Å (FSC 0.5)"
+    )
+    for name in ("poses", "average", "report"):
+        click.echo(f"{name}: {getattr(result, name)}")
