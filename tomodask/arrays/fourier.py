@@ -108,4 +108,4 @@ def shell_correlation(
 
     cross, pa, pb = total((fa * fb.conj()).real), total(np.abs(fa) ** 2), total(np.abs(fb) ** 2)
     power = np.sqrt(pa * pb)
-    return np.divide(cross, power, out=np.zeros_like(cross), where=power > 0)
+    return np.asarray(np.divide(cross, power, out=np.zeros_like(cross), where=power > 0))

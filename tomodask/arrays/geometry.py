@@ -77,7 +77,7 @@ def angular_distance(a: Rotation, b: Rotation) -> np.ndarray:
     >>> float(angular_distance(Rotation.identity(), Rotation.from_euler("z", 30, degrees=True)))
     30.0
     """
-    return np.rad2deg((b * a.inv()).magnitude()).round(9)
+    return np.asarray(np.rad2deg((b * a.inv()).magnitude())).round(9)
 
 
 def rotation_grid(angular_step: float | None = None, *, count: int | None = None) -> Rotation:

@@ -66,7 +66,7 @@ def cut_out(volume: np.ndarray, sphere: np.ndarray) -> np.ndarray:
     """
     edge = (sphere > 0) & (sphere < 1)
     background = volume[edge].mean(dtype=np.float64) if edge.any() else 0.0
-    return (volume - np.float32(background)) * sphere
+    return np.asarray((volume - np.float32(background)) * sphere)
 
 
 def half_sphere(radius: float) -> np.ndarray:

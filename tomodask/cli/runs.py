@@ -78,12 +78,11 @@ __all__ = ["demo", "run"]
 def run(
     tomogram: Path, *, resample: bool, tilt_range: tuple[float, ...] | None, **options: Any
 ) -> None:
-    r"""From a tomogram to an average, in one resumable run.
+    """From a tomogram to an average, in one resumable run.
 
     The stages are match, pick, extract, align, average and report.  Each finished stage is kept in FOLDER.  A run that was stopped goes on when the same command is
     given again, and ends with the same result.
 
-    \b
     Example:
       tomodask run tomogram.mrc --template ribosome.mrc --tilt-range -60 60 -o out
     """
@@ -103,11 +102,10 @@ def run(
 @output_option("FOLDER", "Gets the tomogram, all results, and report.html.")
 @cluster_options(default="a local cluster of this machine's cores")
 def demo(output: Path, *, scheduler: str | None, workers: int | None, **cluster: Any) -> None:
-    r"""Run the main job on phantoms, and hold it against the truth.
+    """Run the main job on phantoms, and hold it against the truth.
 
     Takes about three minutes and needs no input.
 
-    \b
     Example:
       tomodask demo -o demo_output
     """
@@ -119,8 +117,9 @@ def demo(output: Path, *, scheduler: str | None, workers: int | None, **cluster:
         )
     result, truth = run_demo(output, scheduler=scheduler, workers=workers)
     _tell(result)
-    for figure, value, expected in truth.rows():
-        click.echo(f"{figure}: {value} (expected {expected})")
+    for line in truth.lines():
+        verdict = "met" if line.met else "MISSED"
+        click.echo(f"{line.name}: {line.found} (expected {line.expected}: {verdict})")
     click.echo(f"report: {result.report}")
 
 
