@@ -298,9 +298,10 @@ def plot_surfaces(
 def _edge_about(inside: np.ndarray) -> int:
     """Edge of the box about the centre that holds a body with a margin, even."""
     places = np.argwhere(inside)
-    half = max(inside.shape) // 2
+    half: int = max(inside.shape) // 2
     if len(places):
-        half = min(half, int(np.abs(places - np.array(inside.shape) // 2).max()) + 3)
+        farthest = int(np.abs(places - np.array(inside.shape) // 2).max())
+        half = min(half, farthest + 3)
     return 2 * half
 
 

@@ -90,7 +90,7 @@ def extract_subtomograms(
     centers = _snap(table, tomogram, voxel_size)
     shape = np.array(tomogram.shape)
     low = centers - box // 2
-    leaves: np.ndarray = ((low < 0) | (low + box > shape)).any(axis=1)
+    leaves = np.any((low < 0) | (low + box > shape), axis=1)
     left = int(leaves.sum())
     if left and outside == "drop":
         if left == len(table):
@@ -185,7 +185,7 @@ def _set_tilt_range(
 def _snap(table: pd.DataFrame, tomogram: xr.DataArray, voxel_size: float) -> np.ndarray:
     """Move the position to the nearest voxel, the rest into the shift; the voxels, shape (n, 3)."""
     shifts = ["shift_z", "shift_y", "shift_x"]
-    exact = table[["z", "y", "x"]].to_numpy(np.float64)
+    exact = table[["z", "y", "x"]].to_numpy(np.float64, copy=True)
     for axis, name in enumerate(shifts):
         if name in table:
             exact[:, axis] += table[name].to_numpy(np.float64)

@@ -302,7 +302,7 @@ def open_store(path: Path) -> tuple[tuple[int, int, int], pd.DataFrame, dict[str
     try:
         array = group[_NAME]
         columns = {name: _read_column(group[name]) for name in _columns(group)}
-    except (KeyError, ValueError, OSError) as error:
+    except (KeyError, ValueError, OSError, RuntimeError) as error:  # codecs raise the last
         raise InputError(f"{path}: the store is damaged ({error}); extract again") from None
     encoding = array.metadata.chunk_key_encoding
     if (
