@@ -68,45 +68,69 @@ class ZarrReader:
             ) from None
         return np.asarray(block, dtype=self.dtype)
 
-    def _keys(self, array: Any, index: tuple[slice, ...]) -> list[str]:
-        """Keys of the stored objects (shards, else chunks) that hold the block."""
+    def _places(self, array: Any, index: tuple[slice, ...]) -> list[tuple[int, ...]]:
+        """The stored objects (shards, else chunks) that hold the block."""
         edges = (array.shards or array.chunks)[self.leading :]
         ranges = []
         for part, edge, size in zip(index, edges, self.shape, strict=True):
             start, stop, _ = part.indices(size)
             ranges.append(range(start // edge, max(start, stop - 1) // edge + 1))
-        places = (((0,) * self.leading) + place for place in product(*ranges))
-        return [array.metadata.encode_chunk_key(place) for place in places]
+        return list(product(*ranges))
 
     def _require_chunks(self, array: Any, index: tuple[slice, ...]) -> None:
         root = Path(self.store, self.level)
-        for key in self._keys(array, index):
-            if not (root / key).is_file():
+        for place in self._places(array, index):
+            key = array.metadata.encode_chunk_key((0,) * self.leading + place)
+            lacks = _lacks(root / key, array, place, self.leading)
+            if lacks:
                 raise InputError(
-                    f"{self.store}, level {self.level or '.'}: the chunk {key} is missing; "
+                    f"{self.store}, level {self.level or '.'}: {lacks.format(key=key)}; "
                     "make the store again, e.g. with tomodask convert"
                 )
 
     def _damaged(self, array: Any, index: tuple[slice, ...]) -> str:
         """The first stored object of the block that cannot be read on its own."""
         edges = (array.shards or array.chunks)[self.leading :]
-        places = [
-            range(part.indices(size)[0] // edge, (part.indices(size)[1] - 1) // edge + 1)
-            for part, size, edge in zip(index, self.shape, edges, strict=True)
-        ]
-        for place in product(*places):
-            key = str(array.metadata.encode_chunk_key((0,) * self.leading + place))
+        for place in self._places(array, index):
+            part = tuple(
+                slice(i * edge, (i + 1) * edge) for i, edge in zip(place, edges, strict=True)
+            )
             try:
-                array[
-                    (0,) * self.leading
-                    + tuple(
-                        slice(i * edge, (i + 1) * edge)
-                        for i, edge in zip(place, edges, strict=True)
-                    )
-                ]
+                array[(0,) * self.leading + part]
             except Exception:
-                return key
+                return str(array.metadata.encode_chunk_key((0,) * self.leading + place))
         return "of these"
+
+
+def _lacks(path: Path, array: Any, place: tuple[int, ...], leading: int) -> str | None:
+    """What is not there of a stored object: all of it, or a chunk that its index does not know.
+
+    Zarr takes a shard of no bytes, or a chunk that is not in the index, for fill values.
+    """
+    if not path.is_file():
+        return "the chunk {key} is missing"
+    if not array.shards:
+        return None if path.stat().st_size else "the chunk {key} is damaged (empty)"
+    counts = [s // c for s, c in zip(array.shards[leading:], array.chunks[leading:], strict=True)]
+    index_bytes = 16 * int(np.prod(counts))
+    with path.open("rb") as file:
+        if file.seek(0, 2) < index_bytes + 4:
+            return "the shard {key} is damaged (cut off)"
+        file.seek(-index_bytes - 4, 2)  # offset and length of each chunk, then a checksum
+        offsets = np.frombuffer(file.read(index_bytes), "<u8")[::2].reshape(counts)
+    inside = tuple(
+        slice(0, max(0, -(-(size - i * shard) // chunk)))
+        for size, i, shard, chunk in zip(
+            array.shape[leading:],
+            place,
+            array.shards[leading:],
+            array.chunks[leading:],
+            strict=True,
+        )
+    )
+    if (offsets[inside] == np.iinfo(np.uint64).max).any():
+        return "a chunk of the shard {key} is missing"
+    return None
 
 
 @dataclass(frozen=True)

@@ -175,9 +175,12 @@ def save_tomogram(
         raise InputError(f"tomogram must have the dims ('z', 'y', 'x'), got {tomogram.dims}")
     if 0 in tomogram.shape:
         raise InputError(f"tomogram has no voxels: shape {tomogram.shape}")
-    voxel_size = cubic_voxel_size(
-        path, (None,) * 3, (1,) * 3, tomogram.attrs.get("voxel_size", 0.0)
-    )
+    voxel_size = tomogram.attrs.get("voxel_size")
+    if voxel_size is None or not (np.isfinite(voxel_size) and voxel_size > 0):
+        raise InputError(
+            f"tomogram must have a voxel_size above 0 Å in its attrs, got {voxel_size}; set it, or "
+            "open it with open_tomogram(…, voxel_size=…)"
+        )
     edge = require_options(chunk, shard, levels, compression)
     wanted = _wanted_type(tomogram.dtype, dtype, kind)
     array = tomogram.data if isinstance(tomogram.data, da.Array) else da.from_array(
