@@ -110,7 +110,7 @@ def align(
     style: str,
     **cluster: Any,
 ) -> None:
-    r"""Find the pose of each subtomogram.
+    """Find the pose of each subtomogram.
 
     All rotations are searched, and the best candidates refined.
 
@@ -121,7 +121,6 @@ def align(
     Finished batches are kept beside the output, in POSES.star.part, until it is written: an
     alignment that was stopped goes on when the same command is given again.
 
-    \b
     Example:
       tomodask align subtomograms.zarr --reference ref.mrc --tilt-range -60 60 -o poses.star
       tomodask align 'boxes/*.mrc' --reference ref.mrc --tilt-range -60 60 -o poses.star
@@ -226,12 +225,11 @@ def average(
     overwrite: bool,
     **cluster: Any,
 ) -> None:
-    r"""Average subtomograms in two halves; tell the resolution.
+    """Average subtomograms in two halves; tell the resolution.
 
     SUBTOMOGRAMS is what `tomodask align` takes.  FOLDER gets the average, the half maps and the
     Fourier shell correlation between them.
 
-    \b
     Example:
       tomodask average subtomograms.zarr --poses poses.star -o average
     """

@@ -15,9 +15,17 @@ from typing import Any
 import click
 
 from tomodask.cli.failures import STOPPED, USERS_INPUT, failure
+from tomodask.cli.options import examples_as_written
 
 __all__ = ["main"]
 
+ABOUT = """Cryo-electron tomography from tomogram to average, on this machine or many.
+
+Lengths are in angstrom (Å) unless an option says voxels, angles in degrees.
+
+Example:
+  tomodask run tomogram.mrc --template ribosome.mrc --tilt-range -60 60 -o out
+"""
 #: Where a command is defined; looked up when it is called, so that --help is quick.
 _COMMANDS = {
     "info": "volumes",
@@ -124,14 +132,11 @@ def _spoken_log() -> Iterator[None]:
         logger.setLevel(before)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands,
+    help=examples_as_written(ABOUT),
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(version("tomodask"), prog_name="tomodask")
 def main() -> None:
-    r"""Cryo-electron tomography from tomogram to average, on this machine or many.
-
-    Lengths are in angstrom (Å) unless an option says voxels, angles in degrees.
-
-    \b
-    Example:
-      tomodask run tomogram.mrc --template ribosome.mrc --tilt-range -60 60 -o out
-    """
+    """Run ``tomodask``."""

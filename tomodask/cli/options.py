@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ __all__ = [
     "check_output",
     "cluster_options",
     "command",
+    "examples_as_written",
     "numbers_or_none",
     "output_option",
     "overwrite_option",
@@ -35,9 +37,15 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 def command(function: Callable[..., Any]) -> click.Command:
     """Make a command of a function; its help keeps the lines of its examples."""
     return click.command(
+        help=examples_as_written(function.__doc__ or ""),
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         no_args_is_help=False,
     )(function)
+
+
+def examples_as_written(text: str) -> str:
+    """Keep the lines of the paragraph that begins with "Example:"; click would fill it."""
+    return inspect.cleandoc(text).replace("\nExample:", "\n\b\nExample:")
 
 
 def cluster_options(*, default: str) -> Callable[[Decorated], Decorated]:

@@ -69,11 +69,11 @@ def match(
     overwrite: bool,
     **cluster: Any,
 ) -> None:
-    r"""Score where a template fits a tomogram, and how turned.
+    """Score where a template fits a tomogram, and how turned.
 
-    Every voxel of TOMOGRAM gets the score of TEMPLATE's best orientation there.  A match that was stopped goes on when the same command is given again.
+    Every voxel of TOMOGRAM gets the score of TEMPLATE's best orientation there.  A match that
+    was stopped goes on when the same command is given again.
 
-    \b
     Example:
       tomodask match tomogram.zarr template.mrc --tilt-range -60 60 -o scores.zarr
     """
@@ -144,12 +144,11 @@ def pick(
     style: str,
     **cluster: Any,
 ) -> None:
-    r"""Find the particles in a map of scores or probabilities.
+    """Find the particles in a map of scores or probabilities.
 
     SCORES is the store that `tomodask match` wrote, or any volume of probabilities (or a mask), of
     which the voxels above --threshold are taken for particles of --diameter.
 
-    \b
     Example:
       tomodask pick scores.zarr -o picks.star
       tomodask pick probability.mrc --threshold 0.5 --diameter 250 -o picks.star
@@ -269,11 +268,10 @@ def extract(
     overwrite: bool,
     **cluster: Any,
 ) -> None:
-    r"""Cut a box around each particle out of a tomogram.
+    """Cut a box around each particle out of a tomogram.
 
     PICKS is a particle table: STAR, Dynamo's tbl or CSV.
 
-    \b
     Example:
       tomodask extract tomogram.zarr picks.star --box 64 -o subtomograms.zarr
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,11 @@ _UNITS |= {f"{axis}_range": "Å" for axis in "zyx"} | {"zarr_shards": "voxels"}
 @voxel_size_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, one object a line.")
 def info(paths: tuple[Path, ...], voxel_size: float | None, as_json: bool) -> None:
-    r"""Tell what a file is: shape, voxel size, range, particles.
+    """Tell what a file is: shape, voxel size, range, particles.
 
     PATH is a tomogram or map (MRC, TIFF, EM, OME-Zarr), a particle table (STAR, Dynamo's tbl, CSV),
     a store of subtomograms or a folder of boxes.
 
-    \b
     Example:
       tomodask info tomogram.mrc particles.star subtomograms.zarr
     """
@@ -75,6 +75,14 @@ def _plain(value: Any) -> Any:
 
 
 def _print_table(told: dict[str, Any]) -> None:
+    rows = [
+        (key.replace("_", " "), f"{_shown(value)} {_UNITS.get(key, '')}".rstrip())
+        for key, value in told.items()
+        if key != "path"
+    ]
+    if not sys.stdout.isatty():  # a log or another program: no frame, no folded lines
+        click.echo("\n".join([told["path"], *(f"  {key}: {value}" for key, value in rows)]))
+        return
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -82,15 +90,9 @@ def _print_table(told: dict[str, Any]) -> None:
     table = Table(title=escape(told["path"]), title_justify="left", show_header=False, box=None)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for key, value in told.items():
-        if key == "path":
-            continue
-        unit = _UNITS.get(key, "")
-        table.add_row(key.replace("_", " "), escape(f"{_shown(value)} {unit}".rstrip()))
-    console = Console()
-    if not console.is_terminal:  # a pipe has no width: lines are not to be broken
-        console.width = 1000
-    console.print(table)
+    for key, value in rows:
+        table.add_row(key, escape(value))
+    Console().print(table)
 
 
 def _shown(value: Any) -> str:
@@ -145,12 +147,11 @@ def convert(
     overwrite: bool,
     **cluster: Any,
 ) -> None:
-    r"""Write a tomogram or map as MRC or OME-Zarr.
+    """Write a tomogram or map as MRC or OME-Zarr.
 
-    The suffix of OUT says which.  IN is MRC (.mrc, .map, .rec, also .gz and .bz2), TIFF, EM or OME-Zarr.  The volume streams from
-    one file to the other and is never in memory as a whole.
+    The suffix of OUT says which.  IN is MRC (.mrc, .map, .rec, also .gz and .bz2), TIFF, EM or
+    OME-Zarr.  The volume streams from one file to the other and is never in memory as a whole.
 
-    \b
     Example:
       tomodask convert tomogram.mrc tomogram.zarr --chunk 64
       tomodask convert emd_3228.map.gz template.mrc --resample-to 10
