@@ -68,7 +68,7 @@ def align_subtomograms(
     diameter: float | None = None,
     candidates: int = 6,
     seed: int = 0,
-    batch: int = 32,
+    batch: int | None = None,
     split_every: int = 8,
     checkpoint: str | Path | None = None,
 ) -> Delayed:
@@ -96,8 +96,8 @@ def align_subtomograms(
         Poses that are refined for each particle.
     seed : int
         Together with the particle's number it draws the order of the mini-batches.
-    batch : int
-        Particles in a partition of the bag.
+    batch : int, optional
+        Particles in a partition of the bag; by default 4 to 32, the more the more there are.
     split_every : int
         Partitions that one task of the reduction takes.
     checkpoint : path, optional
@@ -128,6 +128,8 @@ def align_subtomograms(
     _check_reference(boxes.shape, voxel_size, reference)
     if not 1 <= angular_step <= 90:
         raise InputError(f"angular_step must be within 1 to 90°, got {angular_step}")
+    if batch is None:  # few particles are shared out to all workers, many waste no time on tasks
+        batch = min(max(len(table) // 32, 4), 32)
     for name, value in (("candidates", candidates), ("batch", batch)):
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
