@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,6 +32,10 @@ __all__ = [
 PARTICLE_SUFFIXES = (".star", ".tbl", ".csv")
 
 Shape = tuple[int, int, int]
+# From pandas 3 on, numbers are read exactly without asking, and asking is frowned upon.
+_EXACT: Any = (
+    {} if int(pd.__version__.partition(".")[0]) >= 3 else {"float_precision": "round_trip"}
+)
 
 
 def orientations(table: pd.DataFrame) -> Rotation:
@@ -197,7 +202,7 @@ def _read_csv(path: Path) -> pd.DataFrame:
         table = pd.read_csv(
             path,
             dtype={"tomogram": "str", "image": "str"},
-            float_precision="round_trip",
+            **_EXACT,
             skipinitialspace=True,
         )
     except (ValueError, pd.errors.ParserError) as error:

@@ -1,0 +1,115 @@
+"""`describe`: what a file is, for `tomodask info`."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+import xarray as xr
+import zarr
+from helpers import shared_data
+
+from tomodask.data.describe import describe
+from tomodask.data.particles import write_particles
+from tomodask.data.tomograms import save_tomogram
+from tomodask.errors import InputError
+
+
+def volume(shape=(20, 30, 40), seed=0):
+    values = np.random.default_rng(seed).normal(size=shape).astype("f4")
+    attrs = {"voxel_size": 5.0, "tilt_range": (-60.0, 50.0)}
+    return xr.DataArray(values, dims=("z", "y", "x"), attrs=attrs, name="TS_01")
+
+
+@pytest.mark.parametrize("suffix", ["mrc", "zarr"])
+def test_a_tomogram(tmp_path, suffix):
+    save_tomogram(volume(), tmp_path / f"a.{suffix}", chunk=8, shard=16, levels=2)
+    told = describe(tmp_path / f"a.{suffix}")
+    assert told["kind"] == "tomogram"
+    assert (told["shape"], told["voxel_size"], told["dtype"]) == ((20, 30, 40), 5.0, "float32")
+    assert told["extent"] == (100.0, 150.0, 200.0)
+    assert (told["name"], told["tilt_range"]) == ("TS_01", (-60.0, 50.0))
+    values = volume().to_numpy()
+    assert told["minimum"] == values.min()
+    assert told["maximum"] == values.max()
+    assert told["mean"] == pytest.approx(values.mean(dtype=float))
+    assert told["std"] == pytest.approx(values.std(dtype=float))
+    assert told["nonfinite"] == 0
+    if suffix == "zarr":
+        assert told["levels"] == [(20, 30, 40), (10, 15, 20)]
+        assert (told["zarr_chunks"], told["zarr_shards"]) == ((8, 8, 8), (16, 16, 16))
+
+
+def test_the_real_tomogram():
+    path = shared_data("tomograms", "13pf_MT.tif")
+    told = describe(path)
+    assert (told["shape"], told["voxel_size"], told["dtype"]) == ((36, 206, 94), 10.52, "uint8")
+    expected = tifffile.imread(path)
+    assert (told["minimum"], told["maximum"]) == (expected.min(), expected.max())
+    assert told["mean"] == pytest.approx(expected.mean())
+
+
+def test_a_particle_table(tmp_path):
+    table = pd.DataFrame(
+        {"tomogram": ["b", "a", "b"], "z": [1.0, 2.0, 3.0], "y": 0.0, "x": 0.0,
+         "score": [0.5, 0.75, 0.25], "half": [1, 2, 1]}
+    )  # fmt: skip
+    write_particles(table, tmp_path / "a.star", voxel_size=2.0)
+    told = describe(tmp_path / "a.star")
+    assert (told["kind"], told["particles"], told["voxel_size"]) == ("particle table", 3, 2.0)
+    assert told["tomograms"] == {"b": 2, "a": 1}
+    assert told["score_range"] == (0.25, 0.75)
+    assert told["z_range"] == (1.0, 3.0)
+    assert told["half_counts"] == {1: 2, 2: 1}
+    assert set(told["columns"]) == set(table)
+
+
+def test_a_real_table():
+    told = describe(shared_data("metadata", "star", "relion3.1_particles.star"))
+    assert told["particles"] == 57
+    assert sum(told["tomograms"].values()) == 57
+
+
+def test_an_empty_table(tmp_path):
+    write_particles(pd.DataFrame({"z": [], "y": [], "x": []}), tmp_path / "a.csv")
+    assert describe(tmp_path / "a.csv")["particles"] == 0
+
+
+def test_a_store_of_subtomograms(tmp_path):
+    group = zarr.create_group(str(tmp_path / "a.zarr"))
+    group.attrs.update({"tomodask": "subtomograms", "voxel_size": 7.5})
+    group.create_array("subtomogram", shape=(5, 8, 8, 8), chunks=(1, 8, 8, 8), dtype="f4")
+    told = describe(tmp_path / "a.zarr")
+    assert (told["kind"], told["particles"], told["shape"]) == ("subtomograms", 5, (8, 8, 8))
+    assert told["voxel_size"] == 7.5
+
+
+def test_a_folder_of_boxes(tmp_path):
+    for number in (2, 1):
+        save_tomogram(volume((8, 8, 8)), tmp_path / f"box_{number}.mrc")
+    told = describe(tmp_path)
+    assert (told["kind"], told["particles"], told["first"]) == ("folder of boxes", 2, "box_1.mrc")
+    assert (told["shape"], told["voxel_size"]) == ((8, 8, 8), 5.0)
+    save_tomogram(volume((8, 8, 9)), tmp_path / "box_3.mrc")
+    assert describe(tmp_path)["shapes"] == {(8, 8, 8): 2, (8, 8, 9): 1}
+
+
+def test_what_is_not_known(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"x")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"a\.png: neither a tomogram"):
+        describe(tmp_path / "a.png")
+    with pytest.raises(InputError, match="empty: a folder without MRC files"):
+        describe(tmp_path / "empty")
+    with pytest.raises(InputError, match="none: no such file"):
+        describe(tmp_path / "none")
+
+
+def test_counts_what_is_no_number(tmp_path):
+    values = np.zeros((2, 3, 4), "f4")
+    values[1, 2, 3] = np.nan
+    array = zarr.create_array(
+        str(tmp_path / "a.zarr"), shape=values.shape, chunks=(2, 3, 4), dtype="f4"
+    )
+    array[:] = values
+    told = describe(tmp_path / "a.zarr", voxel_size=1.0)
+    assert (told["nonfinite"], told["mean"]) == (1, 0.0)

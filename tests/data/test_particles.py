@@ -1,0 +1,492 @@
+"""Particle tables: the conventions of each program, and nothing lost on the way."""
+
+import os
+from pathlib import Path
+
+import hypothesis.strategies as st
+import numpy as np
+import pandas as pd
+import pytest
+import starfile
+from helpers import shared_data
+from hypothesis import HealthCheck, given, settings
+from scipy.spatial.transform import Rotation
+
+from tomodask.arrays.geometry import angular_distance
+from tomodask.data.particles import (
+    orientations,
+    read_particles,
+    with_orientations,
+    write_particles,
+)
+from tomodask.errors import InputError
+
+FORMATS = ["relion3.1", "relion4", "relion5", "tbl", "csv"]
+SHAPE = (200, 400, 300)
+SHARED = Path(os.environ.get("TOMODASK_SHARED") or Path(__file__).parents[3] / "shared" / "data")
+STARS = sorted(str(p.relative_to(SHARED)) for p in SHARED.rglob("*.star")) or ["metadata"]
+
+
+def written(table, folder, form, **kwargs):
+    """Write in a format and read back; `kwargs` to both."""
+    path = folder / f"table.{form if form in ('tbl', 'csv') else 'star'}"
+    kwargs = {"voxel_size": 7.5} | kwargs
+    if form == "relion5":
+        kwargs["tomogram_shape"] = SHAPE
+    style = {} if form in ("tbl", "csv") else {"style": form}
+    write_particles(table, path, **kwargs, **style)
+    return read_particles(path, **kwargs)
+
+
+def assert_same(found, expected, *, angle=1e-4, length=1e-4):
+    """Equal tables: orientations as rotations, numbers as precise as they are printed."""
+    quaternions = [name for name in expected if name.startswith("quat_")]
+    assert set(expected) <= set(found)
+    assert len(found) == len(expected)
+    if quaternions and len(expected):
+        apart = angular_distance(orientations(found), orientations(expected))
+        assert np.max(apart) <= angle
+    for name in expected:
+        if name in quaternions:
+            continue
+        if expected[name].dtype.kind == "f":
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-9, atol=length)
+        else:
+            assert found[name].tolist() == expected[name].tolist(), name
+
+
+@st.composite
+def tables(draw):
+    """Tables with any of the columns; names as people give them."""
+    count = draw(st.integers(0, 6))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    names = draw(
+        st.lists(
+            st.sampled_from(["TS_01", "tomo 2", "lam3.mrc", "7"]), min_size=count, max_size=count
+        )
+    )
+    table = pd.DataFrame({"tomogram": pd.Series(names, dtype="str")})
+    table[["z", "y", "x"]] = rng.uniform(-500, 9000, (count, 3))
+    parts = draw(st.sets(st.sampled_from(["pose", "shift", "score", "tilt", "counts", "image"])))
+    if "pose" in parts:
+        turns = Rotation.random(count, random_state=rng) if count else Rotation.identity(0)
+        if draw(st.booleans()):  # gimbal lock: tilt 0 and 180
+            turns = Rotation.from_euler("z", rng.uniform(0, 360, (count, 1)), degrees=True)
+        table = with_orientations(table, turns)
+    if "shift" in parts:
+        table[["shift_z", "shift_y", "shift_x"]] = rng.normal(size=(count, 3)) * 20
+    if "score" in parts:
+        table["score"] = rng.normal(size=count) * 10.0 ** rng.integers(-6, 6, count)
+    if "tilt" in parts:
+        table["tilt_min"], table["tilt_max"] = (
+            rng.uniform(-70, -40, count),
+            rng.uniform(40, 70, count),
+        )
+    if "counts" in parts:
+        table["class"] = rng.integers(1, 9, count)
+        table["half"] = rng.integers(1, 3, count)
+    if "image" in parts:
+        table["image"] = pd.Series([f"{i}@boxes.zarr" for i in range(count)], dtype="str")
+    return table
+
+
+@given(
+    table=tables(), form=st.sampled_from(FORMATS), voxel_size=st.sampled_from([1.0, 7.5, 13.481])
+)
+@settings(
+    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_what_is_written_is_read_back(tmp_path, table, form, voxel_size):
+    found = written(table, tmp_path, form, voxel_size=voxel_size)
+    if form == "tbl":  # has no columns for these
+        table = table.drop(columns=["half", "image"], errors="ignore")
+    assert_same(found, table)
+    if form != "tbl":
+        assert list(found) == list(table) or set(found) == set(table)
+
+
+def test_the_table_given_is_not_changed(tmp_path):
+    table = pd.DataFrame({"tomogram": ["a"], "z": [1.0], "y": [2.0], "x": [3.0]})
+    before = table.copy()
+    write_particles(table, tmp_path / "a.star", voxel_size=2.0)
+    pd.testing.assert_frame_equal(table, before)
+
+
+# The conventions, by hand
+
+
+def star(path, particles, optics=None, **kwargs):
+    blocks = {"optics": pd.DataFrame(optics)} if optics else {}
+    starfile.write({**blocks, "particles": pd.DataFrame(particles)}, path, overwrite=True, **kwargs)
+    return path
+
+
+def test_relion_3(tmp_path):
+    path = star(
+        tmp_path / "a.star",
+        {
+            "rlnMicrographName": ["TS_01"], "rlnCoordinateX": [10.0], "rlnCoordinateY": [20.0],
+            "rlnCoordinateZ": [30.0], "rlnOriginXAngst": [1.0], "rlnOriginYAngst": [2.0],
+            "rlnOriginZAngst": [3.0], "rlnAngleRot": [90.0], "rlnAngleTilt": [0.0],
+            "rlnAnglePsi": [0.0], "rlnRandomSubset": [2], "rlnClassNumber": [4],
+            "rlnImageName": ["000007@boxes.mrcs"], "rlnLCCmax": [0.25], "rlnOpticsGroup": [1],
+            "rlnDefocusU": [12345.6],
+        },
+        {"rlnOpticsGroup": [1], "rlnImagePixelSize": [4.0], "rlnVoltage": [300.0]},
+    )  # fmt: skip
+    row = read_particles(path).iloc[0]
+    assert (row["z"], row["y"], row["x"]) == (120.0, 80.0, 40.0)
+    assert (row["shift_z"], row["shift_y"], row["shift_x"]) == (-3.0, -2.0, -1.0)
+    turned = orientations(read_particles(path)).apply([1.0, 0.0, 0.0])
+    np.testing.assert_allclose(turned, [[0.0, -1.0, 0.0]], atol=1e-12)
+    assert (row["half"], row["class"], row["score"]) == (2, 4, 0.25)
+    assert (row["tomogram"], row["image"]) == ("TS_01", "000007@boxes.mrcs")
+    assert row["rlnDefocusU"] == 12345.6
+    assert read_particles(path).attrs["voxel_size"] == 4.0
+
+
+def test_before_3_1_origins_count_in_pixels(tmp_path):
+    path = star(
+        tmp_path / "a.star",
+        {**{f"rlnCoordinate{a}": [10.0] for a in "XYZ"}, **{f"rlnOrigin{a}": [2.0] for a in "XYZ"},
+         "rlnDetectorPixelSize": [5.0], "rlnMagnification": [10000.0]},
+    )  # fmt: skip
+    row = read_particles(path).iloc[0]
+    assert (row["x"], row["shift_x"]) == (50.0, -10.0)
+
+
+def test_each_optics_group_has_its_pixel(tmp_path):
+    path = star(
+        tmp_path / "a.star",
+        {**{f"rlnCoordinate{a}": [10.0, 10.0] for a in "XYZ"}, "rlnOpticsGroup": [2, 1]},
+        {"rlnOpticsGroup": [1, 2], "rlnImagePixelSize": [4.0, 8.0], "rlnVoltage": [300.0, 200.0]},
+    )
+    table = read_particles(path)
+    assert table["x"].tolist() == [80.0, 40.0]
+    write_particles(table, tmp_path / "b.star", voxel_size=None)
+    again = starfile.read(tmp_path / "b.star", always_dict=True)
+    assert again["optics"]["rlnVoltage"].tolist() == [300.0, 200.0]
+    assert_same(read_particles(tmp_path / "b.star"), table)
+
+
+def test_relion_4_counts_in_pixels_of_the_tilt_series(tmp_path):
+    path = star(
+        tmp_path / "a.star",
+        {
+            **{f"rlnCoordinate{a}": [10.0] for a in "XYZ"},
+            "rlnOpticsGroup": [1],
+            "rlnTomoName": ["TS"],
+        },
+        {"rlnOpticsGroup": [1], "rlnTomoTiltSeriesPixelSize": [1.5], "rlnImagePixelSize": [6.0]},
+    )
+    table = read_particles(path)
+    assert table["x"].tolist() == [15.0]
+    for size in (None, 6.0):  # the tilt series' pixel stays, whatever the tomogram's
+        write_particles(table, tmp_path / "b.star", style="relion4", voxel_size=size)
+        assert starfile.read(tmp_path / "b.star")["particles"]["rlnCoordinateX"].iloc[0] == 10.0
+        assert read_particles(tmp_path / "b.star")["x"].tolist() == [15.0]
+
+
+def test_subtomogram_and_particle_angles_are_one(tmp_path):
+    """RELION: A = A_subtomogram · A_particle; position = coordinate − A_subtomogram · origin."""
+    names = ("Rot", "Tilt", "Psi")
+    subtomogram, particle, origin = (30.0, 50.0, -70.0), (10.0, -20.0, 40.0), (1.0, 2.0, 3.0)
+    angles = {
+        **{f"rlnTomoSubtomogram{n}": [v] for n, v in zip(names, subtomogram, strict=True)},
+        **{f"rlnAngle{n}": [v] for n, v in zip(names, particle, strict=True)},
+        **{f"rlnOrigin{a}Angst": [v] for a, v in zip("XYZ", origin, strict=True)},
+        **{f"rlnCoordinate{a}": [100.0] for a in "XYZ"},
+    }  # fmt: skip
+    table = read_particles(star(tmp_path / "a.star", angles), voxel_size=1.0)
+    matrix_s, matrix_p = (euler_matrix(*np.deg2rad(a)) for a in (subtomogram, particle))
+    np.testing.assert_allclose(orientations(table).as_matrix()[0], matrix_s @ matrix_p, atol=1e-6)
+    shift = table[["shift_x", "shift_y", "shift_z"]].to_numpy()[0]
+    np.testing.assert_allclose(shift, -matrix_s @ origin, atol=1e-6)
+    assert not any(name.startswith("rlnTomoSubtomogram") for name in table)
+    assert_same(written(table, tmp_path, "relion4", voxel_size=1.0), table)
+
+
+def euler_matrix(rot, tilt, psi):
+    """Reference: RELION's Euler_angles2matrix, term by term."""
+    ca, cb, cg = np.cos([rot, tilt, psi])
+    sa, sb, sg = np.sin([rot, tilt, psi])
+    return np.array([
+        [cg * cb * ca - sg * sa, cg * cb * sa + sg * ca, -cg * sb],
+        [-sg * cb * ca - cg * sa, -sg * cb * sa + cg * ca, sg * sb],
+        [sb * ca, sb * sa, cb],
+    ])  # fmt: skip
+
+
+def test_relion_5_counts_from_the_middle(tmp_path):
+    path = star(
+        tmp_path / "a.star",
+        {
+            "rlnTomoName": ["A", "B"],
+            **{f"rlnCenteredCoordinate{a}Angst": [0.0, 1.0] for a in "XYZ"},
+        },
+    )
+    with pytest.raises(InputError, match=r"so its size is needed; pass tomogram_shape=\(z, y, x\)"):
+        read_particles(path)
+    with pytest.raises(InputError, match="voxel_size is needed, too"):
+        read_particles(path, tomogram_shape=(10, 20, 30))
+    table = read_particles(path, tomogram_shape=(10, 20, 31), voxel_size=2.0)
+    assert table[["z", "y", "x"]].to_numpy().tolist() == [[10.0, 20.0, 31.0], [11.0, 21.0, 32.0]]
+    each = {"A": (10, 20, 30), "B": (20, 20, 20)}
+    table = read_particles(path, tomogram_shape=each, voxel_size=2.0)
+    assert table["x"].tolist() == [30.0, 21.0]
+    with pytest.raises(InputError, match="size of the tomogram B is not known, only of A"):
+        read_particles(path, tomogram_shape={"A": (10, 20, 30)}, voxel_size=2.0)
+
+
+def test_relion_5_finds_the_tomograms_by_the_optimisation_set():
+    folder = shared_data("metadata", "star", "relion5")
+    picks = read_particles(folder / "Picks" / "job_picks" / "particles.star")
+    # 84 × 136 × 44 voxels of 10.52 Å, by tomograms.star
+    assert picks["x"].iloc[0] == pytest.approx(-176.94 + 84 * 10.52 / 2)
+    assert picks["y"].iloc[0] == pytest.approx(765.48005 + 136 * 10.52 / 2)
+    assert picks["z"].iloc[0] == pytest.approx(11.16 + 44 * 10.52 / 2)
+    same = read_particles(folder / "Picks" / "job_picks" / "optimisation_set.star")
+    pd.testing.assert_frame_equal(picks, same)
+    refined = read_particles(folder / "Refine3D" / "job_refine" / "run_it050_data.star")
+    assert refined["shift_x"].iloc[0] == pytest.approx(2.41904)
+    assert refined["half"].tolist() == [1, 2, 1, 1, 1]
+    by_hand = read_particles(
+        folder / "Refine3D" / "job_refine" / "run_it050_data.star",
+        tomogram_shape=folder / "Tomograms" / "job_tomo" / "tomograms.star",
+    )
+    pd.testing.assert_frame_equal(by_hand, refined)
+
+
+def test_dynamo_counts_from_one(tmp_path):
+    row = np.zeros(35)
+    row[[3, 4, 5]] = 0.5, -0.5, 1.0
+    row[[6, 7, 8]] = 90.0, 0.0, 0.0
+    row[[9, 12, 13, 14, 19, 21]] = 0.3, 1, -60, 57, 4, 2
+    row[[23, 24, 25]] = 1.0, 11.0, 21.0
+    path = tmp_path / "a.tbl"
+    path.write_text(" ".join(map(str, row)) + "\n")
+    with pytest.raises(InputError, match=r"a\.tbl: a Dynamo table counts in voxels.*voxel_size="):
+        read_particles(path)
+    table = read_particles(path, voxel_size=10.0)
+    first = table.iloc[0]
+    assert (first["x"], first["y"], first["z"]) == (0.0, 100.0, 200.0)  # the first voxel is 0 Å
+    assert (first["shift_x"], first["shift_y"], first["shift_z"]) == (5.0, -5.0, 10.0)
+    assert (first["score"], first["tilt_min"], first["tilt_max"]) == (0.3, -60.0, 57.0)
+    assert (first["tomogram"], first["class"]) == ("4", 2)
+    expected = Rotation.from_euler("zxz", [90, 0, 0], degrees=True).inv()
+    assert angular_distance(orientations(table)[0], expected) < 1e-9
+
+
+def test_dynamo_keeps_names_beside_the_table(tmp_path):
+    table = pd.DataFrame({"tomogram": ["b", "a", "b"], "z": 1.0, "y": 2.0, "x": [3.0, 4.0, 5.0]})
+    write_particles(table, tmp_path / "a.tbl", voxel_size=1.0)
+    assert (tmp_path / "a.doc").read_text() == "1 b\n2 a\n"
+    assert np.loadtxt(tmp_path / "a.tbl")[:, 19].tolist() == [1, 2, 1]
+    assert read_particles(tmp_path / "a.tbl", voxel_size=1.0)["tomogram"].tolist() == [
+        "b",
+        "a",
+        "b",
+    ]
+
+
+@pytest.mark.parametrize(
+    "column", ["rlnLCCmax", "ptmLCCmax", "rlnAutopickFigureOfMerit", "rlnMaxValueProbDistribution"]
+)
+def test_names_of_the_score(tmp_path, column):
+    path = star(tmp_path / "a.star", {"rlnImageName": ["a.mrc", "b.mrc"], column: [0.5, 0.25]})
+    table = read_particles(path)
+    assert table["score"].tolist() == [0.5, 0.25]
+    again = written(table, tmp_path, "relion3.1", voxel_size=None)
+    assert set(again) == set(table)
+    assert starfile.read(tmp_path / "table.star")["rlnLCCmax"].tolist() == [0.5, 0.25]
+
+
+# Third parties, real files
+
+
+def test_starfile_reads_what_is_written(tmp_path):
+    table = with_orientations(
+        pd.DataFrame({"tomogram": ["TS 1", "TS_2"], "z": [10.0, 20.0], "y": 5.0, "x": 2.5,
+                      "score": [0.5, 1e-7], "tilt_min": -60.0, "tilt_max": 50.0, "half": [1, 2]}),
+        Rotation.from_euler("ZYZ", [[10, 20, 30], [40, 50, 60]], degrees=True).inv(),
+    )  # fmt: skip
+    write_particles(table, tmp_path / "a.star", voxel_size=2.5)
+    blocks = starfile.read(tmp_path / "a.star")
+    assert list(blocks) == ["optics", "particles"]
+    assert blocks["optics"]["rlnImagePixelSize"].tolist() == [2.5]
+    particles = blocks["particles"]
+    assert particles["rlnMicrographName"].tolist() == ["TS 1", "TS_2"]
+    assert particles["rlnCoordinateZ"].tolist() == [4.0, 8.0]
+    assert particles["rlnLCCmax"].tolist() == [0.5, 1e-7]
+    assert particles["tomodaskTiltMax"].tolist() == [50.0, 50.0]
+    np.testing.assert_allclose(
+        particles[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]], [[10, 20, 30], [40, 50, 60]]
+    )
+
+
+NOT_PARTICLES = {
+    "no particles in data_": {
+        "basic_double_quote", "basic_single_quote", "default_pipeline", "empty_loop",
+        "loop_double_quote", "loop_double_quote__a03363d5", "loop_single_quote",
+        "loop_single_quote__5e6523b4", "postprocess", "job", "13pf_MT", "14pf_MT", "tomograms",
+        "test_overwrite_backup", "test_string_double_quote", "test_string_single_quote",
+        "two_basic_blocks", "two_single_line_loop_blocks",
+    },
+    "blocks hold particles": {
+        "rln3.1_data_style", "rln3.1_data_style__1e12ee49", "single_line_end_of_multiblock",
+        "single_line_middle_of_multiblock",
+    },
+    "names Refine3D/job_refine/run_it040_data.star": {"run_it040_optimisation_set"},
+}  # fmt: skip
+NO_PIXEL_SIZE = {
+    "chlamy_ps2",
+    "single_line_end_of_multiblock__8b81d074", "single_line_end_of_multiblock__a3511f08",
+    "single_line_middle_of_multiblock__02ed5281", "single_line_middle_of_multiblock__18bb5b75",
+}  # fmt: skip
+COUNTS = {
+    "chlamy_ps2": 3111, "one_loop": 16, "relion3.1_particles": 57, "warp_example": 1399,
+    "particles": 5, "optimisation_set": 5, "run_it050_data": 5, "run_it050_optimisation_set": 5,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STARS)
+def test_every_real_star_opens_or_says_why_not(tmp_path, name):
+    path = shared_data(name)
+    for message, stems in NOT_PARTICLES.items():
+        if path.stem in stems:
+            with pytest.raises(InputError, match=rf"{path.name}.*{message}"):
+                read_particles(path, voxel_size=10.0)
+            return
+    if path.stem in NO_PIXEL_SIZE:
+        with pytest.raises(InputError, match=r"does not say their size.*pass voxel_size="):
+            read_particles(path)
+        table = read_particles(path, voxel_size=10.0)
+    else:
+        table = read_particles(path)
+    assert len(table) == COUNTS.get(path.stem, 1)
+    shapes = {str(tomogram): SHAPE for tomogram in set(table["tomogram"])}
+    for form in FORMATS:
+        target = tmp_path / f"a.{form if form in ('tbl', 'csv') else 'star'}"
+        style = form if form.startswith("relion") else "relion4"
+        write_particles(table, target, style=style, voxel_size=8.0, tomogram_shape=shapes)
+        found = read_particles(
+            target, tomogram_shape=shapes, voxel_size=8.0 if form in ("tbl", "relion5") else None
+        )
+        expected = table
+        if form == "tbl":
+            known = {"tomogram", "z", "y", "x", "score", "class"}
+            expected = table[[c for c in table if c in known or c.startswith(("shift", "quat"))]]
+        assert_same(found, expected)
+
+
+@pytest.mark.parametrize(("name", "count"), [("dynamo2warp", 4934), ("t_double", 300)])
+def test_every_real_dynamo_table_opens(tmp_path, name, count):
+    path = shared_data("metadata", "dynamo", f"{name}.tbl")
+    table = read_particles(path, voxel_size=10.0, need=("position", "orientation", "tilt_range"))
+    assert len(table) == count
+    write_particles(table, tmp_path / "a.tbl", voxel_size=10.0)
+    theirs, ours = np.loadtxt(path), np.loadtxt(tmp_path / "a.tbl")
+    kept = [i for i in range(35) if i not in (6, 7, 8)]  # angles: the same turn, other numbers
+    np.testing.assert_allclose(ours[:, kept], theirs[:, kept], rtol=1e-8, atol=1e-8)
+    for form in ("relion3.1", "relion5", "csv"):
+        assert_same(written(table, tmp_path, form, voxel_size=10.0), table)
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize(
+    ("columns", "need", "message"),
+    [
+        (["rlnImageName"], ("position",), r"position needs the columns z, y, x \(in a STAR rlnCoor"),
+        (["rlnImageName"], ("orientation",), r"orientation needs the columns quat_x.*rlnAngleRot"),
+        (["rlnImageName"], ("score",), r"no column score \(in a STAR rlnLCCmax\); found image"),
+        (["rlnImageName"], ("tilt_range",), r"tilt_range needs the columns tilt_min, tilt_max"),
+        (["rlnCoordinateX", "rlnFoo"], (), r"no particles in data_p.*found rlnCoordinateX, rlnFoo"),
+    ],
+)  # fmt: skip
+def test_missing_columns_are_named(tmp_path, columns, need, message):
+    path = star(tmp_path / "a.star", {name: [1.0] for name in columns})
+    with pytest.raises(InputError, match=rf"a\.star: {message}"):
+        read_particles(path, need=need)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_an_empty_table_is_read_unless_particles_are_needed(tmp_path, form):
+    table = with_orientations(
+        pd.DataFrame({"tomogram": pd.Series([], dtype="str"), "z": [], "y": [], "x": []}),
+        Rotation.identity(0),
+    )
+    found = written(table, tmp_path, form)
+    assert found.empty
+    assert {"z", "y", "x", "quat_w"} <= set(found)
+    kwargs = {"tomogram_shape": SHAPE} if form == "relion5" else {}
+    with pytest.raises(InputError, match="holds no particles; pick again"):
+        read_particles(
+            tmp_path / f"table.{form if form in ('tbl', 'csv') else 'star'}",
+            voxel_size=7.5, need=("position",), **kwargs,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.star", "", r"a\.star is empty"),
+        ("a.star", "only text\n", r"a\.star has no data block"),
+        (
+            "a.star",
+            "data_\n\nloop_\n_rlnCoordinateX #1\n1 2 3\n4 5\n",
+            r"a\.star is not a STAR file",
+        ),
+        ("a.tbl", "1 2 3\n", "at least 26 .* found 3"),
+        ("a.tbl", "x " * 35, "holds numbers only"),
+        ("a.csv", "", r"a\.csv is not a CSV table"),
+        ("a.csv", "foo,bar\n1,2\n", "no particles; needs the columns z, y, x .* found foo, bar"),
+        ("a.txt", "", r"a particle table is one of \.star, \.tbl, \.csv"),
+    ],
+)
+def test_files_that_are_no_tables(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        read_particles(tmp_path / name, voxel_size=1.0)
+
+
+def test_no_file_there(tmp_path):
+    with pytest.raises(InputError, match=r"none\.star: no such file"):
+        read_particles(tmp_path / "none.star")
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("a.star", {}, "voxel_size is needed to write positions into a STAR"),
+        ("a.star", {"voxel_size": 0.0}, "voxel_size must be above 0 Å, got 0.0"),
+        ("a.star", {"voxel_size": 1.0, "style": "relion2"}, "style must be one of .*'relion2'"),
+        ("a.star", {"voxel_size": 1.0, "style": "relion5"}, "so its size is needed"),
+        ("a.tbl", {}, "Dynamo counts in voxels; pass voxel_size="),
+        ("a.txt", {}, r"written are \.star, \.tbl, \.csv"),
+        ("old.csv", {"overwrite": False}, r"old\.csv exists already"),
+    ],
+)
+def test_what_cannot_be_written(tmp_path, name, kwargs, message):
+    (tmp_path / "old.csv").write_text("")
+    table = pd.DataFrame({"z": [1.0], "y": [1.0], "x": [1.0]})
+    with pytest.raises(InputError, match=message):
+        write_particles(table, tmp_path / name, **kwargs)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["old.csv"]
+
+
+def test_text_that_a_star_cannot_keep(tmp_path):
+    table = pd.DataFrame({"image": ["box #1.mrc"]})
+    with pytest.raises(InputError, match=r"column rlnImageName: 'box #1\.mrc' holds a quote, #"):
+        write_particles(table, tmp_path / "a.star")
+
+
+def test_orientations_must_be_there():
+    with pytest.raises(InputError, match="orientation needs the columns quat_x"):
+        orientations(pd.DataFrame({"x": [1.0]}))
+    table = pd.DataFrame({f"quat_{axis}": [1.0, np.nan, 0.0] for axis in "xyzw"})
+    with pytest.raises(InputError, match="no orientation in 2 rows, the first is row 1"):
+        orientations(table)
+    with pytest.raises(ValueError, match="one rotation per row, got 2 for 3"):
+        with_orientations(table, Rotation.identity(2))
