@@ -122,15 +122,15 @@ def plan_tiles(
     >>> plan.counts, plan.box, plan.halo
     ((1, 1, 1), (144, 144, 144), (16, 16, 16))
     >>> plan_tiles((128, 128, 128), radius=16.0, band=0.1).grid
-    (48, 48, 48)
+    (49, 49, 49)
     """
     if not 0 < band <= 0.5:
         raise ValueError(f"band must be above 0 and at most 0.5 cycles per voxel, got {band}")
     if tile is not None and tile < 1:
         raise ValueError(f"tile must be at least 1 voxel, got {tile}")
     cut = band * oversampling < 0.5
-    # The cubic interpolation back to voxels looks two steps of the grid beyond the core.
-    halo = ceil(radius) + (ceil(1 / (band * oversampling)) if cut else 0)
+    # The interpolation back to voxels looks three steps of the grid beyond the core.
+    halo = ceil(radius) + (ceil(1.5 / (band * oversampling)) if cut else 0)
     choices = [_axis_choices(s, halo, band * oversampling if cut else None, tile) for s in shape]
     best: tuple[float, list[tuple[int, int, int]]] | None = None
     for combination in product(*choices):
@@ -163,8 +163,8 @@ def _axis_choices(
     return out
 
 
-def fill_box(data: np.ndarray, tile: Tile, box: Triple) -> np.ndarray:
-    """Data of a tile in its box, mean-free, zeros beyond the volume.
+def fill_box(data: np.ndarray, tile: Tile, box: Triple, *, beyond: float = 0.0) -> np.ndarray:
+    """Data of a tile in its box, mean-free; `beyond` where the volume has ended.
 
     Parameters
     ----------
@@ -177,7 +177,7 @@ def fill_box(data: np.ndarray, tile: Tile, box: Triple) -> np.ndarray:
     array of float32, shape `box`; the core begins at index (0, 0, 0)
     """
     mean = np.mean(data, dtype=np.float64)
-    out = np.zeros(box, np.float32)
+    out = np.full(box, beyond, np.float32)
     parts = []
     for a, low, high, n in zip(tile.start, tile.read_start, tile.read_stop, box, strict=True):
         before = a - low
@@ -196,7 +196,7 @@ def upsample(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Bring values from a periodic, coarser grid of a box to the voxels of the tile's core.
 
-    Cubic convolution (Keys 1981), four points along each axis; at points of the grid it gives
+    Lanczos' windowed sinc, six points along each axis, of sum one; at points of the grid it gives
     the grid's values.
 
     Parameters
@@ -212,17 +212,14 @@ def upsample(
         n = values.shape[axis]
         place = np.arange(core[axis]) * (n / box[axis])
         base = np.floor(place).astype(np.intp)
-        t = (place - base).astype(np.float32)
-        weights = (
-            ((-0.5 * t + 1.0) * t - 0.5) * t,
-            (1.5 * t - 2.5) * t * t + 1.0,
-            ((-1.5 * t + 2.0) * t + 0.5) * t,
-            (0.5 * t - 0.5) * t * t,
-        )
+        t = place - base
+        offsets = range(-2, 4)
+        weights = np.stack([np.sinc(t - o) * np.sinc((t - o) / 3) for o in offsets])
+        weights = (weights / weights.sum(axis=0)).astype(np.float32)
         form = [1, 1, 1]
         form[axis] = -1
         out: np.ndarray | None = None
-        for offset, weight in zip((-1, 0, 1, 2), weights, strict=True):
+        for offset, weight in zip(offsets, weights, strict=True):
             part = values.take((base + offset) % n, axis=axis)
             part *= weight.reshape(form)
             out = part if out is None else np.add(out, part, out=out)

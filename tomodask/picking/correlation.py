@@ -18,6 +18,7 @@ by σ once, at the end.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numba
 import numpy as np
@@ -70,7 +71,7 @@ def prepare_tile(
         `mask_share`, so that the template itself scores 1.
     """
     box = fill_box(data, tile, plan.box)
-    flat = _flat(box, radius)
+    flat = _flat(data, tile, plan.box, radius)
     spectrum = scipy.fft.rfftn(box, workers=1, overwrite_x=True)
     shrink = np.float32(np.prod(plan.grid) / np.prod(plan.box))
     values = rows.gather(spectrum) * shrink
@@ -199,7 +200,8 @@ def _local_power(
         return np.asarray(scipy.fft.irfftn(product, s=x.shape, workers=1))
 
     # N σ² = Σ f² − (Σ f)² / N: in double precision, and f has no mean over the tile.
-    return np.maximum(local_sum(filtered**2) - local_sum(filtered) ** 2 / volume, 0.0)
+    power = local_sum(filtered**2) - local_sum(filtered) ** 2 / volume
+    return np.asarray(np.maximum(power, 0.0))
 
 
 def mask_share(
@@ -232,17 +234,21 @@ def mask_share(
     return float(np.mean(shares)) if shares else 1.0
 
 
-def _flat(box: np.ndarray, radius: float) -> np.ndarray | None:
-    """True where all voxels of the cube inside the mask are equal; None where no two in line are.
+def _flat(data: np.ndarray, tile: Tile, box: tuple[int, int, int], radius: float) -> Any:
+    """True where all voxels of the cube inside the mask are equal; None where hardly any are.
 
     Filtering rings into regions without data (masked, or beyond the reconstruction); divided by
     its own small deviation the ringing would score.
     """
-    if np.mean(box[..., 1:] == box[..., :-1]) < 1e-3:
+    if np.mean(data[..., 1:] == data[..., :-1]) < 1e-3:
         return None
     size = max(3, 2 * int(radius / np.sqrt(3)) + 1)
-    high = scipy.ndimage.maximum_filter(box, size, mode="wrap")
-    return np.asarray(high == scipy.ndimage.minimum_filter(box, size, mode="wrap"))
+    # What lies beyond the volume is neither highest nor lowest.
+    high = fill_box(data, tile, box, beyond=-np.inf)
+    low = fill_box(data, tile, box, beyond=np.inf)
+    return scipy.ndimage.maximum_filter(high, size, mode="wrap") <= scipy.ndimage.minimum_filter(
+        low, size, mode="wrap"
+    )
 
 
 @numba.njit(cache=True, fastmath=True, nogil=True)

@@ -1,0 +1,184 @@
+"""Stored scores: equal to computed ones, and finished after a crash with the missing tiles only."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+import zarr
+from picking.blobs import blobs, template, volume
+from scipy.spatial.transform import Rotation
+
+from tomodask.errors import InputError
+from tomodask.picking import score_store
+from tomodask.picking.template_matching import match_template, open_scores, save_scores
+
+TURNS = Rotation.random(4, rng=3)
+
+
+def small_match(seed=0, chunks=None, **kwargs):
+    shape = (40, 36, 32)
+    tomogram = np.random.default_rng(seed).normal(size=shape) + blobs(shape, (20, 18, 16), TURNS[1])
+    kwargs = {"rotations": TURNS, "tile": 16, "tilt_range": (-60.0, 60.0), **kwargs}
+    return match_template(volume(tomogram, chunks=chunks), template(16), **kwargs)
+
+
+def files(path):
+    return {
+        str(p.relative_to(path)): p.read_bytes()
+        for p in sorted(Path(path).rglob("*"))
+        if p.is_file()
+    }
+
+
+def test_what_is_stored_is_what_was_computed(tmp_path):
+    match = small_match()
+    save_scores(match, tmp_path / "scores.zarr")
+    stored, computed = open_scores(tmp_path / "scores.zarr"), match.compute()
+    for name in ("score", "rotation", "quaternion"):
+        np.testing.assert_array_equal(stored[name].values, computed[name].values)
+    assert stored.attrs == match.attrs
+    np.testing.assert_array_equal(stored["z"], match["z"])
+    assert stored["score"].chunks == match["score"].chunks
+
+
+def test_goes_on_with_the_missing_tiles_only(tmp_path, monkeypatch):
+    match = small_match()
+    save_scores(match, tmp_path / "whole.zarr")
+    calls = []
+    write = score_store._write_tile
+
+    def crashing(score, rotation, path, tile, chunk):
+        if len(calls) == 5:
+            raise RuntimeError("power cut")
+        calls.append(tile)
+        write(score, rotation, path, tile, chunk)
+
+    monkeypatch.setattr(score_store, "_write_tile", crashing)
+    with pytest.raises(RuntimeError, match="power cut"), dask.config.set(scheduler="sync"):
+        save_scores(match, tmp_path / "killed.zarr")
+    with pytest.raises(InputError, match="holds 5 of 18 tiles: its run was interrupted"):
+        open_scores(tmp_path / "killed.zarr")
+
+    def counting(score, rotation, path, tile, chunk):
+        calls.append(tile)
+        write(score, rotation, path, tile, chunk)
+
+    monkeypatch.setattr(score_store, "_write_tile", counting)
+    with dask.config.set(scheduler="sync"):
+        save_scores(match, tmp_path / "killed.zarr")
+    assert len(calls) == 18
+    assert len(set(calls)) == 18
+    assert files(tmp_path / "killed.zarr") == files(tmp_path / "whole.zarr")  # bit-identical
+
+
+def test_survives_kill_9(tmp_path):
+    """A process killed while it writes; the same call, in another process, ends the same."""
+    store = tmp_path / "killed.zarr"
+    script = textwrap.dedent(f"""
+        import sys, time
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        import dask
+        from picking.test_score_store import small_match
+        from tomodask.picking import score_store
+        write = score_store._write_tile
+        def slow(*args):
+            time.sleep(0.15)
+            write(*args)
+        score_store._write_tile = slow
+        with dask.config.set(scheduler="sync"):
+            score_store.save_scores(small_match(), {str(store)!r})
+    """)
+    process = subprocess.Popen([sys.executable, "-c", script])
+    try:
+        deadline = time.monotonic() + 60
+        done = store / "finished" / "c"
+        while time.monotonic() < deadline and (
+            not done.exists() or len([p for p in done.rglob("*") if p.is_file()]) < 3
+        ):
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+    finally:
+        process.kill()
+        process.wait()
+    with pytest.raises(InputError, match="of 18 tiles"):
+        open_scores(store)
+    save_scores(small_match(), store)
+    save_scores(small_match(), tmp_path / "whole.zarr")
+    want = files(tmp_path / "whole.zarr")
+    got = files(store)
+    assert {k: v for k, v in got.items() if k in want} == want
+
+
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"angular_step": 20.0}, {"tilt_range": (-50.0, 60.0)}, {"tile": 20}]
+)
+def test_refuses_the_store_of_another_run(tmp_path, other):
+    save_scores(small_match(), tmp_path / "scores.zarr")
+    before = files(tmp_path / "scores.zarr")
+    with pytest.raises(InputError, match=r"scores.zarr holds the scores of another run"):
+        save_scores(small_match(**other), tmp_path / "scores.zarr")
+    assert files(tmp_path / "scores.zarr") == before
+
+
+def test_a_changed_file_is_another_run(tmp_path):
+    source = tmp_path / "tomogram.mrc"
+    source.write_bytes(b"one")
+    tomogram = volume(np.random.default_rng(0).normal(size=(32,) * 3), source=str(source))
+    save_scores(match_template(tomogram, template(16), rotations=TURNS), tmp_path / "scores.zarr")
+    source.write_bytes(b"another")
+    with pytest.raises(InputError, match="another run"):
+        save_scores(
+            match_template(tomogram, template(16), rotations=TURNS), tmp_path / "scores.zarr"
+        )
+
+
+def test_chunks_of_the_input_are_no_other_run(tmp_path):
+    source = tmp_path / "tomogram.mrc"
+    source.write_bytes(b"one")
+    values = np.random.default_rng(0).normal(size=(32,) * 3)
+    marks = {
+        match_template(
+            volume(values, chunks=chunks, source=str(source)), template(16), rotations=TURNS
+        ).attrs["fingerprint"]
+        for chunks in (None, 8, 32)
+    }
+    assert len(marks) == 1
+
+
+def test_begins_anew_when_told_to(tmp_path):
+    save_scores(small_match(seed=1), tmp_path / "scores.zarr")
+    save_scores(small_match(), tmp_path / "scores.zarr", resume=False)
+    np.testing.assert_array_equal(
+        open_scores(tmp_path / "scores.zarr")["score"].values, small_match()["score"].values
+    )
+
+
+def test_leaves_what_is_no_store_of_scores_alone(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years")
+    for resume in (True, False):
+        with pytest.raises(InputError, match="is no store of scores"):
+            save_scores(small_match(), tmp_path, resume=resume)
+    assert (tmp_path / "thesis.tex").read_text() == "years"
+    zarr.open_group(tmp_path / "other.zarr", mode="w")
+    with pytest.raises(InputError, match="not one of scores"):
+        save_scores(small_match(), tmp_path / "other.zarr", resume=False)
+    with pytest.raises(InputError, match="is no store of scores: make one with `tomodask match`"):
+        open_scores(tmp_path / "missing.zarr")
+
+
+def test_full_disk_is_said_in_a_sentence(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(score_store, "_write_tile", full)
+    with pytest.raises(InputError, match=r"no space left on the disk of .*scores.zarr"):
+        save_scores(small_match(), tmp_path / "scores.zarr")
