@@ -94,7 +94,7 @@ def tables(draw):
     table=tables(), form=st.sampled_from(FORMATS), voxel_size=st.sampled_from([1.0, 7.5, 13.481])
 )
 @settings(
-    deadline=None, max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_what_is_written_is_read_back(tmp_path, table, form, voxel_size):
     found = written(table, tmp_path, form, voxel_size=voxel_size)
@@ -398,7 +398,7 @@ def test_every_real_dynamo_table_opens(tmp_path, name, count):
 @pytest.mark.parametrize(
     ("columns", "need", "message"),
     [
-        (["rlnImageName"], ("position",), r"position needs the columns z, y, x \(in a STAR rlnCoor"),
+        (["rlnImageName"], ("position",), r"position needs the columns z, y, x \(in a STAR rln"),
         (["rlnImageName"], ("orientation",), r"orientation needs the columns quat_x.*rlnAngleRot"),
         (["rlnImageName"], ("score",), r"no column score \(in a STAR rlnLCCmax\); found image"),
         (["rlnImageName"], ("tilt_range",), r"tilt_range needs the columns tilt_min, tilt_max"),

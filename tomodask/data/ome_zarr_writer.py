@@ -122,6 +122,8 @@ def _convert_block(
     region = tuple(
         slice(start, start + size) for start, size in zip(corner, block.shape, strict=True)
     )
+    if not Path(target.store.root, target.path, "zarr.json").exists():
+        return None  # another block failed, and what there was is being taken away
     try:
         target[region] = block
     except OSError as error:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,7 +77,19 @@ def replacing(path: Path, *, overwrite: bool, needed: int | None = None) -> Iter
         raise
     finally:
         for leftover in (part, old):
-            if leftover.is_dir():
-                shutil.rmtree(leftover, ignore_errors=True)
-            else:
-                leftover.unlink(missing_ok=True)
+            _remove(leftover)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or folder for good, though threads may still be writing into it.
+
+    Where one task fails, Dask lets those that run beside it go on; what they write would make the
+    folder again.
+    """
+    if path.is_dir():
+        for _ in range(20):
+            shutil.rmtree(path, ignore_errors=True)
+            time.sleep(0.05)
+            if not path.exists():
+                return
+    path.unlink(missing_ok=True)
