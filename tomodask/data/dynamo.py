@@ -70,7 +70,7 @@ def read_dynamo(path: Path, *, voxel_size: float | None) -> pd.DataFrame:
     table["score"] = column[10]
     table["class"] = column[22].astype(int)
     measured = (column[13] == 1) & (column[14] < column[15])  # 1: a single tilt axis along y
-    if measured.any():
+    if measured.any() or not len(values):
         table["tilt_min"] = np.where(measured, column[14], np.nan)
         table["tilt_max"] = np.where(measured, column[15], np.nan)
     else:
