@@ -25,7 +25,7 @@ import numpy as np
 import scipy.fft
 import scipy.ndimage
 
-from tomodask.arrays.spectrum_slices import Rows, TemplateSpectrum, band_rows, sample_pair
+from tomodask.arrays.spectrum_slices import Rows, TemplateSpectrum, band_rows, sample_pair, spread
 from tomodask.arrays.tiles import Tile, TilePlan, fill_box, upsample
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 _EDGE = 1.0  # width of the mask's soft edge, in steps of the grid
+_CACHE = 1 << 15  # points of the planes that are transformed together: 256 KB
 _FLAT = 1e-6  # a local variance below this share of the tile's mean one is rounding
 
 
@@ -110,30 +111,40 @@ def best_rotations(
 
     Returns
     -------
-    best : array of float32, shape of the plan's grid
+    best : array of float32, shape (y, z, x)
+        The plan's core, or, where the band is cut, its grid; axes y first.
     rotation : array of int32
         Of equals the lowest number.
     """
     turns = np.ascontiguousarray(matrices, np.float32)
-    best = np.full(plan.grid, -np.inf, np.float32)
-    rotation = np.full(plan.grid, first, np.int32)
-    grid = np.zeros(plan.grid, np.complex64)
+    nz, ny, nx = plan.grid
+    kept = _kept(plan)
+    shape = kept[1], kept[0], kept[2]  # plane after plane of y
+    best = np.full(shape, -np.inf, np.float32)
+    rotation = np.full(shape, first, np.int32)
+    columns = np.empty((ny, rows.columns), np.complex64)
+    planes = np.empty((max(1, _CACHE // (nz * nx)), nz, nx), np.complex64)
     root = np.sqrt(float(np.prod(plan.grid)))
-    box = np.asarray(rows.box, np.float64)
     for i in range(0, len(turns), 2):
         j = min(i + 1, len(turns) - 1)
-        grid[...] = 0
-        pa, pb = sample_pair(
-            template.values, float(template.edge), rows.z, rows.y, rows.low, rows.high, rows.start,
-            box, turns[i], turns[j], tile.data, grid,
-        )  # fmt: skip
-        both = scipy.fft.ifftn(grid, workers=1, overwrite_x=True)
-        sa, sb = (root / np.sqrt(p) if p > 0 else 0.0 for p in (pa, pb))
-        _keep_best(
-            both.ravel(), np.float32(sa), np.float32(sb), np.int32(first + i), np.int32(first + j),
-            best.ravel(), rotation.ravel(),
-        )  # fmt: skip
+        columns[...] = 0
+        powers = sample_pair(template, rows, turns[i], turns[j], tile.data, columns)
+        sa, sb = (np.float32(root / np.sqrt(p) if p > 0 else 0.0) for p in powers)
+        # Axis by axis: along y only measured lines, along z and x only planes of the core, a few
+        # planes at a time, which then stay in the cache until they are compared.
+        lines = scipy.fft.ifft(columns, axis=0, workers=1, overwrite_x=True)
+        for y in range(0, kept[1], len(planes)):
+            some = planes[: min(len(planes), kept[1] - y)]
+            spread(lines[y : y + len(some)], rows.runs, some)
+            both = scipy.fft.ifft(some, axis=1, workers=1, overwrite_x=True)[:, : kept[0]]
+            both = scipy.fft.ifft(both, axis=2, workers=1, overwrite_x=True)
+            _keep_best(both, sa, sb, np.int32(first + i), np.int32(first + j), best, rotation, y)
     return best, rotation
+
+
+def _kept(plan: TilePlan) -> tuple[int, int, int]:
+    """How much of the grid is of use: the core, or all of it where it is interpolated."""
+    return plan.core if plan.grid == plan.box else plan.grid
 
 
 def merge_best(
@@ -148,11 +159,12 @@ def finish_scores(
     best: tuple[np.ndarray, np.ndarray], scale: np.ndarray, *, tile: Tile, plan: TilePlan
 ) -> tuple[np.ndarray, np.ndarray]:
     """Scores (float32) and rotations (int32) at the voxels of a tile's core."""
-    score = best[0] * scale
-    rotation = best[1]
+    z, y, x = _kept(plan)
+    score = best[0].transpose(1, 0, 2) * scale[:z, :y, :x]
+    rotation = best[1].transpose(1, 0, 2)
     if plan.grid == plan.box:
         z, y, x = tile.core
-        return score[:z, :y, :x].copy(), rotation[:z, :y, :x].copy()
+        return score[:z, :y, :x], rotation[:z, :y, :x]
     return upsample(score, rotation, box=plan.box, core=tile.core)
 
 
@@ -222,11 +234,10 @@ def mask_share(
     ones = np.ones(rows.size, np.complex64)
     shares = []
     for turn in np.ascontiguousarray(matrices, np.float32):
-        grid = np.zeros((edge,) * 3, np.complex64)
-        sample_pair(
-            template.values, float(template.edge), rows.z, rows.y, rows.low, rows.high, rows.start,
-            np.asarray(rows.box, np.float64), turn, turn, ones, grid,
-        )  # fmt: skip
+        columns = np.zeros((edge, rows.columns), np.complex64)
+        grid = np.empty((edge,) * 3, np.complex64)
+        sample_pair(template, rows, turn, turn, ones, columns)
+        spread(columns, rows.runs, grid)
         turned = scipy.fft.ifftn(grid, workers=1).real.astype(np.float64)
         power = _local_power(turned, radius=radius, scale=(1.0, 1.0, 1.0))[0, 0, 0]
         if power > 0:
@@ -252,15 +263,14 @@ def _flat(data: np.ndarray, tile: Tile, box: tuple[int, int, int], radius: float
 
 
 @numba.njit(cache=True, fastmath=True, nogil=True)
-def _keep_best(both, scale_a, scale_b, a, b, best, rotation):  # type: ignore[no-untyped-def]  # pragma: no cover
-    """Hold two rotations, packed as real and imaginary part, against the best so far."""
-    for i in range(both.size):
-        value = both[i].real * scale_a
-        other = both[i].imag * scale_b
-        number = a
-        if other > value:
-            value = other
-            number = b
-        if value > best[i]:
-            best[i] = value
-            rotation[i] = number
+def _keep_best(both, scale_a, scale_b, a, b, best, rotation, first):  # type: ignore[no-untyped-def]  # pragma: no cover
+    """Hold two rotations, packed as real and imaginary part of planes, against the best so far."""
+    for y in range(both.shape[0]):
+        for z in range(both.shape[1]):
+            top, number = best[first + y, z], rotation[first + y, z]
+            for x in range(top.size):
+                one, other = both[y, z, x].real * scale_a, both[y, z, x].imag * scale_b
+                better = b if other > one else a
+                value = max(one, other)
+                number[x] = better if value > top[x] else number[x]
+                top[x] = max(top[x], value)
