@@ -81,8 +81,8 @@ def run(
     """From a tomogram to an average, in one resumable run.
 
     The stages are match, pick, extract, align, average and report.  Each finished
-    stage is kept in FOLDER.  A run that was stopped goes on when the same command is given again, and
-    ends with the same result.
+    stage is kept in FOLDER.  A run that was stopped goes on when the same command is given again,
+    and ends with the same result.
 
     Example:
       tomodask run tomogram.mrc --template ribosome.mrc --tilt-range -60 60 -o out

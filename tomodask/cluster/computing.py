@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from tomodask.cluster.progress import Progress, show_progress
@@ -16,6 +15,8 @@ __all__ = ["compute"]
 
 #: Seconds between two looks at the futures: short work does not wait, long work is not disturbed.
 FIRST_LOOK, LAST_LOOK = 0.002, 0.1
+#: Seconds after which the scheduler is asked how many tasks there are.
+WORTH_COUNTING = 0.2
 
 
 def compute(collection: Any, *, label: str) -> Any:
@@ -98,8 +99,8 @@ def _compute_there(client: Any, collections: list[Any], progress: Progress) -> l
     futures = client.compute(collections)
     pending = [future for future in futures if isinstance(future, Future)]
     try:
-        with _count_tasks(client, pending) as counted:
-            _wait(pending, counted, progress)
+        with _TaskCounter(client, pending) as counter:
+            _wait(pending, counter, progress)
         return list(client.gather(futures))
     except KilledWorker as error:
         client.cancel(pending, force=True)
@@ -118,46 +119,69 @@ def _compute_there(client: Any, collections: list[Any], progress: Progress) -> l
         raise
 
 
-def _wait(pending: list[Any], counted: dict[str, int], progress: Progress) -> None:
+def _wait(pending: list[Any], counter: _TaskCounter, progress: Progress) -> None:
     """Look at the futures until all are done or one failed."""
     look = FIRST_LOOK
+    began = time.monotonic()
     while pending:
         if any(future.status in ("error", "cancelled", "lost") for future in pending):
             return  # gather raises what happened
         pending = [future for future in pending if not future.done()]
-        if counted:
-            progress.update(counted["finished"], counted["all"])
+        if time.monotonic() - began > WORTH_COUNTING:
+            counter.start()
+        counter.show(progress)
         if pending:
             # Not futures' own wait(): the main thread must stay open to Ctrl-C.
             time.sleep(look)
             look = min(1.5 * look, LAST_LOOK)
-    if counted:
-        progress.update(counted["all"], counted["all"])
+    counter.show(progress, finished=True)
 
 
-@contextlib.contextmanager
-def _count_tasks(client: Any, futures: list[Any]) -> Iterator[dict[str, int]]:
-    """Follow the tasks that the futures depend on; the yielded counts change as they finish.
+class _TaskCounter:
+    """Follows the tasks that some futures depend on.
 
     Counts the tasks of the graph on the scheduler, as Dask's own bars do, since one future may
     stand for thousands of them.  The scheduler needs nothing of tomodask for it.
     """
-    from distributed.diagnostics.progressbar import ProgressBar
 
-    counts: dict[str, int] = {}
+    def __init__(self, client: Any, futures: list[Any]) -> None:
+        self.client = client
+        self.futures = futures
+        self.counts: dict[str, int] = {}
+        self.listening: Any = None
 
-    class Counter(ProgressBar):  # type: ignore[misc]
-        def _draw_bar(self, remaining: int, all: int, **_: Any) -> None:
-            counts.update({"finished": all - remaining, "all": all})
+    def __enter__(self) -> _TaskCounter:
+        return self
 
-    if not futures:
-        yield counts
-        return
-    counter = Counter(futures, scheduler=client.scheduler.address, complete=True)
-    listening = asyncio.run_coroutine_threadsafe(counter.listen(), client.loop.asyncio_loop)
-    try:
-        yield counts
-    finally:
-        listening.cancel()
+    def start(self) -> None:
+        """Begin to listen to the scheduler, the first time that this is called."""
+        if self.listening is not None:
+            return
+        from distributed.diagnostics.progressbar import ProgressBar
+
+        counts = self.counts
+
+        class Counter(ProgressBar):  # type: ignore[misc]
+            def _draw_bar(self, remaining: int, all: int, **_: Any) -> None:
+                counts.update({"finished": all - remaining, "all": all})
+
+        self.bar = Counter(self.futures, scheduler=self.client.scheduler.address, complete=True)
+        loop = self.client.loop.asyncio_loop
+        self.listening = asyncio.run_coroutine_threadsafe(self.bar.listen(), loop)
+
+    def show(self, progress: Progress, *, finished: bool = False) -> None:
+        """Pass the counts on, where there are some."""
+        if self.counts:
+            total = self.counts["all"]
+            progress.update(total if finished else self.counts["finished"], total)
+
+    def __exit__(self, *_: object) -> None:
+        if self.listening is None:
+            return
+        # A count of futures that are gone would wait for them on the scheduler for ever.
+        asked = time.monotonic()
+        while not (self.counts or self.listening.done()) and time.monotonic() - asked < 2:
+            time.sleep(FIRST_LOOK)
+        self.listening.cancel()
         with contextlib.suppress(Exception):  # the bar is no reason to fail
-            client.loop.add_callback(counter.comm.abort)
+            self.client.loop.add_callback(self.bar.comm.abort)

@@ -136,7 +136,9 @@ def _check(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Let Dask speak of failures alone; a worker that dies and comes back is none."""
-    logger = logging.getLogger("distributed")
+    import distributed  # its import sets the level
+
+    logger = logging.getLogger(distributed.__name__)
     before = logger.level
     logger.setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
@@ -254,6 +256,7 @@ def _slurm(
         ) from error
     cluster = stack.enter_context(cluster)
     cluster.scale(jobs=jobs)
+    print(f"{jobs} SLURM jobs asked for; work begins when the first one runs", file=sys.stderr)
     return stack.enter_context(Client(cluster))
 
 
