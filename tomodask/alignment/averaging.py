@@ -27,7 +27,7 @@ from tomodask.arrays.fourier import measured
 from tomodask.arrays.geometry import matrices_zyx
 from tomodask.arrays.sampling import cut_out, half_sphere, padded_spectrum, soft_sphere, trilinear
 from tomodask.data.particles import orientations
-from tomodask.data.subtomograms import particle_table
+from tomodask.data.subtomogram_table import batch_size, particle_table
 from tomodask.errors import InputError
 
 __all__ = ["Average", "HalfSums", "average_subtomograms", "match_poses"]
@@ -93,7 +93,7 @@ def average_subtomograms(
     *,
     poses: pd.DataFrame | None = None,
     tilt_range: tuple[float, float] | None = None,
-    batch: int = 64,
+    batch: int | None = None,
     split_every: int = 8,
 ) -> Delayed:
     """Average subtomograms at their poses, with the missing wedge weighed out.
@@ -108,8 +108,8 @@ def average_subtomograms(
         carry.
     tilt_range : (float, float), optional
         Degrees; by default each particle's ``tilt_min``, ``tilt_max``.
-    batch : int
-        Particles that a task sums.
+    batch : int, optional
+        Particles that a task sums; by default two of `batch_size`.
     split_every : int
         Sums that one task of the reduction takes.
 
@@ -140,6 +140,10 @@ def average_subtomograms(
     half = table["half"].to_numpy(int) - 1 if "half" in table else np.arange(len(table)) % 2
     if not set(half) == {0, 1}:
         raise InputError(f"half must be 1 or 2 with both present, got {sorted(set(half + 1))}")
+    if batch is None:
+        batch = 2 * batch_size(len(table), n)
+    if batch < 1 or split_every < 2:
+        raise InputError(f"need batch ≥ 1 and split_every ≥ 2, got {batch=}, {split_every=}")
     matrices = matrices_zyx(orientations(table))
     columns = ["shift_z", "shift_y", "shift_x"]
     shifts = (

@@ -26,7 +26,7 @@ from tomodask.alignment.refinement import correlation, refine_pose
 from tomodask.alignment.search import candidate_poses
 from tomodask.arrays.sampling import spectrum_at
 from tomodask.data.particles import with_orientations
-from tomodask.data.subtomograms import particle_table
+from tomodask.data.subtomogram_table import batch_size, particle_table
 from tomodask.errors import InputError
 
 __all__ = ["align_subtomograms"]
@@ -55,6 +55,14 @@ class _Candidates:
     data: np.ndarray
     matrices: np.ndarray
     shifts_xyz: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The one element of a partition of the bag."""
+
+    name: str
+    particles: tuple[_Candidates, ...]
 
 
 def align_subtomograms(
@@ -97,7 +105,7 @@ def align_subtomograms(
     seed : int
         Together with the particle's number it draws the order of the mini-batches.
     batch : int, optional
-        Particles in a partition of the bag; by default 4 to 32, the more the more there are.
+        Particles in a partition of the bag; by default `batch_size`: 8 to 32.
     split_every : int
         Partitions that one task of the reduction takes.
     checkpoint : path, optional
@@ -128,8 +136,8 @@ def align_subtomograms(
     _check_reference(boxes.shape, voxel_size, reference)
     if not 1 <= angular_step <= 90:
         raise InputError(f"angular_step must be within 1 to 90°, got {angular_step}")
-    if batch is None:  # few particles are shared out to all workers, many waste no time on tasks
-        batch = min(max(len(table) // 32, 4), 32)
+    if batch is None:
+        batch = batch_size(len(table), n)
     for name, value in (("candidates", candidates), ("batch", batch)):
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
@@ -188,13 +196,18 @@ def align_subtomograms(
                 done.append(finished)
                 continue
             searched = delayed(search, pure=True)(
-                block, these, identities[these], names[these], plan=plan, count=candidates
+                block,
+                these,
+                identities[these],
+                names[these],
+                plan=plan,
+                count=candidates,
+                name=name,
             )
-            parts.append((searched, name))
+            parts.append(searched)
         if parts:
-            found = db.from_delayed([part for part, _ in parts])
-            labels = db.from_sequence([name for _, name in parts], npartitions=len(parts))
-            bags.append(found.map_partitions(refine, labels, plan, seed=seed, folder=folder))
+            found = db.from_delayed(parts)
+            bags.append(found.map_partitions(refine, plan, seed=seed, folder=folder))
     if not bags:
         best = delayed(best_poses)(done)
     else:
@@ -255,36 +268,37 @@ def search(
     *,
     plan: Plan,
     count: int,
-) -> list[_Candidates]:
+    name: str,
+) -> list[_Batch]:
     """Candidate poses of a batch of boxes (the task ``search``)."""
     out = []
     with threadpool_limits(1):  # a particle a thread, not several threads in a product
-        for box, row, identity, name in zip(boxes, rows, identities, names, strict=True):
+        for box, row, identity, image in zip(boxes, rows, identities, names, strict=True):
             box = np.asarray(box, np.float32)
             if not np.isfinite(box).all() or np.ptp(box) == 0:
                 what = "one value only" if np.isfinite(box).all() else "NaN or infinite voxels"
                 raise InputError(
-                    f"the box of particle {identity} ({name}) holds {what}; leave it out"
+                    f"the box of particle {identity} ({image}) holds {what}; leave it out"
                 )
             data = spectrum_at(box, plan.frequencies)
             matrices, shifts, _ = candidate_poses(plan.grid, data, count=count)
             out.append(_Candidates(int(row), int(identity), data, matrices, shifts))
-    return out
+    return [_Batch(name, tuple(out))]
 
 
 def refine(
-    found: list[_Candidates],
-    label: list[str],
+    found: list[_Batch],
     plan: Plan,
     *,
     seed: int,
     folder: BatchFolder,
 ) -> list[np.ndarray]:
     """Refined poses of a batch of particles (the task ``refine``), kept in `folder`."""
-    poses = np.concatenate([_refine_particle(one, plan, seed=seed) for one in found])
-    (name,) = label
-    folder.write(name, best_poses([poses]))
-    return [poses]
+    (batch,) = found
+    poses = [_refine_particle(one, plan, seed=seed) for one in batch.particles]
+    best = best_poses(poses)
+    folder.write(batch.name, best)
+    return [best]
 
 
 def _refine_particle(one: _Candidates, plan: Plan, *, seed: int) -> np.ndarray:

@@ -12,10 +12,11 @@ import xarray as xr
 
 from tomodask.errors import InputError
 
-__all__ = ["BOX_NAMES", "TABLE_NAMES", "particle_table", "subtomogram_dataset"]
+__all__ = ["BOX_NAMES", "TABLE_NAMES", "batch_size", "particle_table", "subtomogram_dataset"]
 
 BOX_NAMES = {"z": "position_z", "y": "position_y", "x": "position_x"}
 TABLE_NAMES = {long: short for short, long in BOX_NAMES.items()}
+_BATCH_BYTES = 64 << 20
 
 
 def subtomogram_dataset(
@@ -45,6 +46,16 @@ def subtomogram_dataset(
         coords=coords,
         attrs={"voxel_size": float(voxel_size), **attrs},
     )
+
+
+def batch_size(count: int, box: int) -> int:
+    """Particles that a task takes, where nothing else is asked for.
+
+    8 to 32, the more the more there are: few are shared out to all workers, many waste no time on
+    tasks.  Never more than 64 MB of boxes.  It follows from the number and edge (voxels) of the
+    boxes alone, so that blocks on disk and batches of alignment fall together.
+    """
+    return max(1, min(max(count // 32, 8), 32, _BATCH_BYTES // (4 * box**3)))
 
 
 def particle_table(subtomograms: xr.Dataset) -> pd.DataFrame:

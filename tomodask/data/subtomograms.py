@@ -21,7 +21,7 @@ from tomodask.data.extraction import extract_subtomograms
 from tomodask.data.mrc import open_mrc
 from tomodask.data.particles import read_particles
 from tomodask.data.subtomogram_store import is_store, open_store, read_box, save_subtomograms
-from tomodask.data.subtomogram_table import particle_table, subtomogram_dataset
+from tomodask.data.subtomogram_table import batch_size, particle_table, subtomogram_dataset
 from tomodask.data.tomograms import tomogram_format
 from tomodask.data.volumes import TOLERANCE, VolumeReader, cubic_voxel_size
 from tomodask.errors import InputError
@@ -33,7 +33,6 @@ __all__ = [
     "save_subtomograms",
 ]
 
-_BLOCK_BYTES = 64 << 20  # of boxes in one block
 _PATTERN = frozenset("*?[")
 
 PathLike = str | os.PathLike[str]
@@ -241,7 +240,7 @@ def _open_box(path: Path, voxel_size: float | None) -> tuple[VolumeReader, float
 
 def _lazy(readers: Sequence[VolumeReader], shape: tuple[int, ...]) -> da.Array:
     """One array over boxes that are read one by one, many a task."""
-    most = max(1, _BLOCK_BYTES // (4 * int(np.prod(shape))))
+    most = batch_size(len(readers), max(shape))
     starts = range(0, len(readers), most)
     name = f"open-boxes-{tokenize(readers)}"
     graph = {
