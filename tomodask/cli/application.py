@@ -55,6 +55,15 @@ class Commands(click.Group):
         command: click.Command = getattr(module, cmd_name)
         return command
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a reader of the output (head, less) may leave before its end."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Python would complain once more at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+
     def main(
         self,
         args: Sequence[str] | None = None,
@@ -68,7 +77,7 @@ class Commands(click.Group):
         try:
             with _spoken_log():
                 result = super().main(
-                    args, prog_name or "tomodask", complete_var, standalone_mode=False, **extra
+                    args, "tomodask", complete_var, standalone_mode=False, **extra
                 )
                 if not standalone_mode:
                     return result
@@ -79,9 +88,6 @@ class Commands(click.Group):
         except (KeyboardInterrupt, click.Abort):
             _say("stopped; what was finished is kept, the same command goes on from there")
             code = STOPPED
-        except BrokenPipeError:
-            # Who read our output (head, less) has left.  Python would complain once more at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except Exception as error:
             code, sentence = failure(error)
             _say(sentence)
