@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tomodask.alignment.fsc import resolution_at
+from tomodask.arrays.geometry import relion_from_rotation
 from tomodask.arrays.resampling import fitted, resampled
 from tomodask.data.particles import orientations
 from tomodask.errors import InputError
@@ -178,13 +179,13 @@ def plot_orientations(table: pd.DataFrame) -> Figure:
     Notes
     -----
     The left map is Mollweide's, of equal area: even coverage looks even.  Longitude is the angle
-    about the beam (z) from x, latitude the angle above the plane of the tomogram.
+    about the beam (z) from x, latitude the angle above the plane of the tomogram.  The turn is
+    RELION's ``rot``.
     """
     turns = orientations(table)
     axis = np.atleast_2d(turns.apply([0.0, 0.0, 1.0]))
     longitude, latitude = np.arctan2(axis[:, 1], axis[:, 0]), np.arcsin(np.clip(axis[:, 2], -1, 1))
-    # RELION's rot turns the particle about its own z axis.
-    own = np.atleast_2d(turns.inv().as_euler("ZYZ"))[:, 0] if len(table) else np.zeros(0)
+    own = np.deg2rad(np.atleast_2d(relion_from_rotation(turns))[:, 0])
     figure = _figure(9.0, 3.3)
     grid = figure.add_gridspec(1, 2, width_ratios=[2.3, 1])
     globe = figure.add_subplot(grid[0], projection="mollweide")
