@@ -45,7 +45,9 @@ def sentence(code, out, err):
     assert len(said) == 1
     assert err.endswith(said[0] + "\n")
     before = [line for line in err.splitlines() if line != said[0]]
-    assert all(re.match(r"(\w+: (started|stopped|\d+ %)|warning: |dashboard: )", b) for b in before)
+    assert all(
+        re.match(r"(\w+: (started|stopped|done|\d+ %)|warning: |dashboard: )", b) for b in before
+    )
     return said[0].removeprefix("tomodask: ")
 
 
@@ -267,8 +269,9 @@ def test_bad_picks(good, tmp_path, kind):
     output = tmp_path / "boxes.zarr"
     words = ("extract", good / "tomogram.mrc", picks, "--box", 8, *TILTS, "-o", output, *HERE)
     said = refused(*words)
+    told = said.replace(str(tmp_path), "")
     for part in PICKS[kind]:
-        assert part in said
+        assert part in told
     assert not output.exists()
 
 
@@ -381,7 +384,8 @@ def test_damaged_scores(good, tmp_path, kind):
     spoil(scores, bad, kind)
     said = refused("pick", bad, "--threshold", 0.1, "-o", tmp_path / "picks.star")
     assert str(bad) in said
-    assert re.search(r"missing|damaged|cut off", said)
+    assert re.search(r"missing|damaged", said.replace(str(bad), ""))
+    assert "--overwrite" in said
     assert not (tmp_path / "picks.star").exists()
 
 
@@ -489,7 +493,7 @@ def test_a_run_on_a_full_disk_goes_on_when_there_is_room(scene, tmp_path):
     with small_disk(disk, scores // 1024 + 400) as grow:
         output = disk / "out"
         said = refused(*run_words(scene, output))
-        assert "full" in said or "space left" in said
+        assert re.search(r"disk is full|no space left on the disk", said)
         kept = {
             file: file.stat().st_mtime_ns
             for file in (output / "scores.zarr" / "score").rglob("*")

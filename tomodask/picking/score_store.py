@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
+from dask.base import tokenize
 from dask.delayed import delayed
+from zarr.codecs import BloscCodec, Crc32cCodec
 
+from tomodask.cluster import compute
 from tomodask.errors import InputError
 
 __all__ = ["open_scores", "save_scores"]
@@ -47,7 +51,7 @@ def save_scores(match: xr.Dataset, path: str | Path, *, resume: bool = True) -> 
     path = Path(path)
     try:
         group = _open_or_create(match, path, resume=resume)
-        dask.compute(*_writes(match, path, _missing_tiles(group)))
+        compute(_writes(match, path, _missing_tiles(group)), label="match")
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise InputError(
@@ -78,12 +82,45 @@ def open_scores(path: str | Path) -> xr.Dataset:
     coords = {
         d: np.arange(n) * attrs["voxel_size"] for d, n in zip(_DIMS, score.shape, strict=True)
     }
-    variables = {
-        name: (_DIMS, da.from_zarr(group[name], chunks=group[name].chunks))
-        for name in ("score", "rotation")
-    }
+    variables = {name: (_DIMS, _lazy(path, group, name)) for name in ("score", "rotation")}
     quaternion = (("orientation", "quaternion_part"), np.asarray(group["quaternion"]))
     return xr.Dataset({**variables, "quaternion": quaternion}, coords=coords, attrs=attrs)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """An array of the store; what cannot be read is told of as the input's fault."""
+
+    path: str
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    ndim: int = 3
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """Read a part."""
+        try:
+            return np.asarray(zarr.open_group(self.path, mode="r")[self.name][index])
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            where = ", ".join(f"{one.start}:{one.stop}" for one in index)
+            raise InputError(
+                f"{self.path}: the {self.name} of voxels {where} is damaged ({error}); make the "
+                "scores again, with --overwrite"
+            ) from error
+
+
+def _lazy(path: Path, group: zarr.Group, name: str) -> da.Array:
+    array = group[name]
+    if (missing := array.nchunks - array.nchunks_initialized) > 0:
+        raise InputError(
+            f"{path}: {missing} of {array.nchunks} chunks of its {name} are missing; make the "
+            "scores again, with --overwrite"
+        )
+    stored = _Stored(str(path), name, tuple(array.shape), array.dtype)
+    key = f"open-{name}-{tokenize(stored, group.attrs['fingerprint'])}"
+    return da.from_array(
+        stored, chunks=array.chunks, name=key, meta=np.empty((0,) * 3, array.dtype)
+    )
 
 
 def _attrs(group: zarr.Group) -> dict[str, Any]:
@@ -133,7 +170,14 @@ def _create(match: xr.Dataset, path: Path) -> zarr.Group:
     chunk = tuple(sizes[0] for sizes in score.chunks)
     for name, dtype in (("score", "float32"), ("rotation", "int32")):
         group.create_array(
-            name, shape=score.shape, chunks=chunk, dtype=dtype, dimension_names=_DIMS, fill_value=0
+            name,
+            shape=score.shape,
+            chunks=chunk,
+            dtype=dtype,
+            dimension_names=_DIMS,
+            fill_value=0,
+            compressors=[BloscCodec(cname="zstd", clevel=1), Crc32cCodec()],
+            config={"write_empty_chunks": True},  # so that a missing one is damage, and seen
         )
     quaternion = np.asarray(match["quaternion"], np.float64)
     group.create_array("quaternion", data=quaternion, chunks=quaternion.shape)
@@ -166,10 +210,9 @@ def _writes(match: xr.Dataset, path: Path, tiles: list[tuple[int, ...]]) -> list
     chunk = tuple(sizes[0] for sizes in score.chunks)
     scores, turns = score.to_delayed(), rotation.to_delayed()
     write = delayed(_write_tile)
-    return [
-        write(scores[t], turns[t], str(path), t, chunk, dask_key_name=("match-write", *t))
-        for t in tiles
-    ]
+    # A running scheduler may serve other matches too: keys tell them apart.
+    key = f"match-write-{tokenize(match.attrs['fingerprint'], str(path.absolute()), os.getpid())}"
+    return [write(scores[t], turns[t], str(path), t, chunk, dask_key_name=(key, *t)) for t in tiles]
 
 
 def _write_tile(

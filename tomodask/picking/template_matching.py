@@ -258,7 +258,8 @@ def _check_volumes(tomogram: xr.DataArray, template: xr.DataArray) -> float:
     if abs(sizes[0] - sizes[1]) > 0.01 * sizes[0]:
         raise InputError(
             f"the template's voxel size, {sizes[1]:g} Å, is not the tomogram's, {sizes[0]:g} Å: "
-            f"resample it, `tomodask convert TEMPLATE RESAMPLED.mrc --voxel-size {sizes[0]:g}`"
+            f"resample it, `tomodask convert TEMPLATE RESAMPLED.mrc --resample-to {sizes[0]:g}`, "
+            "or add --resample"
         )
     if any(a > b for a, b in zip(template.shape, tomogram.shape, strict=True)):
         raise InputError(
