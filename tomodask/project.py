@@ -238,7 +238,7 @@ def run(
     ) as folder:
         folder.document["figures"] |= {
             "name": name,
-            "tomogram": str(Path(source).resolve()) if source else str(output / "tomogram.zarr"),
+            "tomogram": str(Path(source).resolve()) if source else "tomogram.zarr",
             "template": str(reference.attrs.get("source", "in memory")),
             "shape": list(volume.shape),
             "voxel_size": size,

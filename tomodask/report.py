@@ -129,7 +129,8 @@ def _page(folder: RunFolder, truth: Sequence[Truth], truth_fsc: pd.DataFrame | N
         name: np.asarray(open_tomogram(at / f"{file}.mrc"))
         for name, file in (("average", "average"), ("half 1", "half1"), ("half 2", "half2"))
     }
-    tomogram = open_tomogram(figures["tomogram"], voxel_size=size)
+    # Relative where the run saved it itself: its folder may have been moved.
+    tomogram = open_tomogram(at / figures["tomogram"], voxel_size=size)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tomodask"),
         autoescape=True,

@@ -371,3 +371,20 @@ def test_dark_particles_are_found_with_the_template_inverted(files, tmp_path):
     assert result.particles == 6
     average = open_tomogram(result.average).values
     assert average[18:23, 18:23, 18:23].mean() < np.median(average)
+
+
+def test_a_folder_may_be_moved_and_its_report_drawn_again(files, tmp_path):
+    from tomodask.report import write_report
+
+    folder, _ = files
+    run(
+        open_tomogram(folder / "tomogram.mrc").compute(),
+        template=folder / "template.mrc",
+        output=tmp_path / "out",
+        scheduler="synchronous",
+        **SETTINGS,
+    )
+    (tmp_path / "out").rename(tmp_path / "moved")
+    with dask.config.set(scheduler="synchronous"):
+        write_report(tmp_path / "moved")
+    assert str(tmp_path / "moved" / "poses.star") in (tmp_path / "moved/report.html").read_text()

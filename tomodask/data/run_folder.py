@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -23,6 +24,7 @@ from tomodask.errors import InputError
 
 __all__ = ["RunFolder", "file_state"]
 
+_log = logging.getLogger(__name__)
 _FORMAT = "tomodask-run-1"
 _MARK = "run.json"
 _PACKAGES = ("tomodask", "numpy", "scipy", "numba", "dask", "distributed", "zarr", "xarray")
@@ -127,6 +129,9 @@ class RunFolder:
             if (path / _MARK).exists():
                 folder = cls.read(path)
                 folder._check(stages, parameters)
+                before, now = folder.document["versions"].get("tomodask"), _versions()["tomodask"]
+                if before != now:
+                    _log.warning("%s was begun by tomodask %s, %s goes on there", path, before, now)
             else:
                 folder = cls(
                     path, {"format": _FORMAT, "begun": _now(), "stages": {}, "figures": {}}
