@@ -281,7 +281,7 @@ def test_voxels_that_are_no_number_are_named():
             np.ones((32,) * 3),
             volume(template(20).values, voxel_size=5.0),
             {},
-            "5 Å, is not the tomogram's, 10 Å: resample it, `tomodask convert .* --voxel-size 10`",
+            "5 Å, is not the tomogram's, 10 Å: resample it, `tomodask convert .* --resample-to 10`",
         ),
         (np.ones((32,) * 3), template(20), {"angular_step": 0.0}, "angular_step must be above 0"),
         (np.ones((32,) * 3), template(20), {"tilt_range": (60.0, -60.0)}, r"got \(60, -60\)"),
