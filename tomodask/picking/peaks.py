@@ -24,7 +24,9 @@ __all__ = ["pick_particles"]
 
 _EDGES = np.linspace(-2.0, 2.0, 8001)  # of the histogram of scores
 _CANDIDATE = 3.0  # standard deviations above the background from which a voxel may be a particle
-_APART = 3.5  # least distance of two groups of peaks over their summed deviations
+# Groups of peaks are separate where their means are so many summed deviations apart and so much of
+# the way between the means is empty: a long tail passes the one or the other, hardly both.
+_GROUPS = ((3.5, 0.25), (2.5, 0.4))
 _COLUMNS = ["tomogram", "z", "y", "x", "score", "quat_x", "quat_y", "quat_z", "quat_w"]
 
 
@@ -158,12 +160,13 @@ def _split(scores: np.ndarray, background: float) -> float:
         apart = (high - low) / (spread_low + spread_high + 1e-3)
         apart[(n < 3) | (len(ordered) - n < 3)] = 0
         cut = int(apart.argmax())
-        if apart[cut] < _APART:
-            break
         # Few peaks have a spread by chance: the border is the widest gap between the two means.
         first_in, last_in = np.searchsorted(ordered, [low[cut], high[cut]])
         line = ordered[max(first_in - 1, 0) : last_in + 1]
         gap = max(first_in - 1, 0) + int(np.diff(line).argmax())
+        empty = (ordered[gap + 1] - ordered[gap]) / (high[cut] - low[cut])
+        if not any(apart[cut] >= a and empty >= e for a, e in _GROUPS):
+            break
         threshold = (ordered[gap] + ordered[gap + 1]) / 2
         ordered = ordered[gap + 1 :]
     return float(threshold)
