@@ -161,7 +161,7 @@ def main() -> None:
             rates[label] = count / wall
             table = pick_particles(result)
             gap = cKDTree(table[["z", "y", "x"]]).query(true)[0]
-            found[label] = table[["z", "y", "x"]].to_numpy()
+            found[label] = gap < 30
             print(
                 f"{label} ({match.attrs['resolution']:.0f} Å): {rates[label]:.0f} rotations/s "
                 f"(goal {goal}), {wall:.1f} s, {100 * outside:.1f} % of the workers' time outside "
@@ -179,9 +179,10 @@ def main() -> None:
                 f"{1e3 * traffic:.1f} ms ({100 * traffic / pair:.0f} %): {note}"
             )
     full, cut = found["full band"], found["band cut"]
-    gap = cKDTree(full).query(cut)[0] if len(full) and len(cut) else np.array([np.inf])
-    same = len(full) == len(cut) and (gap < 30).all()
-    print(f"same particles by both: {'yes' if same else 'NO'} (largest distance {gap.max():.1f} Å)")
+    print(
+        f"the same particles by both: {'yes' if (full == cut).all() else 'NO'} "
+        f"({full.sum()} and {cut.sum()} of {len(true)}; other picks are decoys or noise)"
+    )
     radius = match.attrs["diameter"] / 20
     rate = pytme(tomogram.to_numpy(), template.to_numpy(), radius, options.pytme_rotations)
     if rate is not None:

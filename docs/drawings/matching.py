@@ -29,7 +29,7 @@ def draw_matching(tomogram: np.ndarray, score: np.ndarray, attrs: dict) -> None:
     z = 32
     left.imshow(tomogram[z], cmap="gray", origin="lower")
     left.add_patch(Circle((80, 80), attrs["diameter"] / 20, fill=False, color=ORANGE, lw=2))
-    left.set(title="tomogram (SNR 0.05) and the template's ball", xlabel="x, voxels", ylabel="y")
+    left.set(title="tomogram and the template's ball", xlabel="x, voxels", ylabel="y")
 
     rows = band_rows((64,) * 3, band=0.3, tilt_range=(-60, 60))
     here = rows.y == 0
@@ -40,7 +40,7 @@ def draw_matching(tomogram: np.ndarray, score: np.ndarray, attrs: dict) -> None:
     middle.plot([], [], "o", color=BLUE, label="looked up")
     middle.plot([], [], "o", color=GREY, label="conjugate")
     middle.set(
-        title="measured frequencies in the band, ±60°", xlabel="kx", ylabel="kz (beam)",
+        title="measured frequencies, ±60°", xlabel="kx", ylabel="kz (beam)",
         aspect="equal", xlim=(-32, 32), ylim=(-32, 32),
     )  # fmt: skip
     middle.legend(loc="upper center", ncol=2, frameon=False)
@@ -59,10 +59,9 @@ def draw_picking(score: np.ndarray, picks, truth) -> None:
     left.plot(decoys["x"] / 10, decoys["y"] / 10, "s", mfc="none", mec=GREY, ms=14, label="decoys")
     left.plot(picks["x"] / 10, picks["y"] / 10, "o", mfc="none", mec="white", ms=14, label="picks")
     left.set(title="highest score along z", xlabel="x, voxels", ylabel="y")
-    legend = left.legend(
-        loc="upper right", labelcolor="black", framealpha=0.85, facecolor="#cccccc"
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside lower left", ncol=2, facecolor="#bbbbbb"
     )
-    legend.get_frame().set_linewidth(0)
 
     edges = np.linspace(-0.1, 1.05, 116)
     right.hist(score.ravel(), bins=edges, color=GREY, log=True, label="all voxels")
@@ -71,7 +70,7 @@ def draw_picking(score: np.ndarray, picks, truth) -> None:
     right.hist(score[at], bins=edges, color=BLUE, log=True, label="voxels at the decoys' centres")
     right.axvline(picks.attrs["threshold"], color="black", ls="--", label="automatic threshold")
     right.set(title="scores", xlabel="score", ylabel="count")
-    right.legend(frameon=False)
+    right.legend(framealpha=1.0)
     figure.savefig(IMAGES / "picking.svg", dpi=110)
 
 
