@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shlex
@@ -11,19 +10,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import dask.array as da
 import numpy as np
 import pandas as pd
 import xarray as xr
-from dask.base import tokenize
 
 from tomodask.alignment.averaging import Average, average_subtomograms
 from tomodask.alignment.fsc import fsc, resolution_at
 from tomodask.alignment.poses import align_subtomograms
-from tomodask.arrays.resampling import fitted, resampled
+from tomodask.arrays.resampling import fitted
 from tomodask.cluster import compute, connect
+from tomodask.data.job_input import job_template, job_tomogram, map_digest, tomogram_state
 from tomodask.data.particles import read_particles, write_particles
-from tomodask.data.run_folder import RunFolder, file_state
+from tomodask.data.run_folder import RunFolder
 from tomodask.data.subtomograms import (
     extract_subtomograms,
     open_subtomograms,
@@ -48,7 +46,6 @@ _log = logging.getLogger(__name__)
 
 STAGES = ("tomogram", "match", "pick", "extract", "align", "average", "report")
 _BOX = 1.6  # of the diameter: room for the shift, and for a mask's soft edge
-_SIZES = 0.01  # relative: voxel sizes that differ by less are one
 
 
 @dataclass(frozen=True)
@@ -182,7 +179,7 @@ def run(
         If an input is wrong, the folder holds another run, fewer than two particles are found, or
         the disk is full.  What is finished is kept.
     """
-    volume, is_file = _tomogram(tomogram, voxel_size)
+    volume, is_file = job_tomogram(tomogram, voxel_size)
     if tilt_range is not None:
         volume = volume.assign_attrs(tilt_range=(float(tilt_range[0]), float(tilt_range[1])))
     if "tilt_range" not in volume.attrs:
@@ -190,7 +187,7 @@ def run(
             "the tomogram does not say its tilt range; give it: tilt_range=(-60, 60), "
             "--tilt-range -60 60 (degrees; -90 90 where nothing is missing)"
         )
-    reference = _template(template, volume.attrs["voxel_size"], resample_template)
+    reference = job_template(template, volume.attrs["voxel_size"], resample_template)
     size = float(volume.attrs["voxel_size"])
     diameter_here = template_diameter(reference) if diameter is None else float(diameter)
     box_here = 2 * int(np.ceil(_BOX * diameter_here / size / 2)) if box is None else box
@@ -213,10 +210,10 @@ def run(
     name = str(volume.name or "tomogram")
     source = volume.attrs.get("source") if is_file else None
     parameters: dict[str, tuple[str, Any]] = {
-        "tomogram": ("tomogram", _tomogram_state(volume, source)),
+        "tomogram": ("tomogram", tomogram_state(volume, source)),
         "voxel_size": ("tomogram", size),
         "tilt_range": ("match", list(volume.attrs["tilt_range"])),
-        "template": ("match", _digest(reference)),
+        "template": ("match", map_digest(reference)),
         "angular_step": ("match", float(angular_step)),
         "diameter": ("match", diameter_here),
         "resolution": ("match", resolution),
@@ -268,58 +265,6 @@ def run(
         else:
             _log.info("%s: all stages were finished", output)
         return _result(folder)
-
-
-def _tomogram(
-    tomogram: str | os.PathLike[str] | xr.DataArray, voxel_size: float | None
-) -> tuple[xr.DataArray, bool]:
-    """The tomogram, and whether it is what its file holds."""
-    if not isinstance(tomogram, xr.DataArray):
-        return open_tomogram(tomogram, voxel_size=voxel_size), True
-    if voxel_size is not None:
-        tomogram = tomogram.assign_attrs(voxel_size=float(voxel_size))
-    source = tomogram.attrs.get("source")
-    if source and isinstance(tomogram.data, da.Array) and Path(source).exists():
-        # Taken from its file only if nothing was done to it since: then the graphs bear one name.
-        return tomogram, open_tomogram(source, voxel_size=1.0).data.name == tomogram.data.name
-    return tomogram, False
-
-
-def _template(
-    template: str | os.PathLike[str] | xr.DataArray, voxel_size: float, resample: bool
-) -> xr.DataArray:
-    """The template at the tomogram's voxel size, in memory."""
-    if not isinstance(template, xr.DataArray):
-        template = open_tomogram(template)
-    theirs = float(template.attrs.get("voxel_size", 0.0))
-    where = str(template.attrs.get("source") or template.name or "template")
-    if not theirs > 0:
-        raise InputError(f"{where}: the template has no voxel size; set attrs['voxel_size'] in Å")
-    attrs = {"voxel_size": voxel_size, "source": where}
-    values = np.asarray(template.values, np.float32)
-    if not np.isfinite(values).all():
-        raise InputError(f"{where}: the template has NaN or infinite voxels; replace them")
-    if abs(theirs - voxel_size) > _SIZES * voxel_size:
-        if not resample:
-            raise InputError(
-                f"{where}: the template's voxels are {theirs:g} Å, the tomogram's {voxel_size:g} "
-                "Å; have it resampled (resample_template=True, --resample)"
-            )
-        values = resampled(values, voxel_size / theirs)
-    return xr.DataArray(values, dims=("z", "y", "x"), name=template.name, attrs=attrs)
-
-
-def _tomogram_state(volume: xr.DataArray, source: str | None) -> str:
-    if source is not None:
-        return f"{Path(source).name}: {file_state(Path(source))}"
-    return f"in memory: {tokenize(volume.data)}"
-
-
-def _digest(volume: xr.DataArray) -> str:
-    """Name and content of a map that is in memory."""
-    content = hashlib.sha256(np.ascontiguousarray(volume.values).tobytes())
-    content.update(repr((volume.shape, volume.attrs["voxel_size"])).encode())
-    return f"{Path(str(volume.attrs['source'])).name}: {content.hexdigest()[:16]}"
 
 
 def _command(given: Mapping[str, Any]) -> str:

@@ -33,7 +33,7 @@ def resampled(volume: np.ndarray, factor: float) -> np.ndarray:
     --------
     >>> z = np.arange(32)[:, None, None] - 16
     >>> waves = np.broadcast_to(np.cos(2 * np.pi * z / 32), (32, 32, 32))
-    >>> resampled(waves, 2.0)[:, 8, 8][[0, 2, 8, 10]].round(3).tolist()
+    >>> resampled(waves, 2.0)[[0, 2, 8, 10], 8, 8].astype(float).round(3).tolist()
     [-1.0, -0.707, 1.0, 0.707]
     """
     if not (np.isfinite(factor) and factor > 0):
