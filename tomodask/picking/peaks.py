@@ -148,7 +148,7 @@ def _histogram(block: np.ndarray) -> np.ndarray:
 def _split(scores: np.ndarray, background: float) -> float:
     """The threshold: the background's limit, or between clearly separate groups of peaks."""
     ordered = np.sort(scores)
-    threshold = background
+    threshold, before = background, 0.0
     while len(ordered) >= 6:
         n = np.arange(1, len(ordered))
         first, second = np.cumsum(ordered)[:-1], np.cumsum(ordered**2)[:-1]
@@ -164,9 +164,11 @@ def _split(scores: np.ndarray, background: float) -> float:
         first_in, last_in = np.searchsorted(ordered, [low[cut], high[cut]])
         line = ordered[max(first_in - 1, 0) : last_in + 1]
         gap = max(first_in - 1, 0) + int(np.diff(line).argmax())
-        empty = (ordered[gap + 1] - ordered[gap]) / (high[cut] - low[cut])
-        if not any(apart[cut] >= a and empty >= e for a, e in _GROUPS):
-            break
+        distance = high[cut] - low[cut]
+        empty = (ordered[gap + 1] - ordered[gap]) / distance
+        if not any(apart[cut] >= a and empty >= e for a, e in _GROUPS) or distance < before / 3:
+            break  # a third: a few low members of the particles are no group of their own
+        before = distance
         threshold = (ordered[gap] + ordered[gap + 1]) / 2
         ordered = ordered[gap + 1 :]
     return float(threshold)
