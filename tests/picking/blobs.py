@@ -34,7 +34,9 @@ def template(size=20, **kwargs):
     return volume(blobs((size,) * 3, (size // 2,) * 3, **kwargs), name="template")
 
 
-def volume(values, *, voxel_size=10.0, chunks=None, name="test", **attrs):
+def volume(values, *, voxel_size=10.0, chunks=None, name="test", tilt_range=(-90.0, 90.0), **attrs):
+    if tilt_range is not None:
+        attrs["tilt_range"] = tilt_range
     values = np.asarray(values, np.float32)
     data = values if chunks is None else da.from_array(values, chunks=chunks)
     return xr.DataArray(

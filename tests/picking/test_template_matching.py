@@ -300,3 +300,14 @@ def test_says_what_is_wrong_before_any_graph(tomogram, model, kwargs, message):
         data = xr.DataArray(tomogram, dims=("y", "x"), attrs={"voxel_size": 10.0})
     with pytest.raises(InputError, match=message):
         match_template(data, model, **kwargs)
+
+
+def test_an_unknown_tilt_range_is_asked_for():
+    tomogram = volume(np.random.default_rng(0).normal(size=(32,) * 3), tilt_range=None)
+    with pytest.raises(
+        InputError,
+        match=r"does not say its tilt range; give it: tilt_range=\(-60, 60\) or --tilt-range -60 60",
+    ):
+        match_template(tomogram, template(), rotations=TURNS)
+    match = match_template(tomogram, template(), rotations=TURNS, tilt_range=(-90.0, 90.0))
+    assert match.attrs["tilt_range"] == (-90.0, 90.0)

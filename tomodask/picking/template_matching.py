@@ -88,7 +88,7 @@ def match_template(
         These orientations in place of the grid; `angular_step` then only says how fine they are.
     tilt_range : (float, float), optional
         Least and largest tilt, degrees; tilt axis along y, beam along z.  None takes
-        ``tomogram.attrs["tilt_range"]``, or, where it is unknown, all of Fourier space.
+        ``tomogram.attrs["tilt_range"]``; (-90, 90) where nothing is missing.
     diameter : float, optional
         Diameter of the particle, Å: of the mask in which it is compared.  None measures it on the
         template (`template_diameter`).
@@ -115,7 +115,7 @@ def match_template(
     Raises
     ------
     InputError
-        Voxel sizes that differ, a template that is larger than the tomogram, flat, or not finite,
+        A tilt range that is not known, voxel sizes that differ, a template that is larger than the tomogram, flat, or not finite,
         a parameter out of its range; and, from the graph, voxels that are not finite.
 
     References
@@ -125,7 +125,7 @@ def match_template(
     """
     voxel_size = _check_volumes(tomogram, template)
     limits = _check_tilt_range(
-        tilt_range if tilt_range is not None else tomogram.attrs.get("tilt_range", (-90.0, 90.0))
+        tilt_range if tilt_range is not None else tomogram.attrs.get("tilt_range")
     )
     if not 0 < angular_step <= 180:
         raise InputError(f"angular_step must be above 0 and at most 180°, got {angular_step:g}")
@@ -271,7 +271,12 @@ def _check_volumes(tomogram: xr.DataArray, template: xr.DataArray) -> float:
     return sizes[0]
 
 
-def _check_tilt_range(tilt_range: Sequence[float]) -> tuple[float, float]:
+def _check_tilt_range(tilt_range: Sequence[float] | None) -> tuple[float, float]:
+    if tilt_range is None:
+        raise InputError(
+            "the tomogram does not say its tilt range; give it: tilt_range=(-60, 60) or "
+            "--tilt-range -60 60 (degrees; -90 90 where nothing is missing)"
+        )
     low, high = (float(t) for t in tilt_range)
     if not -90 <= low < high <= 90:
         raise InputError(
