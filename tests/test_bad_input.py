@@ -347,6 +347,7 @@ def test_a_damaged_store(good, store, tmp_path, kind):
             good / "template.mrc",
             "--angular-step",
             90,
+            *TILTS,
             "-o",
             tmp_path / "s.zarr",
             *HERE,

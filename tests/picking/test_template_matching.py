@@ -306,7 +306,7 @@ def test_an_unknown_tilt_range_is_asked_for():
     tomogram = volume(np.random.default_rng(0).normal(size=(32,) * 3), tilt_range=None)
     with pytest.raises(
         InputError,
-        match=r"does not say its tilt range; give it: tilt_range=\(-60, 60\) or --tilt-range -60 60",
+        match=r"not say its tilt range; give it: tilt_range=\(-60, 60\) or --tilt-range -60 60",
     ):
         match_template(tomogram, template(), rotations=TURNS)
     match = match_template(tomogram, template(), rotations=TURNS, tilt_range=(-90.0, 90.0))

@@ -115,8 +115,9 @@ def match_template(
     Raises
     ------
     InputError
-        A tilt range that is not known, voxel sizes that differ, a template that is larger than the tomogram, flat, or not finite,
-        a parameter out of its range; and, from the graph, voxels that are not finite.
+        A tilt range that nobody said, voxel sizes that differ, a template that is larger than the
+        tomogram, flat, or not finite, a parameter out of its range; and, from the graph, voxels
+        that are not finite.
 
     References
     ----------
