@@ -6,13 +6,12 @@ import hashlib
 import os
 from pathlib import Path
 
-import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
 from tomodask.arrays.resampling import resampled
-from tomodask.data.run_folder import file_state
+from tomodask.data.sources import file_state, is_of_file
 from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
 
@@ -29,11 +28,7 @@ def job_tomogram(
         return open_tomogram(tomogram, voxel_size=voxel_size), True
     if voxel_size is not None:
         tomogram = tomogram.assign_attrs(voxel_size=float(voxel_size))
-    source = tomogram.attrs.get("source")
-    if source and isinstance(tomogram.data, da.Array) and Path(source).exists():
-        # Taken from its file only if nothing was done to it since: then the graphs bear one name.
-        return tomogram, open_tomogram(source, voxel_size=1.0).data.name == tomogram.data.name
-    return tomogram, False
+    return tomogram, is_of_file(tomogram)
 
 
 def job_template(

@@ -22,21 +22,12 @@ from typing import Any
 from tomodask.data.writing import full_disk, no_space
 from tomodask.errors import InputError
 
-__all__ = ["RunFolder", "file_state"]
+__all__ = ["RunFolder"]
 
 _log = logging.getLogger(__name__)
 _FORMAT = "tomodask-run-1"
 _MARK = "run.json"
 _PACKAGES = ("tomodask", "numpy", "scipy", "numba", "dask", "distributed", "zarr", "xarray")
-
-
-def file_state(path: Path) -> str:
-    """Tells two states of a file or Zarr store apart, without reading it: sizes and times."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    states = [(f, f.stat()) for f in files if f.is_file()]
-    size = sum(state.st_size for _, state in states)
-    newest = max((state.st_mtime_ns for _, state in states), default=0)
-    return f"{len(states)} files, {size} bytes, {newest}"
 
 
 class RunFolder:

@@ -113,6 +113,8 @@ def lay_chunks(
             for size, edge in zip(reader.shape, unit, strict=True)
         )
     try:
+        # Spelt out, so that the name is that of the blocks, however they were asked for.
+        chunks = da.core.normalize_chunks(chunks, reader.shape, dtype=reader.dtype)
         return da.from_array(
             reader,
             chunks=chunks,
