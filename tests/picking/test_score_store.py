@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -162,6 +163,47 @@ def test_begins_anew_when_told_to(tmp_path):
     )
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_killed_while_it_drops_the_old_store(tmp_path, monkeypatch, resume):
+    store = tmp_path / "scores.zarr"
+    save_scores(small_match(seed=1), store)
+
+    def killed(path):
+        (Path(path) / "zarr.json").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        save_scores(small_match(), store, resume=False)
+    save_scores(small_match(), store, resume=resume)
+    save_scores(small_match(), tmp_path / "whole.zarr")
+    assert files(store) == files(tmp_path / "whole.zarr")
+    assert {p.name for p in tmp_path.iterdir()} == {"scores.zarr", "whole.zarr"}
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_killed_while_the_store_was_laid_out(tmp_path, monkeypatch, resume):
+    store = tmp_path / "scores.zarr"
+
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(zarr.Group, "create_array", killed)
+        save_scores(small_match(), store)
+    assert any(store.iterdir())
+    save_scores(small_match(), store, resume=resume)
+    assert open_scores(store)["score"].shape == (40, 36, 32)
+
+
+def test_begins_anew_behind_a_link(tmp_path):
+    save_scores(small_match(seed=1), tmp_path / "disk.zarr")
+    (tmp_path / "scores.zarr").symlink_to(tmp_path / "disk.zarr")
+    save_scores(small_match(), tmp_path / "scores.zarr", resume=False)
+    assert (tmp_path / "scores.zarr").is_symlink()
+    assert open_scores(tmp_path / "disk.zarr").attrs == small_match().attrs
+
+
 def test_leaves_what_is_no_store_of_scores_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years")
     for resume in (True, False):
@@ -175,10 +217,13 @@ def test_leaves_what_is_no_store_of_scores_alone(tmp_path):
         open_scores(tmp_path / "missing.zarr")
 
 
-def test_full_disk_is_said_in_a_sentence(tmp_path, monkeypatch):
+@pytest.mark.parametrize("reason", [errno.ENOSPC, errno.EDQUOT])
+def test_full_disk_is_said_in_a_sentence(tmp_path, monkeypatch, reason):
     def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise OSError(reason, os.strerror(reason))
 
     monkeypatch.setattr(score_store, "_write_tile", full)
-    with pytest.raises(InputError, match=r"no space left on the disk of .*scores.zarr"):
+    with pytest.raises(
+        InputError, match=r"no space \(or quota\) left on the disk of .*scores.zarr"
+    ):
         save_scores(small_match(), tmp_path / "scores.zarr")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = ["open_scores", "save_scores"]
 
 _FORMAT = "tomodask-scores-1"
 _DIMS = ("z", "y", "x")
+_UNFINISHED = ".unfinished-layout"  # file in a store whose arrays are not all laid out
 
 
 def save_scores(match: xr.Dataset, path: str | Path, *, resume: bool = True) -> None:
@@ -53,9 +55,9 @@ def save_scores(match: xr.Dataset, path: str | Path, *, resume: bool = True) -> 
         group = _open_or_create(match, path, resume=resume)
         compute(_writes(match, path, _missing_tiles(group)), label="match")
     except OSError as error:
-        if error.errno == errno.ENOSPC:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
-                f"no space left on the disk of {path}: free some and run the same again; "
+                f"no space (or quota) left on the disk of {path}: free some and run the same again; "
                 "finished tiles are kept"
             ) from error
         raise
@@ -144,7 +146,7 @@ def _open(path: Path) -> zarr.Group:
 def _open_or_create(match: xr.Dataset, path: Path, *, resume: bool) -> zarr.Group:
     if path.exists() and resume and any(path.iterdir()):
         # A run killed before its store was laid out left this mark: only then begin anew.
-        if not (path / ".unfinished-layout").exists():
+        if not (path / _UNFINISHED).exists():
             group = _open(path)
             if group.attrs["fingerprint"] != match.attrs["fingerprint"]:
                 raise InputError(
@@ -152,18 +154,22 @@ def _open_or_create(match: xr.Dataset, path: Path, *, resume: bool) -> zarr.Grou
                     "parameters): give another path, or remove it"
                 )
             return group
-    elif path.exists() and not resume and any(path.iterdir()):
+    elif path.exists() and any(path.iterdir()) and not (path / _UNFINISHED).exists():
         _open(path)  # drops nothing but a store of scores
     return _create(match, path)
 
 
 def _create(match: xr.Dataset, path: Path) -> zarr.Group:
-    import shutil
-
-    if path.exists():
-        shutil.rmtree(path)
-    path.mkdir(parents=True)
-    mark = path / ".unfinished-layout"
+    path = path.resolve()  # a link stays one
+    # Moved aside first: what a kill leaves of the old store is then not in the new one's place.
+    aside = path.with_name(f".{path.name}.dropped")
+    if aside.exists():
+        shutil.rmtree(aside)
+    if path.exists() and any(path.iterdir()):
+        path.rename(aside)
+        shutil.rmtree(aside)
+    path.mkdir(parents=True, exist_ok=True)
+    mark = path / _UNFINISHED
     mark.touch()
     group = zarr.open_group(path, mode="a", zarr_format=3)
     score = match["score"].data
