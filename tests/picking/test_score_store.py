@@ -172,9 +172,10 @@ def test_killed_while_it_drops_the_old_store(tmp_path, monkeypatch, resume):
         (Path(path) / "zarr.json").unlink()
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", killed)
-        save_scores(small_match(), store, resume=False)
+        with pytest.raises(KeyboardInterrupt):
+            save_scores(small_match(), store, resume=False)
     save_scores(small_match(), store, resume=resume)
     save_scores(small_match(), tmp_path / "whole.zarr")
     assert files(store) == files(tmp_path / "whole.zarr")
@@ -188,9 +189,10 @@ def test_killed_while_the_store_was_laid_out(tmp_path, monkeypatch, resume):
     def killed(*args, **kwargs):
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(zarr.Group, "create_array", killed)
-        save_scores(small_match(), store)
+        with pytest.raises(KeyboardInterrupt):
+            save_scores(small_match(), store)
     assert any(store.iterdir())
     save_scores(small_match(), store, resume=resume)
     assert open_scores(store)["score"].shape == (40, 36, 32)
@@ -223,7 +225,5 @@ def test_full_disk_is_said_in_a_sentence(tmp_path, monkeypatch, reason):
         raise OSError(reason, os.strerror(reason))
 
     monkeypatch.setattr(score_store, "_write_tile", full)
-    with pytest.raises(
-        InputError, match=r"no space \(or quota\) left on the disk of .*scores.zarr"
-    ):
+    with pytest.raises(InputError, match=r"no space left on the disk of .*scores.zarr"):
         save_scores(small_match(), tmp_path / "scores.zarr")

@@ -57,8 +57,8 @@ def save_scores(match: xr.Dataset, path: str | Path, *, resume: bool = True) -> 
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise InputError(
-                f"no space (or quota) left on the disk of {path}: free some and run the same again; "
-                "finished tiles are kept"
+                f"no space left on the disk of {path}, or in its quota: free some and run the "
+                "same again; finished tiles are kept"
             ) from error
         raise
 
