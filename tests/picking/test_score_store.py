@@ -13,10 +13,12 @@ from pathlib import Path
 import dask
 import numpy as np
 import pytest
+import xarray as xr
 import zarr
 from picking.blobs import blobs, template, volume
 from scipy.spatial.transform import Rotation
 
+from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
 from tomodask.picking import score_store
 from tomodask.picking.template_matching import match_template, open_scores, save_scores
@@ -130,28 +132,50 @@ def test_refuses_the_store_of_another_run(tmp_path, other):
     assert files(tmp_path / "scores.zarr") == before
 
 
-def test_a_changed_file_is_another_run(tmp_path):
-    source = tmp_path / "tomogram.mrc"
-    source.write_bytes(b"one")
-    tomogram = volume(np.random.default_rng(0).normal(size=(32,) * 3), source=str(source))
-    save_scores(match_template(tomogram, template(16), rotations=TURNS), tmp_path / "scores.zarr")
-    source.write_bytes(b"another")
+def saved(path, seed=0):
+    values = np.random.default_rng(seed).normal(size=(32,) * 3)
+    save_tomogram(volume(values), path, chunk=16, overwrite=True)
+    return path
+
+
+def fingerprint(tomogram):
+    return match_template(tomogram, template(16), rotations=TURNS).attrs["fingerprint"]
+
+
+@pytest.mark.parametrize("suffix", ["mrc", "zarr"])
+def test_a_changed_file_is_another_run(tmp_path, suffix):
+    source = tmp_path / f"tomogram.{suffix}"
+    kwargs = {"rotations": TURNS}
+    tomogram = open_tomogram(saved(source))
+    save_scores(match_template(tomogram, template(16), **kwargs), tmp_path / "scores.zarr")
+    tomogram = open_tomogram(saved(source, seed=1))
     with pytest.raises(InputError, match="another run"):
-        save_scores(
-            match_template(tomogram, template(16), rotations=TURNS), tmp_path / "scores.zarr"
-        )
+        save_scores(match_template(tomogram, template(16), **kwargs), tmp_path / "scores.zarr")
 
 
-def test_chunks_of_the_input_are_no_other_run(tmp_path):
-    source = tmp_path / "tomogram.mrc"
-    source.write_bytes(b"one")
-    values = np.random.default_rng(0).normal(size=(32,) * 3)
-    marks = {
-        match_template(
-            volume(values, chunks=chunks, source=str(source)), template(16), rotations=TURNS
-        ).attrs["fingerprint"]
-        for chunks in (None, 8, 32)
-    }
+def test_a_zarr_changed_in_place_is_another_run(tmp_path):
+    source = saved(tmp_path / "tomogram.zarr")
+    before = fingerprint(open_tomogram(source))
+    assert fingerprint(open_tomogram(source)) == before
+    (level,) = (array for _, array in zarr.open_group(source, mode="r+").arrays())
+    level[3, 4, 5] = 17.0
+    assert fingerprint(open_tomogram(source)) != before
+
+
+@pytest.mark.parametrize("suffix", ["mrc", "zarr"])
+def test_what_was_done_to_a_tomogram_makes_another_run(tmp_path, suffix):
+    tomogram = open_tomogram(saved(tmp_path / f"tomogram.{suffix}"))
+    with xr.set_options(keep_attrs=True):
+        others = [tomogram, -tomogram, tomogram + 1, tomogram.copy(data=tomogram.data[::-1])]
+    assert {one.attrs["source"] for one in others} == {tomogram.attrs["source"]}
+    assert len({fingerprint(one) for one in others}) == 4
+    assert fingerprint(tomogram.copy()) == fingerprint(tomogram)
+
+
+@pytest.mark.parametrize("suffix", ["mrc", "zarr"])
+def test_chunks_of_the_input_are_no_other_run(tmp_path, suffix):
+    source = saved(tmp_path / f"tomogram.{suffix}")
+    marks = {fingerprint(open_tomogram(source, chunks=chunks)) for chunks in (None, 16, 32)}
     assert len(marks) == 1
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -22,6 +21,7 @@ from scipy.spatial.transform import Rotation
 from tomodask.arrays.geometry import matrices_zyx, rotation_grid
 from tomodask.arrays.spectrum_slices import Rows, TemplateSpectrum, band_rows, template_spectrum
 from tomodask.arrays.tiles import Tile, TilePlan, plan_tiles
+from tomodask.data.sources import source_state
 from tomodask.errors import InputError
 from tomodask.picking.correlation import (
     TileSpectrum,
@@ -295,17 +295,11 @@ def _fingerprint(
     attrs: dict[str, Any],
 ) -> str:
     """What a stored result depends on, as a short text."""
-    source = Path(attrs["source"]) if attrs["source"] else None
-    if source is not None and source.exists():
-        stat = source.stat()
-        content = f"{source.name} {stat.st_size} {stat.st_mtime_ns}"
-    else:
-        content = tokenize(tomogram.data)
     digest = hashlib.sha256()
     for part in (template, quaternion):
         digest.update(np.ascontiguousarray(part, "<f8").tobytes())
     rest = {k: v for k, v in attrs.items() if k != "source"}
-    digest.update(repr((content, plan, sorted(rest.items()))).encode())
+    digest.update(repr((source_state(tomogram), plan, sorted(rest.items()))).encode())
     return digest.hexdigest()[:32]
 
 
