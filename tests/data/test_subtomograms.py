@@ -185,6 +185,56 @@ def test_only_the_rows_of_this_tomogram():
 
 
 @pytest.mark.parametrize(
+    ("own", "name"),
+    [
+        ("TS_01", "TS_01"),
+        ("TS_01", "TS_01.mrc"),
+        ("TS_01", "tomograms/TS_01.mrc_10.00Apx.mrc"),
+        ("TS_01.mrc_10.00Apx", "TS_01.tomostar"),
+        ("rec_TS_01", "TS_01"),
+        ("TS_01", "7"),  # Dynamo's
+        (None, "TS_01"),
+        ("TS_01", "tomogram"),
+        ("TS_01", "nan"),
+    ],
+)
+def test_names_of_one_tomogram_differ_between_programs(own, name):
+    picks = picks_at([[20, 20, 20]]).assign(tomogram=name)
+    assert extract_subtomograms(tomogram(noise()).rename(own), picks, box=8).sizes["particle"] == 1
+
+
+@pytest.mark.parametrize(
+    ("own", "name"),
+    [("TS_02", "TS_01"), ("TS_02", "a/TS_01.mrc"), ("TS_1", "TS_10"), ("TS_1", "TS_1_2")],
+)
+def test_picks_of_another_tomogram_are_refused(own, name):
+    picks = picks_at([[20, 20, 20], [21, 21, 21]]).assign(tomogram=[name, name])
+    message = f"no row is of tomogram '{own}', the table has {name}; .* drop the column tomogram"
+    if name == "TS_1_2":  # may be it, unless the table has a better name
+        picks["tomogram"] = ["TS_1_2", "TS_1"]
+        boxes = extract_subtomograms(tomogram(noise()).rename(own), picks, box=8)
+        assert boxes.particle.values.tolist() == [1]
+        return
+    with pytest.raises(InputError, match=message):
+        extract_subtomograms(tomogram(noise()).rename(own), picks, box=8)
+    picks = picks.drop(columns="tomogram")
+    assert extract_subtomograms(tomogram(noise()).rename(own), picks, box=8).sizes["particle"] == 2
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("place", [(20, 20, 20), (0, 20, 20)])
+def test_a_box_with_no_numbers_is_told(value, place):
+    values = noise()
+    values[place] = value
+    picks = picks_at([[30, 30, 40], place])
+    boxes = extract_subtomograms(tomogram(values, 16), picks, box=8)
+    message = r"ts: 1 voxels of the box of the particle in row 1 are NaN or infinite; fill them"
+    with pytest.raises(InputError, match=message):
+        boxes.compute()
+    extract_subtomograms(tomogram(values, 16), picks[:1], box=8).compute()
+
+
+@pytest.mark.parametrize(
     ("picks", "options", "message"),
     [
         (picks_at(np.zeros((0, 3))), {}, "no rows, nothing to extract"),
@@ -213,7 +263,7 @@ def test_extraction_says_what_is_wrong(picks, options, message):
 
 
 def test_arguments_are_not_edited():
-    picks = picks_at([[20, 20, 20.3]]).assign(tomogram="other")
+    picks = picks_at([[20, 20, 20.3]]).assign(tomogram="ts.mrc")
     before = picks.copy()
     extract_subtomograms(tomogram(noise()), picks, box=8)
     pd.testing.assert_frame_equal(picks, before)

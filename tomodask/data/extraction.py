@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal
 
 import dask.array as da
@@ -19,6 +20,7 @@ import xarray as xr
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
+from tomodask.data.names import names_of_tomogram
 from tomodask.data.subtomogram_table import subtomogram_dataset
 from tomodask.errors import InputError
 
@@ -50,8 +52,9 @@ def extract_subtomograms(
     tomogram : DataArray, dims (z, y, x)
         As `open_tomogram` gives it; its attribute `voxel_size` is in Å.
     picks : DataFrame
-        Particle table with the columns ``z``, ``y``, ``x`` in Å.  Of a table of several tomograms,
-        the rows of this one are taken.
+        Particle table with the columns ``z``, ``y``, ``x`` in Å.  Where it names tomograms, the
+        rows of this one are taken; ``TS_01``, ``rec_TS_01.mrc`` and ``TS_01.mrc_10.00Apx.mrc``
+        are one name.
     box : int
         Edge of the box, in voxels.
     outside : {"pad", "drop"}
@@ -72,8 +75,9 @@ def extract_subtomograms(
     Raises
     ------
     InputError
-        If the table is empty, lacks a column, or has a particle outside the tomogram; if `box` or
-        `tilt_range` makes no sense; if every particle was dropped.
+        If the table is empty, lacks a column, is of another tomogram, or has a particle outside
+        this one; if `box` or `tilt_range` makes no sense; if every particle was dropped.  While
+        computing: if a box has NaN or infinite voxels.
 
     Examples
     --------
@@ -112,7 +116,9 @@ def extract_subtomograms(
     }
     if "source" in tomogram.attrs:
         attrs["source"] = str(tomogram.attrs["source"])
-    boxes = _cut(tomogram.data, centers - box // 2, box, _block_sizes(tile, box))
+    where = str(tomogram.attrs.get("source") or tomogram.name or "tomogram")
+    rows = table.index.to_numpy(np.int64)
+    boxes = _cut(tomogram.data, centers - box // 2, box, _block_sizes(tile, box), where, rows)
     return subtomogram_dataset(boxes, table, voxel_size=voxel_size, attrs=attrs)
 
 
@@ -149,14 +155,18 @@ def _rows_of(tomogram: xr.DataArray, picks: pd.DataFrame) -> pd.DataFrame:
     if "tomogram" in table:
         names = table["tomogram"].astype(str)
         several = sorted(set(names))
-        if len(several) > 1:  # one name alone may be written in another way, e.g. with a suffix
-            table = table[names == str(tomogram.name)]
-            if table.empty:
-                listed = ", ".join(several[:3]) + (", …" if len(several) > 3 else "")
-                raise InputError(
-                    f"picks: no row is of tomogram {tomogram.name!r}, the table has {listed}; "
-                    "rename the tomogram or select its rows"
-                )
+        own = {str(tomogram.name)} if tomogram.name else set()
+        if own and (source := tomogram.attrs.get("source")):
+            own.add(Path(str(source)).name)  # a file may have been renamed since
+        mine = names_of_tomogram(several, own)
+        if not mine:
+            listed = ", ".join(several[:3]) + (", …" if len(several) > 3 else "")
+            raise InputError(
+                f"picks: no row is of tomogram {tomogram.name!r}, the table has {listed}; give the "
+                "tomogram that they are of, or drop the column tomogram from the table to cut "
+                "there all the same"
+            )
+        table = table[names.isin(mine)]
     table = table.copy()
     table["tomogram"] = str(tomogram.name)
     return table
@@ -222,21 +232,29 @@ def _block_sizes(tile: np.ndarray, box: int) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def _cut(data: Any, low: np.ndarray, box: int, sizes: tuple[int, ...]) -> da.Array:
+def _cut(
+    data: Any,
+    low: np.ndarray,
+    box: int,
+    sizes: tuple[int, ...],
+    where: str,
+    rows: np.ndarray,
+) -> da.Array:
     """Lazy boxes, one block for each of `sizes`, from the blocks of a tomogram."""
     if not isinstance(data, da.Array):
         data = da.from_array(np.asarray(data), chunks=_TILE)
     edges = [np.concatenate([[0], np.cumsum(c)]) for c in data.chunks]
-    name = f"extract-{tokenize(data.name, low, box, sizes)}"
+    name = f"extract-{tokenize(data.name, low, box, sizes, rows)}"
     graph: dict[tuple, tuple] = {}
     start = 0
     for number, size in enumerate(sizes):
-        mine = low[start : start + size]
+        mine, told = low[start : start + size], rows[start : start + size]
         start += size
         touched = _touched(mine, box, edges)
         keys = [(data.name, *index) for index in touched]
         corners = [tuple(int(e[i]) for e, i in zip(edges, at, strict=True)) for at in touched]
-        graph[(name, number, 0, 0, 0)] = (cut_boxes, keys, corners, mine, box, data.shape)
+        more = (mine, box, data.shape, where, told)
+        graph[(name, number, 0, 0, 0)] = (cut_boxes, keys, corners, *more)
     return da.Array(
         HighLevelGraph.from_collections(name, graph, dependencies=[data]),
         name,
@@ -267,6 +285,8 @@ def cut_boxes(
     low: np.ndarray,
     box: int,
     shape: Triple,
+    where: str,
+    rows: np.ndarray,
 ) -> np.ndarray:
     """Cut boxes out of the blocks of a volume, and pad what lies beyond it.
 
@@ -282,23 +302,39 @@ def cut_boxes(
         Edge, voxels.
     shape : (int, int, int)
         The volume.
+    where : str
+        The volume, for the message.
+    rows : array of int, shape (n,)
+        Rows of the table of particles, for the message.
 
     Returns
     -------
     array of float32, shape (n, box, box, box)
+
+    Raises
+    ------
+    InputError
+        If a box has NaN or infinite voxels.
     """
     starts = np.array(corners)
     stops = starts + [block.shape for block in blocks]
     out = np.empty((len(low), box, box, box), np.float32)
-    for boxed, first in zip(out, low, strict=True):
+    for boxed, first, row in zip(out, low, rows, strict=True):
         for i in np.flatnonzero(((starts < first + box) & (stops > first)).all(1)):
             a, b = np.maximum(starts[i], first), np.minimum(stops[i], first + box)
             source = tuple(slice(p, q) for p, q in zip(a - starts[i], b - starts[i], strict=True))
             target = tuple(slice(p, q) for p, q in zip(a - first, b - first, strict=True))
             boxed[target] = blocks[i][source]
         a, b = np.maximum(first, 0), np.minimum(first + box, shape)
+        inside = tuple(slice(p, q) for p, q in zip(a - first, b - first, strict=True))
+        bad = boxed[inside].size - np.count_nonzero(np.isfinite(boxed[inside]))
+        if bad:
+            raise InputError(
+                f"{where}: {bad} voxels of the box of the particle in row {row} are NaN or "
+                "infinite; fill them (save_tomogram(…, fill=0), tomodask convert --fill 0), or "
+                "take the particle out of the table"
+            )
         if (b - a < box).any():
-            inside = tuple(slice(p, q) for p, q in zip(a - first, b - first, strict=True))
             kept = boxed[inside].copy()
             # From one copy of the whole part, so that the sum does not depend on the blocks.
             boxed[...] = np.float32(kept.mean(dtype=np.float64))

@@ -56,7 +56,9 @@ class RunFolder:
         """
         mark = Path(path, _MARK)
         try:
-            document = json.loads(mark.read_text(encoding="utf-8"))
+            text = mark.read_text(encoding="utf-8")
+            # Earlier versions wrote Infinity, which is no JSON, for what was not reached.
+            document = json.loads(text, parse_constant=lambda _: None)
         except FileNotFoundError:
             raise InputError(
                 f"{path} is no folder of a run: it has no {_MARK}; make one by tomodask run"
@@ -177,7 +179,7 @@ class RunFolder:
         aside = mark.with_name(f".{_MARK}.{os.getpid()}.part")
         try:
             with aside.open("w", encoding="utf-8") as file:
-                json.dump(self.document, file, indent=1, ensure_ascii=False)
+                json.dump(self.document, file, indent=1, ensure_ascii=False, allow_nan=False)
                 file.flush()
                 os.fsync(file.fileno())
             aside.replace(mark)
@@ -203,6 +205,7 @@ class RunFolder:
         """
         document = self.document
         document.setdefault("began", {})[name] = list(outputs)
+        document["stages"].pop(name, None)  # of an earlier time: a kill may follow at any moment
         self.worked = True
         self.save()
         begin, done = time.perf_counter(), False
