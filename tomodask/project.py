@@ -243,7 +243,7 @@ def run(
             "diameter": diameter_here,
             "tilt_range": list(volume.attrs["tilt_range"]),
         }
-        if not all(folder.finished(stage) for stage in STAGES if stage != "tomogram"):
+        if not all(_finished(folder, stage) for stage in STAGES if stage != "tomogram"):
             with connect(scheduler, workers=workers, memory=memory, config=config):
                 if source is None:
                     volume = _save_tomogram(folder, volume)
@@ -291,6 +291,16 @@ def _command(given: Mapping[str, Any]) -> str:
     return shlex.join(words)
 
 
+def _finished(folder: RunFolder, stage: str) -> bool:
+    """Whether a stage is done; scores bear their final name from the first tile on."""
+    if stage == "match" and folder.finished(stage):
+        try:
+            open_scores(folder.path / "scores.zarr")
+        except InputError:
+            return False
+    return folder.finished(stage)
+
+
 def _save_tomogram(folder: RunFolder, volume: xr.DataArray) -> xr.DataArray:
     path = folder.path / "tomogram.zarr"
     if not folder.finished("tomogram"):
@@ -302,7 +312,7 @@ def _save_tomogram(folder: RunFolder, volume: xr.DataArray) -> xr.DataArray:
 def _match(
     folder: RunFolder, volume: xr.DataArray, reference: xr.DataArray, matching: dict[str, Any]
 ) -> None:
-    if folder.finished("match"):
+    if _finished(folder, "match"):
         return
     with folder.stage("match", ["scores.zarr"]):
         save_scores(match_template(volume, reference, **matching), folder.path / "scores.zarr")

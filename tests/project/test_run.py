@@ -304,6 +304,35 @@ def test_a_stage_whose_files_are_gone_is_done_again(files, finished, tmp_path):
     assert_same_results(output, finished.output)
 
 
+@pytest.mark.parametrize("entered", [False, True])
+def test_a_stage_done_again_and_killed_is_not_finished(files, finished, tmp_path, entered):
+    """Neither as `run.json` tells it, nor where that (of an earlier version) still says so."""
+    import shutil
+
+    output = tmp_path / "out"
+    shutil.copytree(finished.output, output)
+    shutil.rmtree(output / "scores.zarr")
+    (output / "picks.star").unlink()
+    before = json.loads((output / "run.json").read_text())["stages"]
+    folder, _ = files
+    script = textwrap.dedent(DIES).replace("{settings!r}", repr(SETTINGS))
+    arguments = [folder / "tomogram.mrc", folder / "template.mrc", output]
+    ended = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        env={**os.environ, "KILL": "score/c/0/0/0", "WHEN": "after"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    document = json.loads((output / "run.json").read_text())
+    assert set(before) - set(document["stages"]) == {"match"}
+    if entered:
+        document["stages"]["match"] = before["match"]
+        (output / "run.json").write_text(json.dumps(document))
+    again(files, output)
+    assert_same_results(output, finished.output)
+
+
 def test_a_tomogram_in_memory_gives_the_same(files, finished, tmp_path):
     folder, _ = files
     volume, template = (
