@@ -200,6 +200,29 @@ def test_result_does_not_depend_on_workers_and_batches(monkeypatch):
         np.testing.assert_array_equal(run["rotation"].values, runs[0]["rotation"].values)
 
 
+def test_no_task_gathers_the_results_of_all_batches(monkeypatch):
+    from tomodask.picking import template_matching as module
+
+    monkeypatch.setattr(module, "_FEWEST", 2)
+    match = match_template(
+        volume(np.random.default_rng(0).normal(size=(32,) * 3)),
+        template(),
+        rotations=rotation_grid(count=150),
+    )
+    others = ("prepare", "plan", "turns")
+    gathered = {
+        str(key_of(key)): sum(
+            str(one).startswith("match-") and str(one).split("-")[1] not in others
+            for one in task.dependencies
+        )
+        for key, task in match["score"].data.dask.items()
+    }
+    assert sum(name.startswith("match-turns") for name in gathered) == 25
+    gathering = {name.split("-")[1]: n for name, n in gathered.items() if n > 1}
+    assert set(gathering) == {"merge"}
+    assert max(gathering.values()) <= 4
+
+
 def test_tiles_join_without_a_seam():
     """Tiles differ from one whole by what the wedge's filter smears over their border, no more."""
     shape = (64, 40, 40)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import dask.array as da
@@ -41,6 +42,7 @@ _TASKS = (
     32  # where a tomogram has fewer tiles, their rotations are shared out to about so many tasks
 )
 _FEWEST = 64  # rotations in such a task, at least
+_MERGED = 4  # results of such tasks that one task merges
 
 
 @dataclass(frozen=True)
@@ -318,6 +320,7 @@ def _graph(
     batches = max(1, min(_TASKS // tiles, len(matrices) // _FEWEST))
     # Batches of even length: rotations are paired, and so paired alike in every batch.
     length = 2 * int(np.ceil(len(matrices) / batches / 2))
+    matrices = np.asarray(matrices, np.float32)  # as the kernel takes them: half to send
     turns = [
         (first, delayed(matrices[first : first + length], name=f"match-turns-{token}-{first}"))
         for first in range(0, len(matrices), length)
@@ -334,8 +337,18 @@ def _graph(
             delayed(_match)(prepared, shared, turn, first, dask_key_name=f"match-{key}-{first}")
             for first, turn in turns
         ]
+        # A tree: no worker needs the memory for the results of all batches of a tile.
+        level = 0
+        while len(results) > 1:
+            results = [
+                delayed(_merge)(
+                    *results[i : i + _MERGED], dask_key_name=f"match-merge-{key}-{level}-{i}"
+                )
+                for i in range(0, len(results), _MERGED)
+            ]
+            level += 1
         block: Delayed = delayed(_finish)(
-            results, prepared, shared, tile, dask_key_name=f"match-finish-{key}"
+            results[0], prepared, shared, tile, dask_key_name=f"match-finish-{key}"
         )
         blocks[index] = da.from_delayed(block, tile.core, _BLOCK, name=f"match-tile-{key}")
     return da.block(blocks.tolist())
@@ -377,15 +390,16 @@ def _match(
     )
 
 
+def _merge(*results: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    return reduce(merge_best, results)
+
+
 def _finish(
-    results: list[tuple[np.ndarray, np.ndarray]],
+    best: tuple[np.ndarray, np.ndarray],
     prepared: TileSpectrum,
     shared: _Shared,
     tile: Tile,
 ) -> np.ndarray:
-    best = results[0]
-    for other in results[1:]:
-        best = merge_best(best, other)
     out = np.empty(tile.core, _BLOCK)
     scores = finish_scores(best, prepared.scale, tile=tile, plan=shared.plan)
     out["score"], out["rotation"] = scores
