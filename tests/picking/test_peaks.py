@@ -107,6 +107,20 @@ def test_picks_do_not_depend_on_chunks(data):
     assert got.attrs == want.attrs
 
 
+def test_a_large_match_shows_its_progress(monkeypatch, capsys):
+    from tomodask.picking import peaks
+
+    match = scores(hills((24, 30, 36), [(0.9, 8, 9, 10)]), chunks=12)
+    quiet = pick_particles(match)
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(peaks, "_LARGE", 24 * 30 * 36)
+    told = pick_particles(match)
+    said = capsys.readouterr().err
+    assert "pick, background: done" in said
+    assert "pick: done" in said
+    pd.testing.assert_frame_equal(told, quiet, check_exact=True)
+
+
 def test_nothing_above_the_threshold_is_an_empty_table():
     table = pick_particles(scores(np.zeros((16,) * 3)), threshold=0.5)
     assert list(table) == ["tomogram", "z", "y", "x", "score", *QUATERNION]

@@ -17,11 +17,13 @@ from dask.delayed import delayed
 from scipy.spatial import cKDTree
 from scipy.stats import norm
 
+from tomodask.cluster import compute
 from tomodask.errors import InputError
 from tomodask.picking.centers import find_centers
 
 __all__ = ["pick_particles"]
 
+_LARGE = 256**3  # voxels from which progress is shown: below, picking takes a few seconds
 _EDGES = np.linspace(-2.0, 2.0, 8001)  # of the histogram of scores
 _CANDIDATE = 3.0  # standard deviations above the background from which a voxel may be a particle
 # Groups of peaks are separate where their means are so many summed deviations apart and so much of
@@ -127,7 +129,7 @@ def _background(score: da.Array, resolution: float) -> tuple[float, float]:
         delayed(_histogram)(block, dask_key_name=f"pick-histogram-{token}-{i}")
         for i, block in enumerate(score.to_delayed().flat)
     ]
-    counts = np.sum(dask.compute(*parts), axis=0)
+    counts = np.sum(_computed(parts, score.size, label="pick, background"), axis=0)
     if counts.sum() == 0:
         return 1.0, 1.0
     share = np.cumsum(counts) / counts.sum()
@@ -199,7 +201,13 @@ def _candidates(score: da.Array, rotation: da.Array, *, level: float, width: flo
                 block, *parts, start=tuple(start), low=tuple(low), reach=reach, dask_key_name=name
             )
         )
-    return np.concatenate(dask.compute(*tasks))
+    return np.concatenate(_computed(tasks, score.size, label="pick"))
+
+
+def _computed(tasks: list[Any], voxels: int, *, label: str) -> list[Any]:
+    if voxels < _LARGE:
+        return list(dask.compute(*tasks))
+    return list(compute(tasks, label=label))
 
 
 def _peaks_block(
