@@ -4,6 +4,9 @@
 
 import errno
 import itertools
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import dask
@@ -15,6 +18,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 import zarr
+from dask.base import tokenize
 from helpers import irregular_chunks
 from hypothesis import HealthCheck, given, settings
 
@@ -387,6 +391,108 @@ def test_missing_and_damaged_boxes_are_named(tmp_path):
         open_subtomograms(path)
 
 
+def token(path, **options):
+    return tokenize(open_subtomograms(path, **options).subtomogram.data)
+
+
+def test_tokens_tell_what_a_store_holds(tmp_path):
+    path = tmp_path / "s.zarr"
+    save_subtomograms(some_boxes(5), path)
+    before = token(path)
+    code = (
+        "import sys; from dask.base import tokenize\n"
+        "from tomodask.data.subtomograms import open_subtomograms\n"
+        "print(tokenize(open_subtomograms(sys.argv[1]).subtomogram.data))"
+    )
+    command = [sys.executable, "-c", code, path.name]  # relative, from elsewhere
+    told = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert told.stdout.strip() == before == token(path)
+    opened = open_subtomograms(path)
+    other = some_boxes(5)
+    other["subtomogram"] = 2 * other["subtomogram"]
+    save_subtomograms(other, path, overwrite=True)
+    after = token(path)
+    assert after != before
+    with pytest.raises(InputError, match=r"s\.zarr: the store was written anew while"):
+        opened.compute()
+    # With the same times, too: the store says which writer it is of.
+    same = {file: file.stat().st_mtime_ns for file in (path / "subtomogram").iterdir()}
+    save_subtomograms(some_boxes(5), path, overwrite=True)
+    for file, time in same.items():
+        os.utime(file, ns=(time, time))
+    assert token(path) not in (before, after)
+    assert {"written", "unfinished"}.isdisjoint(open_subtomograms(path).attrs)
+
+
+def test_tokens_tell_replaced_files(box_folder):
+    folder, _ = box_folder
+    before, opened = token(folder), open_subtomograms(folder)
+    assert token(folder) == before
+    write_mrc(folder / "a.mrc", noise((6, 6, 6), 7), overwrite=True)
+    os.utime(folder / "a.mrc", ns=(10**18, 10**18))
+    assert token(folder) != before
+    with pytest.raises(InputError, match=r"a\.mrc: was written to since it was opened"):
+        opened.compute()
+
+
+@pytest.mark.parametrize("where", ["before", "after, to be replaced", "after"])
+def test_a_kill_at_the_very_end_costs_nothing(tmp_path, monkeypatch, where):
+    path = tmp_path / "s.zarr"
+    boxes = some_boxes()
+
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    put, finish = subtomogram_store.put_in_place, subtomogram_store._finish
+    with monkeypatch.context() as patch:
+        if where == "before":
+            patch.setattr(subtomogram_store, "put_in_place", killed)
+        else:
+            patch.setattr(subtomogram_store, "_finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save_subtomograms(boxes, path)
+    assert (subtomogram_store.put_in_place, subtomogram_store._finish) == (put, finish)
+    there = path if path.exists() else tmp_path / "s.zarr.part"
+    if where == "after":
+        np.testing.assert_array_equal(open_subtomograms(path).subtomogram, boxes.subtomogram)
+    times = {f.name: f.stat().st_mtime_ns for f in (there / "subtomogram").glob("c.*")}
+    assert len(times) == 30
+    save_subtomograms(boxes, path, overwrite=where == "after, to be replaced")
+    assert times == {f.name: f.stat().st_mtime_ns for f in (path / "subtomogram").glob("c.*")}
+    np.testing.assert_array_equal(open_subtomograms(path).subtomogram, boxes.subtomogram)
+    assert [p.name for p in tmp_path.iterdir()] == ["s.zarr"]
+    with pytest.raises(InputError, match="exists already"):
+        save_subtomograms(boxes, path)
+
+
+def test_a_changed_tomogram_is_not_gone_on_with(tmp_path, monkeypatch):
+    """The name of a Zarr store, and the graph over it, are the same after a chunk was changed."""
+    source = tmp_path / "t.zarr"
+    save_tomogram(tomogram(noise()), source, chunk=16, shard=16, levels=1)
+    picks = picks_at([[20, 20, 20]])
+    states = []
+    for _ in range(2):
+        boxes = extract_subtomograms(open_tomogram(source), picks, box=8)
+        states.append(subtomogram_store._token(boxes))
+        chunk = next(f for f in (source / "0" / "c").rglob("*") if f.is_file())
+        os.utime(chunk, ns=(10**18, 10**18))
+    assert states[0] != states[1]
+
+
+@pytest.mark.usefixtures("box_folder")
+def test_relative_paths_are_read_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_subtomograms(some_boxes(3, box=6), "s.zarr")
+    opened = [open_subtomograms(p) for p in ("s.zarr", "boxes", ["boxes/a.mrc"])]
+    images = [list(boxes.image.values) for boxes in opened]
+    assert images[0] == ["0@s.zarr", "1@s.zarr", "2@s.zarr"]
+    assert images[1][0] == images[2][0] == "boxes/a.mrc"
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    for boxes in opened:
+        boxes.compute()
+
+
 def test_other_stores_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"none.zarr does not exist; make one by extract"):
         open_subtomograms(tmp_path / "none.zarr")
@@ -407,8 +513,8 @@ def test_table_wants_subtomograms():
 # The files of others
 
 
-def write_mrc(path, values, voxel_size=VOXEL):
-    with mrcfile.new(path) as mrc:
+def write_mrc(path, values, voxel_size=VOXEL, **options):
+    with mrcfile.new(path, **options) as mrc:
         mrc.set_data(values)
         mrc.voxel_size = voxel_size
 

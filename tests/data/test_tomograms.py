@@ -277,6 +277,58 @@ def test_overwrites_only_when_told(tmp_path, suffix):
     assert listing(tmp_path) == [path.name]
 
 
+@pytest.mark.parametrize("suffix", ["mrc", "zarr"])
+def test_what_was_there_stays_where_the_new_cannot_take_its_name(tmp_path, suffix, monkeypatch):
+    path = tmp_path / f"a.{suffix}"
+    save_tomogram(tomogram(noise((8, 8, 8))), path)
+
+    def fails(*args):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tomodask.data.writing.os.replace", fails)
+        with pytest.raises(OSError, match="Input/output error"):
+            save_tomogram(tomogram(noise((8, 8, 8), seed=1)), path, overwrite=True)
+    assert listing(tmp_path) == [path.name]
+    np.testing.assert_array_equal(open_tomogram(path).values, noise((8, 8, 8)))
+
+
+@pytest.mark.parametrize("suffix", ["mrc", "zarr"])
+def test_relative_paths_are_read_from_anywhere(tmp_path, suffix, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_tomogram(tomogram(noise((8, 8, 8))), f"a.{suffix}")
+    opened = open_tomogram(f"a.{suffix}")
+    (tmp_path / "else").mkdir()
+    monkeypatch.chdir(tmp_path / "else")
+    np.testing.assert_array_equal(opened.values, noise((8, 8, 8)))
+
+
+def test_a_file_written_to_meanwhile_is_not_read(tmp_path):
+    save_tomogram(tomogram(noise((8, 8, 8))), tmp_path / "a.mrc")
+    opened = open_tomogram(tmp_path / "a.mrc")
+    save_tomogram(tomogram(noise((8, 8, 8), seed=1)), tmp_path / "a.mrc", overwrite=True)
+    os.utime(tmp_path / "a.mrc", ns=(10**18, 10**18))
+    with pytest.raises(InputError, match=r"a\.mrc: was written to since it was opened; open it"):
+        opened.compute()
+
+
+@pytest.mark.parametrize(
+    ("chunks", "shards", "laid"),
+    [
+        ((64, 64, 64), None, (128, 128, 128)),
+        ((1, 1024, 1024), None, (8, 1024, 1024)),
+        ((1, 1, 1024), None, (64, 128, 1024)),
+        ((256, 256, 256), None, (256, 256, 256)),  # a chunk is not decoded twice
+        ((64, 64, 64), (512, 512, 512), (128, 128, 128)),  # a shard's chunks are read one by one
+    ],
+)
+def test_blocks_of_a_store_stay_small(tmp_path, chunks, shards, laid):
+    zarr.create_array(
+        str(tmp_path / "a.zarr"), shape=(512, 1024, 1024), chunks=chunks, shards=shards, dtype="f4"
+    )
+    assert open_tomogram(tmp_path / "a.zarr", voxel_size=1.0).data.chunksize == laid
+
+
 def test_overwrites_no_folder_that_is_no_store(tmp_path):
     (tmp_path / "mine.zarr").mkdir()
     (tmp_path / "mine.zarr" / "thesis.txt").write_text("years of work")

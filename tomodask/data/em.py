@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tomodask.data.compressed import plain_file
+from tomodask.data.volumes import require_unchanged
 from tomodask.errors import InputError
 
 __all__ = ["EmReader", "open_em"]
@@ -42,9 +43,9 @@ class EmReader:
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         """Read one block."""
         try:
-            stored: np.ndarray = np.memmap(
-                plain_file(Path(self.path)), self.stored_dtype, "r", _HEADER_BYTES, self.shape
-            )
+            plain = plain_file(Path(self.path))
+            require_unchanged(Path(self.path), self.stamp)
+            stored: np.ndarray = np.memmap(plain, self.stored_dtype, "r", _HEADER_BYTES, self.shape)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{self.path}: cannot be read any more ({error}); was it moved or written to?"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from tomodask.data.compressed import plain_file
+from tomodask.data.volumes import require_unchanged
 from tomodask.errors import InputError
 
 __all__ = ["HEADER_BYTES", "MODES", "MrcReader", "header_dtype", "open_mrc"]
@@ -81,8 +82,10 @@ class MrcReader:
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         """Read one block."""
         try:
+            plain = plain_file(Path(self.path))
+            require_unchanged(Path(self.path), self.stamp)
             stored: np.ndarray = np.memmap(
-                plain_file(Path(self.path)),
+                plain,
                 dtype=self.stored_dtype,
                 mode="r",
                 offset=self.offset,

@@ -20,6 +20,7 @@ import numpy as np
 import zarr
 
 from tomodask.data.units import angstroms
+from tomodask.data.volumes import MOST_VOXELS
 from tomodask.errors import InputError
 
 __all__ = ["OmeLevel", "ZarrReader", "is_zarr", "level_paths", "open_ome_zarr"]
@@ -227,10 +228,18 @@ def open_ome_zarr(path: Path) -> OmeLevel:
     return OmeLevel(
         reader,
         _voxel_sizes(multiscale, level) if multiscale else (None,) * 3,
-        tuple((array.shards or array.chunks)[leading:]),
+        _unit(array, leading),
         ours.get("name"),
         (float(tilt_range[0]), float(tilt_range[1])) if tilt_range else None,
     )
+
+
+def _unit(array: Any, leading: int) -> tuple[int, ...]:
+    """What is best read as a whole: a shard, or a chunk of it where a block cannot be so large."""
+    shard = array.shards
+    if shard and int(np.prod(shard)) <= MOST_VOXELS:
+        return tuple(shard[leading:])
+    return tuple(array.chunks[leading:])
 
 
 def _leading_axes(root: Path, array: Any, multiscale: dict[str, Any] | None) -> int:

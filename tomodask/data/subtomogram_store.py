@@ -17,6 +17,7 @@ import contextlib
 import os
 import shutil
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ from dask.base import tokenize
 from dask.delayed import delayed
 
 from tomodask.cluster import compute
+from tomodask.data.sources import file_state
 from tomodask.data.subtomogram_table import TABLE_NAMES, particle_table
-from tomodask.data.writing import no_space
+from tomodask.data.writing import no_space, put_in_place
 from tomodask.errors import InputError
 
-__all__ = ["is_store", "open_store", "read_box", "save_subtomograms"]
+__all__ = ["StoredBox", "is_store", "open_store", "read_box", "save_subtomograms"]
 
 VERSION = 1
 _NAME = "subtomogram"
@@ -62,9 +64,13 @@ def save_subtomograms(
         If `path` exists and may not be replaced, or is no store of subtomograms, or the disk is
         full.
     """
-    path = Path(path)
+    path = Path(path).absolute()  # for workers, which may be in other folders
     if path.exists() and not is_store(path):
         raise InputError(f"{path} exists and is no store of subtomograms: choose another name")
+    token = _token(subtomograms)
+    if path.exists() and _unfinished(path) == token:  # killed after all but the last touch
+        _finish(path)
+        return
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists already; choose another name or allow overwriting it")
     if not path.parent.is_dir():
@@ -72,7 +78,7 @@ def save_subtomograms(
     part = path.with_name(path.name + ".part")
     boxes = subtomograms[_NAME]
     try:
-        token = _begin(subtomograms, part)
+        _begin(subtomograms, part, token)
         pending = _pending(boxes, part, path)
         if pending:
             compute(
@@ -85,19 +91,27 @@ def save_subtomograms(
         raise
 
 
-def _begin(subtomograms: xr.Dataset, part: Path) -> str:
-    """Make the unfinished store, or go on with that of the same subtomograms; its token."""
-    boxes = subtomograms[_NAME]
-    data = boxes.data
+def _token(subtomograms: xr.Dataset) -> str:
+    """Tells subtomograms from others, and from those of another state of their tomogram."""
+    data = subtomograms[_NAME].data
     if not isinstance(data, da.Array):
         data = da.from_array(data, chunks=(1, -1, -1, -1))
     table = particle_table(subtomograms)
-    token: str = tokenize(
-        data.name, _source_state(subtomograms), table.to_csv(), subtomograms.sizes
-    )
-    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-        if zarr.open_group(part, mode="r").attrs["unfinished"] == token:
-            return token
+    return str(tokenize(data.name, _source_state(subtomograms), table.to_csv(), subtomograms.sizes))
+
+
+def _unfinished(path: Path) -> str | None:
+    """The token of a store that was begun and not finished."""
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+        return str(zarr.open_group(path, mode="r").attrs["unfinished"])
+    return None
+
+
+def _begin(subtomograms: xr.Dataset, part: Path, token: str) -> None:
+    """Make the unfinished store, or go on with that of the same subtomograms."""
+    boxes = subtomograms[_NAME]
+    if _unfinished(part) == token:
+        return
     if part.exists():
         shutil.rmtree(part)
     group = zarr.open_group(part, mode="w", zarr_format=3)
@@ -121,19 +135,17 @@ def _begin(subtomograms: xr.Dataset, part: Path) -> str:
             "tomodask": "subtomograms",
             "version": VERSION,
             **{str(k): _plain(v) for k, v in subtomograms.attrs.items()},
+            "written": uuid.uuid4().hex,
             "unfinished": token,
         }
     )
-    return token
 
 
-def _source_state(subtomograms: xr.Dataset) -> tuple:
-    """Size and time of the tomogram's file: a name alone does not tell two states of it apart."""
+def _source_state(subtomograms: xr.Dataset) -> str:
+    """State of the tomogram's file: a name alone does not tell two of them apart."""
     with contextlib.suppress(OSError, KeyError):
-        path = Path(subtomograms.attrs["source"])
-        inner = path / "zarr.json" if path.is_dir() else path
-        return inner.stat().st_size, inner.stat().st_mtime_ns
-    return ()
+        return file_state(Path(subtomograms.attrs["source"]))
+    return ""
 
 
 def _plain(value: Any) -> Any:
@@ -177,7 +189,7 @@ def _pending(boxes: xr.DataArray, part: Path, path: Path) -> list:
         for block, start, stop in zip(
             data.to_delayed().ravel(), starts[:-1], starts[1:], strict=True
         )
-        if not done.issuperset(range(start, stop))
+        if not done.keys() >= set(range(start, stop))
     ]
 
 
@@ -185,9 +197,9 @@ def _count(written: list[int]) -> int:
     return sum(written)
 
 
-def _finished(folder: Path, size: int) -> set[int]:
-    """Numbers of the boxes whose file is there with all its bytes."""
-    done = set()
+def _finished(folder: Path, size: int) -> dict[int, int]:
+    """Boxes whose file is there with all its bytes: number → time of the file, ns."""
+    done = {}
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             parts = entry.name.split(".")
@@ -195,9 +207,9 @@ def _finished(folder: Path, size: int) -> set[int]:
                 parts[0] == "c"
                 and parts[2:] == ["0", "0", "0"]
                 and parts[1].isdecimal()
-                and entry.stat().st_size == size
+                and (state := entry.stat()).st_size == size
             ):
-                done.add(int(parts[1]))
+                done[int(parts[1])] = state.st_mtime_ns
     return done
 
 
@@ -237,15 +249,14 @@ def _publish(part: Path, path: Path) -> None:
     """Give the whole store its name."""
     for leftover in (part / _NAME).glob("*.partial"):  # of a writer that was killed
         leftover.unlink()
-    group = zarr.open_group(part, mode="r+")
+    put_in_place(part, path)
+    _finish(path)
+
+
+def _finish(path: Path) -> None:
+    """Take the mark off: last, so that a kill before it leaves a store to go on with."""
+    group = zarr.open_group(path, mode="r+")
     group.attrs.put({k: v for k, v in group.attrs.asdict().items() if k != "unfinished"})
-    if path.exists():  # a folder cannot be renamed onto another
-        old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
-        path.rename(old)
-        part.rename(path)
-        shutil.rmtree(old)
-    else:
-        part.rename(path)
 
 
 def is_store(path: Path) -> bool:
@@ -258,25 +269,56 @@ def is_store(path: Path) -> bool:
         return False
 
 
-def read_box(path: str, number: int, shape: tuple[int, ...]) -> np.ndarray:
+def read_box(path: str, number: int, shape: tuple[int, ...], time: int) -> np.ndarray:
     """One box of a store; float32.
 
     Raises
     ------
     InputError
-        If its file is missing or cut off.
+        If its file is missing or cut off, or not of the time (ns) that it had.
     """
     file = Path(path, _NAME, f"c.{number}.0.0.0")
     try:
-        return np.fromfile(file, "<f4").reshape(shape)
+        box = np.fromfile(file, "<f4").reshape(shape)
+        if file.stat().st_mtime_ns != time:
+            raise InputError(f"{path}: the store was written anew while it was in use; start again")
+        return box
     except (OSError, ValueError) as error:
         raise InputError(
             f"{file}: the box is missing or cut off ({error}); extract again"
         ) from None
 
 
-def open_store(path: Path) -> tuple[tuple[int, int, int], pd.DataFrame, dict[str, Any]]:
-    """Shape of a box, table and attributes of a store; checks that every box is there.
+@dataclass(frozen=True)
+class StoredBox:
+    """A box of a store, read as a volume is.
+
+    `written` (random, of the store) and `time` (of the box's file) tell two states of it apart.
+    """
+
+    path: str
+    number: int
+    shape: tuple[int, ...]
+    written: str
+    time: int
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Boxes are float32."""
+        return np.dtype(np.float32)
+
+    @property
+    def ndim(self) -> int:
+        """Always 3."""
+        return 3
+
+    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
+        """Read a part of the box."""
+        return read_box(self.path, self.number, self.shape, self.time)[index]
+
+
+def open_store(path: Path) -> tuple[list[StoredBox], pd.DataFrame, dict[str, Any]]:
+    """Boxes, table and attributes of a store; checks that every box is there.
 
     Raises
     ------
@@ -294,6 +336,8 @@ def open_store(path: Path) -> tuple[tuple[int, int, int], pd.DataFrame, dict[str
     attrs = dict(group.attrs)
     version = attrs.pop("version", None)
     attrs.pop("tomodask")
+    attrs.pop("unfinished", None)  # under its final name it is whole
+    written = str(attrs.pop("written", ""))
     if version != VERSION:
         raise InputError(
             f"{path}: version {version} of the store is not known to this tomodask "
@@ -313,13 +357,16 @@ def open_store(path: Path) -> tuple[tuple[int, int, int], pd.DataFrame, dict[str
     ):
         raise InputError(f"{path}: the boxes are not stored as tomodask does; extract again")
     done = _finished(path / _NAME, 4 * int(np.prod(array.shape[1:])))
-    if missing := sorted(set(range(array.shape[0])) - done):
+    if missing := sorted(set(range(array.shape[0])) - done.keys()):
         raise InputError(
             f"{path}: {len(missing)} of {array.shape[0]} boxes are missing or cut off, the first "
             f"is {_NAME}/c.{missing[0]}.0.0.0; extract again"
         )
     table = pd.DataFrame(columns, index=pd.Index(columns.pop("particle"), name="particle"))
-    return array.shape[1:], table.rename(columns=TABLE_NAMES), attrs
+    shape = tuple(array.shape[1:])
+    where = str(path.absolute())
+    boxes = [StoredBox(where, i, shape, written, done[i]) for i in range(array.shape[0])]
+    return boxes, table.rename(columns=TABLE_NAMES), attrs
 
 
 def _columns(group: Any) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from tomodask.data.em import open_em
 from tomodask.data.extraction import extract_subtomograms
 from tomodask.data.mrc import open_mrc
 from tomodask.data.particles import read_particles
-from tomodask.data.subtomogram_store import is_store, open_store, read_box, save_subtomograms
+from tomodask.data.subtomogram_store import StoredBox, is_store, open_store, save_subtomograms
 from tomodask.data.subtomogram_table import batch_size, particle_table, subtomogram_dataset
 from tomodask.data.tomograms import tomogram_format
 from tomodask.data.volumes import TOLERANCE, VolumeReader, cubic_voxel_size
@@ -101,16 +100,16 @@ def _open(path: PathLike | Sequence[PathLike], voxel_size: float | None) -> xr.D
         return _open_files(files, [str(file) for file in files], voxel_size, str(path))
     if _is_box(path):
         return _open_files([path], [str(path)], voxel_size, str(path))
-    shape, table, attrs = open_store(path)
+    boxes, table, attrs = open_store(path)
+    shape = boxes[0].shape
     if voxel_size is not None:
         attrs["voxel_size"] = cubic_voxel_size(path, (), shape, voxel_size)
-    boxes = [StoredBox(str(path), number, shape) for number in range(len(table))]
     table["image"] = [f"{number}@{path}" for number in range(len(table))]
     return subtomogram_dataset(
         _lazy(boxes, shape),
         table,
         voxel_size=attrs.pop("voxel_size"),
-        attrs={**attrs, "store": str(path)},
+        attrs={**attrs, "store": str(path.absolute())},
     )
 
 
@@ -118,29 +117,6 @@ def _is_box(path: Path) -> bool:
     return (
         path.is_file() and not path.name.startswith(".") and tomogram_format(path) in ("MRC", "EM")
     )
-
-
-@dataclass(frozen=True)
-class StoredBox:
-    """A box of a store, read as a volume is."""
-
-    path: str
-    number: int
-    shape: tuple[int, ...]
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Boxes are float32."""
-        return np.dtype(np.float32)
-
-    @property
-    def ndim(self) -> int:
-        """Always 3."""
-        return 3
-
-    def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
-        """Read a part of the box."""
-        return read_box(self.path, self.number, self.shape)[index]
 
 
 def _open_star(path: Path, voxel_size: float | None) -> xr.Dataset:
@@ -176,7 +152,7 @@ def _open_files(
     """Boxes of files, or by number from stores, whose sizes must agree."""
     if not files:
         raise InputError(f"{source} is empty: no subtomograms")
-    stores: dict[Path, tuple[tuple[int, int, int], pd.DataFrame, dict[str, Any]]] = {}
+    stores: dict[Path, tuple[list[StoredBox], pd.DataFrame, dict[str, Any]]] = {}
     readers: list[VolumeReader] = []
     stored_rows: list[pd.Series | None] = []
     first: tuple[str, tuple[int, ...], float] | None = None
@@ -185,12 +161,12 @@ def _open_files(
             store, number = file
             if store not in stores:
                 stores[store] = open_store(store)
-            shape, rows, attrs = stores[store]
+            boxes, rows, attrs = stores[store]
             if number >= len(rows):
                 raise InputError(
                     f"{source}: {image}: the store has boxes 0 to {len(rows) - 1} only"
                 )
-            reader: VolumeReader = StoredBox(str(store), number, shape)
+            reader: VolumeReader = boxes[number]
             size = float(attrs["voxel_size"] if voxel_size is None else voxel_size)
             stored_rows.append(rows.iloc[number])
         else:
@@ -229,6 +205,7 @@ def _open_box(path: Path, voxel_size: float | None) -> tuple[VolumeReader, float
     kind = tomogram_format(path)
     sizes: tuple[float | None, ...]
     reader: VolumeReader
+    path = path.absolute()  # for workers, which may be in other folders
     if kind == "MRC":
         reader, sizes, _, _ = open_mrc(path)
     elif kind == "EM":

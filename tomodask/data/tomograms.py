@@ -95,6 +95,7 @@ def open_tomogram(
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file")
+    path = path.absolute()  # for workers, which may be in other folders
     kind = tomogram_format(path)
     name, tilt_range = None, None
     unit: tuple[int, ...] = (1, 1, 1)
@@ -167,7 +168,7 @@ def save_tomogram(
         If `path` exists and may not be overwritten, the disk is full, an option or the voxel size
         is wrong, voxels are NaN or infinite, or a value does not fit `dtype`.
     """
-    path = Path(path)
+    path = Path(path).absolute()
     kind = tomogram_format(path)
     if kind not in ("MRC", "OME-Zarr") or path.suffix.lower() in _PACKED:
         raise InputError(f"{path}: written are {', '.join(MRC_SUFFIXES)} and .zarr; choose one")

@@ -6,6 +6,7 @@ block it is asked for.  So a task opens its file itself, on whichever worker it 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,9 +17,18 @@ from dask.base import tokenize
 
 from tomodask.errors import InputError
 
-__all__ = ["VolumeReader", "as_tomogram", "cubic_voxel_size", "file_stem", "lay_chunks"]
+__all__ = [
+    "MOST_VOXELS",
+    "VolumeReader",
+    "as_tomogram",
+    "cubic_voxel_size",
+    "file_stem",
+    "lay_chunks",
+    "require_unchanged",
+]
 
 TOLERANCE = 1e-3  # relative: what rounding in headers does to the sides of a cubic voxel
+MOST_VOXELS = 2**23  # of a block, unless what the file stores in one piece has more
 _SUFFIXES = (".gz", ".bz2", ".ome")
 
 
@@ -103,15 +113,13 @@ def lay_chunks(
     ----------
     reader : VolumeReader
     chunks
-        As Dask takes them; by default blocks of about `target` voxels an edge, multiples of `unit`.
+        As Dask takes them; by default blocks of about `target` voxels an edge, multiples of `unit`,
+        of 8 million voxels at most.
     unit : tuple of int
         What the file stores in one piece, so that no piece is read twice.
     """
     if chunks is None:
-        chunks = tuple(
-            min(size, edge * max(1, target // edge))
-            for size, edge in zip(reader.shape, unit, strict=True)
-        )
+        chunks = _about(reader.shape, unit, target)
     try:
         # Spelt out, so that the name is that of the blocks, however they were asked for.
         chunks = da.core.normalize_chunks(chunks, reader.shape, dtype=reader.dtype)
@@ -127,6 +135,26 @@ def lay_chunks(
         )
     except ValueError as error:
         raise InputError(f"chunks={chunks} do not fit the shape {reader.shape}: {error}") from None
+
+
+def _about(shape: tuple[int, ...], unit: tuple[int, ...], target: int) -> tuple[int, ...]:
+    """Whole units, `target` voxels an edge or so; fewer where they are slabs or rods."""
+    counts = [max(1, target // edge) for edge in unit]
+    while True:
+        chunks = tuple(
+            min(size, edge * count) for size, edge, count in zip(shape, unit, counts, strict=True)
+        )
+        if math.prod(chunks) <= MOST_VOXELS or max(counts) == 1:
+            return chunks
+        most = counts.index(max(counts))
+        counts[most] = -(-counts[most] // 2)
+
+
+def require_unchanged(path: Path, stamp: tuple[int, int]) -> None:
+    """Refuse a file that is not of the size and time (ns) that it had when it was opened."""
+    state = path.stat()
+    if (state.st_size, state.st_mtime_ns) != stamp:
+        raise InputError(f"{path}: was written to since it was opened; open it again")
 
 
 def as_tomogram(

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tomodask.errors import InputError
 
-__all__ = ["full_disk", "no_space", "replacing"]
+__all__ = ["full_disk", "no_space", "put_in_place", "replacing"]
 
 
 def no_space(error: OSError, path: Path, needed: int | None = None) -> InputError | None:
@@ -61,14 +61,10 @@ def replacing(path: Path, *, overwrite: bool, needed: int | None = None) -> Iter
         raise InputError(f"{path} is a folder but no Zarr store, so it is not overwritten")
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
-    token = uuid.uuid4().hex[:8]
-    part = path.with_name(f".{path.name}.{token}.part")
-    old = path.with_name(f".{path.name}.{token}.old")
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield part
-        if path.is_dir():  # a folder cannot be renamed onto another
-            path.rename(old)
-        os.replace(part, path)
+        put_in_place(part, path)
     except OSError as error:
         if (full := no_space(error, path, needed)) is not None:
             raise full from None
@@ -76,8 +72,25 @@ def replacing(path: Path, *, overwrite: bool, needed: int | None = None) -> Iter
             raise InputError(f"{path}: no permission to write there ({error})") from None
         raise
     finally:
-        for leftover in (part, old):
-            _remove(leftover)
+        _remove(part)
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Give `part` the name `path`.  What bears it goes then, and only then.
+
+    Files and folders alike; a folder cannot be renamed onto another, so it is put aside first.
+    """
+    if not path.is_dir():
+        os.replace(part, path)
+        return
+    old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    path.rename(old)
+    try:
+        os.replace(part, path)
+    except BaseException:
+        old.rename(path)
+        raise
+    _remove(old)
 
 
 def _remove(path: Path) -> None:
