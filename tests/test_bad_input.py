@@ -127,7 +127,13 @@ def test_a_damaged_mrc(good, tmp_path, kind, command):
             *("-o", tmp_path / "out.zarr", *HERE),
         ],
     }
-    said = refused(*words[command])
+    if (command, kind) == ("info", "voxel size 0"):  # all else of the file can be told
+        code, out, said = tomodask(*words[command])
+        assert code == 0
+        assert "shape: 40 × 48 × 56" in out
+        assert "voxel size: unknown\n" in out
+    else:
+        said = refused(*words[command])
     for part in (str(bad), *MRC_FAULTS[kind]):
         assert part in said
     assert [file.name for file in tmp_path.iterdir()] == ["bad.mrc"]

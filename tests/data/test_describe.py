@@ -1,5 +1,8 @@
 """`describe`: what a file is, for `tomodask info`."""
 
+import gzip
+
+import mrcfile
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +13,7 @@ from helpers import shared_data
 
 from tomodask.data.describe import describe
 from tomodask.data.particles import write_particles
+from tomodask.data.subtomograms import open_subtomograms
 from tomodask.data.tomograms import save_tomogram
 from tomodask.errors import InputError
 
@@ -91,6 +95,33 @@ def test_a_folder_of_boxes(tmp_path):
     assert (told["shape"], told["voxel_size"]) == ((8, 8, 8), 5.0)
     save_tomogram(volume((8, 8, 9)), tmp_path / "box_3.mrc")
     assert describe(tmp_path)["shapes"] == {(8, 8, 8): 2, (8, 8, 9): 1}
+
+
+def test_a_folder_of_packed_boxes_as_align_takes_it(tmp_path):
+    save_tomogram(volume((8, 8, 8)), tmp_path / "box_1.mrc")
+    packed = gzip.compress((tmp_path / "box_1.mrc").read_bytes())
+    (tmp_path / "box_1.mrc").unlink()
+    for number in (1, 2):
+        (tmp_path / f"box_{number}.mrc.gz").write_bytes(packed)
+    (tmp_path / "._box_1.mrc").write_bytes(b"what some systems leave")
+    told = describe(tmp_path)
+    assert (told["particles"], told["first"]) == (2, "box_1.mrc.gz")
+    assert open_subtomograms(tmp_path).sizes["particle"] == 2
+
+
+def test_a_voxel_size_that_is_not_said_is_unknown(tmp_path, caplog):
+    path = tmp_path / "a.mrc"
+    with mrcfile.new(path) as mrc:
+        mrc.set_data(volume().to_numpy())
+    told = describe(path)
+    assert (told["shape"], told["voxel_size"]) == ((20, 30, 40), "unknown")
+    assert "extent" not in told
+    assert told["maximum"] == volume().to_numpy().max()
+    assert "voxel size is 0, 0, 0 Å" in caplog.text
+    assert "--voxel-size" in caplog.text
+    assert describe(path, voxel_size=2.0)["extent"] == (40.0, 60.0, 80.0)
+    with pytest.raises(InputError, match="voxel_size must be above 0"):
+        describe(path, voxel_size=-1.0)
 
 
 def test_what_is_not_known(tmp_path):

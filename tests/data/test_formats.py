@@ -580,6 +580,22 @@ def test_stores_of_others_may_leave_out_empty_chunks(tmp_path):
     assert not open_tomogram(path).values.any()
 
 
+@pytest.mark.parametrize("version", ["0.4", "0.5"])
+def test_chunks_that_others_left_out_or_lost_are_counted_once(tmp_path, version, caplog):
+    path = write_ome(
+        tmp_path / "a.zarr", np.ones((1, 8, 8, 12), "f4"), version=version, axes="czyx",
+        units=[None, *["angstrom"] * 3], scale=[1.0] * 4, chunks=(1, 4, 4, 4),
+    )  # fmt: skip
+    open_tomogram(path)
+    assert not caplog.text
+    for key in ("0.0.0.1", "0.1.1.2") if version == "0.4" else ("c/0/0/0/1", "c/0/1/1/2"):
+        (path / "s0" / key).unlink()
+    os.utime(next(f for f in (path / "s0").iterdir() if f.name in ("zarr.json", ".zarray")))
+    for _ in range(2):
+        assert open_tomogram(path).values.sum() == 8 * 8 * 12 - 2 * 4**3
+    assert caplog.text.count("a.zarr, level s0: 2 of 12 chunks are absent and are read as 0") == 1
+
+
 def test_chunks_of_a_store_are_its_shards(store):
     assert open_tomogram(store).data.chunksize == (16, 16, 16)  # 8 shards, about 128 voxels at most
     assert open_tomogram(store, chunks=8).data.chunksize == (8, 8, 8)

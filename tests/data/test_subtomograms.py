@@ -548,6 +548,18 @@ def test_folder_glob_and_list(box_folder):
     assert open_subtomograms(folder, voxel_size=4.0).attrs["voxel_size"] == 4.0
 
 
+def test_tilt_range_of_boxes_that_tomodask_saved(tmp_path):
+    for name in ("a.mrc", "b.mrc"):
+        save_tomogram(tomogram(noise((6, 6, 6))), tmp_path / name)
+    boxes = open_subtomograms(tmp_path)
+    assert boxes.tilt_min.values.tolist() == [-60, -60]
+    assert boxes.tilt_max.values.tolist() == [60, 60]
+    said = open_subtomograms(tmp_path, tilt_range=(-50, 40))
+    assert said.tilt_min.values.tolist() == [-50, -50]
+    write_mrc(tmp_path / "c.mrc", noise((6, 6, 6)))
+    assert "tilt_min" not in open_subtomograms(tmp_path).coords  # not known of all
+
+
 def test_star_lists_files_and_boxes_of_stores(box_folder, tmp_path):
     folder, values = box_folder
     stored = some_boxes(5, box=6)

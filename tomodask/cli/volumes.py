@@ -76,7 +76,10 @@ def _plain(value: Any) -> Any:
 
 def _print_table(told: dict[str, Any]) -> None:
     rows = [
-        (key.replace("_", " "), f"{_shown(value)} {_UNITS.get(key, '')}".rstrip())
+        (
+            key.replace("_", " "),
+            f"{_shown(value)} {'' if isinstance(value, str) else _UNITS.get(key, '')}".rstrip(),
+        )
         for key, value in told.items()
         if key != "path"
     ]

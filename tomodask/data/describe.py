@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 import zarr
 
 from tomodask.data.ome_zarr import is_zarr, level_paths
 from tomodask.data.particles import PARTICLE_SUFFIXES, read_particles
 from tomodask.data.statistics import Statistics, volume_statistics
+from tomodask.data.subtomograms import is_box
 from tomodask.data.tomograms import (
     MRC_SUFFIXES,
     TOMOGRAM_SUFFIXES,
     open_tomogram,
     tomogram_format,
 )
+from tomodask.data.volumes import UnknownVoxelSizeError
 from tomodask.errors import InputError
 
 __all__ = ["describe"]
+
+_log = logging.getLogger(__name__)
 
 
 def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -> dict[str, Any]:
@@ -39,7 +45,8 @@ def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -
     -------
     dict
         Always `path` and `kind` ("tomogram", "particle table", "subtomograms" or "folder of
-        boxes").  Lengths are in Å, shapes (z, y, x).
+        boxes").  Lengths are in Å, shapes (z, y, x).  A voxel size that the file does not say is
+        "unknown".
 
     Raises
     ------
@@ -64,8 +71,7 @@ def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -
 
 
 def _of_tomogram(path: Path, voxel_size: float | None) -> dict[str, Any]:
-    tomogram = open_tomogram(path, voxel_size=voxel_size)
-    size = tomogram.attrs["voxel_size"]
+    tomogram, size = _opened(path, voxel_size)
     told: dict[str, Any] = {
         "path": str(path),
         "kind": "tomogram",
@@ -73,7 +79,10 @@ def _of_tomogram(path: Path, voxel_size: float | None) -> dict[str, Any]:
         "name": tomogram.name,
         "shape": tomogram.shape,
         "voxel_size": size,
-        "extent": tuple(round(count * size, 3) for count in tomogram.shape),
+    }
+    if not isinstance(size, str):
+        told["extent"] = tuple(round(count * size, 3) for count in tomogram.shape)
+    told |= {
         "dtype": str(tomogram.dtype),
         "megabytes": round(tomogram.nbytes / 1e6, 3),
         "chunks": tomogram.data.chunksize,
@@ -83,6 +92,16 @@ def _of_tomogram(path: Path, voxel_size: float | None) -> dict[str, Any]:
     if path.is_dir():
         told |= _of_zarr(path)
     return told | _range(volume_statistics(tomogram))
+
+
+def _opened(path: Path, voxel_size: float | None) -> tuple[xr.DataArray, float | str]:
+    """The tomogram and its voxel size, which may be unknown: what else there is can be told."""
+    try:
+        tomogram = open_tomogram(path, voxel_size=voxel_size)
+    except UnknownVoxelSizeError as error:
+        _log.warning("%s", error)
+        return open_tomogram(path, voxel_size=1.0), "unknown"
+    return tomogram, float(tomogram.attrs["voxel_size"])
 
 
 def _range(statistics: Statistics) -> dict[str, Any]:
@@ -163,18 +182,18 @@ def _of_subtomograms(path: Path, group: Any) -> dict[str, Any]:
 
 
 def _of_folder(path: Path, voxel_size: float | None) -> dict[str, Any]:
-    """A folder of MRC boxes, as `open_subtomograms` takes it: in the order of the names."""
-    files = sorted(
-        file for file in path.iterdir() if file.suffix.lower() in MRC_SUFFIXES and file.is_file()
-    )
+    """A folder of boxes, as `open_subtomograms` takes it: in the order of the names."""
+    files = sorted(file for file in path.iterdir() if is_box(file))
     if not files:
-        raise InputError(f"{path}: a folder without MRC files ({', '.join(MRC_SUFFIXES)})")
+        raise InputError(
+            f"{path}: a folder without MRC files ({', '.join(MRC_SUFFIXES)}) or EM files"
+        )
     shapes: dict[tuple[int, ...], int] = {}
-    sizes: dict[float, int] = {}
+    sizes: dict[float | str, int] = {}
     for file in files:
-        box = open_tomogram(file, voxel_size=voxel_size)
+        box, size = _opened(file, voxel_size)
         shapes[box.shape] = shapes.get(box.shape, 0) + 1
-        sizes[box.attrs["voxel_size"]] = sizes.get(box.attrs["voxel_size"], 0) + 1
+        sizes[size] = sizes.get(size, 0) + 1
     told: dict[str, Any] = {
         "path": str(path),
         "kind": "folder of boxes",

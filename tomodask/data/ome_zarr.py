@@ -10,6 +10,8 @@ written: ours do (``tomodask: {complete: true}`` in the attributes of the group)
 
 from __future__ import annotations
 
+import logging
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -23,7 +25,16 @@ from tomodask.data.units import angstroms
 from tomodask.data.volumes import MOST_VOXELS
 from tomodask.errors import InputError
 
-__all__ = ["OmeLevel", "ZarrReader", "is_zarr", "level_paths", "open_ome_zarr"]
+__all__ = [
+    "OmeLevel",
+    "ZarrReader",
+    "is_zarr",
+    "level_paths",
+    "open_ome_zarr",
+    "warn_of_absent_chunks",
+]
+
+_log = logging.getLogger(__name__)
 
 _MARKS = ("zarr.json", ".zgroup", ".zarray")
 
@@ -240,6 +251,40 @@ def _unit(array: Any, leading: int) -> tuple[int, ...]:
     if shard and int(np.prod(shard)) <= MOST_VOXELS:
         return tuple(shard[leading:])
     return tuple(array.chunks[leading:])
+
+
+@lru_cache(maxsize=1024)
+def warn_of_absent_chunks(reader: ZarrReader) -> None:
+    """Say once how many chunks of a level are not there, where that may be meant or may be a loss.
+
+    Stores that say that all were written are checked while they are read.
+    """
+    if reader.complete:
+        return
+    array = _array(reader.store, reader.level, reader.stamp)
+    home = Path(reader.store, reader.level)
+    edges = array.shards or array.chunks
+    counts = [-(-size // edge) for size, edge in zip(array.shape, edges, strict=True)]
+    stored = {
+        Path(folder, name).relative_to(home).as_posix()
+        for folder, _, names in os.walk(home)
+        for name in names
+    }
+    expected = int(np.prod(counts))
+    there = sum(
+        array.metadata.encode_chunk_key(place) in stored
+        for place in product(*(range(count) for count in counts))
+    )
+    if there < expected:
+        _log.warning(
+            "%s, level %s: %d of %d chunks are absent and are read as %s: the writer left out "
+            "empty ones, or they were lost",
+            reader.store,
+            reader.level or ".",
+            expected - there,
+            expected,
+            array.fill_value,
+        )
 
 
 def _leading_axes(root: Path, array: Any, multiscale: dict[str, Any] | None) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import xarray as xr
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
+from tomodask.data.columns import TILT_RANGE
 from tomodask.data.em import open_em
 from tomodask.data.extraction import extract_subtomograms
 from tomodask.data.mrc import open_mrc
@@ -27,6 +28,7 @@ from tomodask.errors import InputError
 
 __all__ = [
     "extract_subtomograms",
+    "is_box",
     "open_subtomograms",
     "particle_table",
     "save_subtomograms",
@@ -89,7 +91,7 @@ def _open(path: PathLike | Sequence[PathLike], voxel_size: float | None) -> xr.D
     if path.suffix.lower() == ".star":
         return _open_star(path, voxel_size)
     if path.is_dir() and not ((path / "zarr.json").exists() or path.suffix == ".zarr"):
-        files = sorted(f for f in path.iterdir() if _is_box(f))
+        files = sorted(f for f in path.iterdir() if is_box(f))
         if not files:
             raise InputError(f"{path}: the folder holds no MRC or EM file; name that of the boxes")
         return _open_files(files, [str(file) for file in files], voxel_size, str(path))
@@ -98,7 +100,7 @@ def _open(path: PathLike | Sequence[PathLike], voxel_size: float | None) -> xr.D
         if not files:
             raise InputError(f"{path}: no file matches; check the pattern, in quotes")
         return _open_files(files, [str(file) for file in files], voxel_size, str(path))
-    if _is_box(path):
+    if is_box(path):
         return _open_files([path], [str(path)], voxel_size, str(path))
     boxes, table, attrs = open_store(path)
     shape = boxes[0].shape
@@ -113,7 +115,8 @@ def _open(path: PathLike | Sequence[PathLike], voxel_size: float | None) -> xr.D
     )
 
 
-def _is_box(path: Path) -> bool:
+def is_box(path: Path) -> bool:
+    """Whether a file is a box by its name: MRC or EM, packed or not."""
     return (
         path.is_file() and not path.name.startswith(".") and tomogram_format(path) in ("MRC", "EM")
     )
@@ -154,7 +157,7 @@ def _open_files(
         raise InputError(f"{source} is empty: no subtomograms")
     stores: dict[Path, tuple[list[StoredBox], pd.DataFrame, dict[str, Any]]] = {}
     readers: list[VolumeReader] = []
-    stored_rows: list[pd.Series | None] = []
+    known: list[Mapping[Any, Any]] = []
     first: tuple[str, tuple[int, ...], float] | None = None
     for file, image in zip(files, images, strict=True):
         if isinstance(file, tuple):
@@ -168,10 +171,10 @@ def _open_files(
                 )
             reader: VolumeReader = boxes[number]
             size = float(attrs["voxel_size"] if voxel_size is None else voxel_size)
-            stored_rows.append(rows.iloc[number])
+            known.append(rows.iloc[number].to_dict())
         else:
-            reader, size = _open_box(file, voxel_size)
-            stored_rows.append(None)
+            reader, size, tilts = _open_box(file, voxel_size)
+            known.append(dict(zip(TILT_RANGE, tilts, strict=True)) if tilts else {})
         if len(set(reader.shape)) != 1:
             edges = "×".join(map(str, reader.shape))
             raise InputError(f"{image}: the box is not cubic ({edges} voxels); cut or pad it")
@@ -190,29 +193,32 @@ def _open_files(
         readers.append(reader)
     assert first is not None
     table = pd.DataFrame(index=pd.RangeIndex(len(files))) if table is None else table.copy()
-    for name in ("tilt_min", "tilt_max"):  # a STAR seldom says it, the store does
-        known = [np.nan if row is None else row.get(name, np.nan) for row in stored_rows]
-        if name not in table and np.isfinite(known).all():
-            table[name] = known
+    for name in TILT_RANGE:  # a STAR seldom says it, the store does, and the labels of our MRC
+        values = [float(row.get(name, np.nan)) for row in known]
+        if name not in table and np.isfinite(values).all():
+            table[name] = values
     table["image"] = images
     return subtomogram_dataset(
         _lazy(readers, first[1]), table, voxel_size=first[2], attrs={"source": source}
     )
 
 
-def _open_box(path: Path, voxel_size: float | None) -> tuple[VolumeReader, float]:
-    """Reader and voxel size of a box in a file of its own."""
+def _open_box(
+    path: Path, voxel_size: float | None
+) -> tuple[VolumeReader, float, tuple[float, float] | None]:
+    """Reader, voxel size and tilt range (if kept) of a box in a file of its own."""
+    tilts = None
     kind = tomogram_format(path)
     sizes: tuple[float | None, ...]
     reader: VolumeReader
     path = path.absolute()  # for workers, which may be in other folders
     if kind == "MRC":
-        reader, sizes, _, _ = open_mrc(path)
+        reader, sizes, _, tilts = open_mrc(path)
     elif kind == "EM":
         reader, sizes = open_em(path)
     else:
         raise InputError(f"{path}: a box is an MRC or EM file, by its name; convert it")
-    return reader, cubic_voxel_size(path, sizes, reader.shape, voxel_size)
+    return reader, cubic_voxel_size(path, sizes, reader.shape, voxel_size), tilts
 
 
 def _lazy(readers: Sequence[VolumeReader], shape: tuple[int, ...]) -> da.Array:

@@ -14,7 +14,7 @@ import xarray as xr
 from tomodask.data.em import open_em
 from tomodask.data.mrc import open_mrc
 from tomodask.data.mrc_writer import write_mrc
-from tomodask.data.ome_zarr import is_zarr, open_ome_zarr
+from tomodask.data.ome_zarr import is_zarr, open_ome_zarr, warn_of_absent_chunks
 from tomodask.data.ome_zarr_writer import require_options, write_ome_zarr
 from tomodask.data.statistics import Statistics
 from tomodask.data.tiff import open_tiff
@@ -112,6 +112,7 @@ def open_tomogram(
         reader, sizes = open_em(path)
     elif kind == "OME-Zarr":
         level = open_ome_zarr(path)
+        warn_of_absent_chunks(level.reader)
         reader, sizes, unit = level.reader, level.voxel_sizes, level.unit
         name, tilt_range = level.name, level.tilt_range
     else:

@@ -19,6 +19,7 @@ from tomodask.errors import InputError
 
 __all__ = [
     "MOST_VOXELS",
+    "UnknownVoxelSizeError",
     "VolumeReader",
     "as_tomogram",
     "cubic_voxel_size",
@@ -30,6 +31,10 @@ __all__ = [
 TOLERANCE = 1e-3  # relative: what rounding in headers does to the sides of a cubic voxel
 MOST_VOXELS = 2**23  # of a block, unless what the file stores in one piece has more
 _SUFFIXES = (".gz", ".bz2", ".ome")
+
+
+class UnknownVoxelSizeError(InputError):
+    """A file whose voxels are there, but not their size, or not one size."""
 
 
 class VolumeReader(Protocol):
@@ -89,10 +94,10 @@ def cubic_voxel_size(
     known = [size for size, count in zip(sizes, shape, strict=True) if count > 1] or list(sizes)
     said = [size for size in known if size is not None]
     if len(said) < len(known) or not said:
-        raise InputError(f"{path}: the file does not say its voxel size; {way_out}")
+        raise UnknownVoxelSizeError(f"{path}: the file does not say its voxel size; {way_out}")
     if any(not np.isfinite(size) or size <= 0 for size in said):
         listed = ", ".join(f"{size:g}" for size in said)
-        raise InputError(f"{path}: voxel size is {listed} Å in the header; {way_out}")
+        raise UnknownVoxelSizeError(f"{path}: voxel size is {listed} Å in the header; {way_out}")
     if max(said) > min(said) * (1 + TOLERANCE):
         named = ", ".join(
             f"{axis} {size:.6g}"
