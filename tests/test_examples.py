@@ -1,0 +1,99 @@
+"""Each example runs as a user runs it, in a folder of its own, and says what it should."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import shared_data
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run_example(name, folder, **environment):
+    """What the script printed; it has five minutes, several times what it needs."""
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        cwd=folder,
+        env={**os.environ, "MPLBACKEND": "Agg", "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return " ".join(done.stdout.split())
+
+
+def figures(text, pattern):
+    """The numbers that `pattern` captures in the output."""
+    found = re.search(pattern, text)
+    assert found, f"{pattern!r} is not in: {text}"
+    return [float(value) for value in found.groups()]
+
+
+def test_every_example_is_tested():
+    names = {path.name for path in EXAMPLES.glob("*.py")}
+    assert names == {"first_steps.py", "microtubule.py"}
+
+
+def test_first_steps(tmp_path):
+    text = run_example("first_steps.py", tmp_path)
+    assert figures(text, r"recall: ([\d.]+)") == [1.0]
+    assert figures(text, r"precision: ([\d.]+)") == [1.0]
+    assert figures(text, r"angular error: ([\d.]+)")[0] < 3
+    assert figures(text, r"shift error: ([\d.]+)")[0] < 0.5
+    pictures = {path.stem for path in (tmp_path / "first_steps").glob("*.png")}
+    assert pictures == {"scores", "tomogram", "average", "fsc"}
+
+
+def test_microtubule(tmp_path):
+    shared = shared_data("tomograms", "13pf_MT.tif").parents[1]
+    text = run_example("microtubule.py", tmp_path, TOMODASK_SHARED=str(shared))
+    # The blind search finds the tube, and the density by itself is the lattice of the textbook.
+    assert figures(text, r"(\d+)% within 20 Å of one cylinder")[0] >= 90
+    protofilaments, repeat, starts = figures(
+        text, r"itself: (\d+) protofilaments, ([\d.]+) Å along each, and a helix of (\d+) starts"
+    )
+    assert (protofilaments, starts) == (13, 3)
+    assert repeat == pytest.approx(41, abs=0.5)
+    # The picks are on the wall, and on its sites.
+    count, wall, sites, off = figures(
+        text, r"(\d+) picks: ([\d.]+)% within 20 Å of the wall, (\d+)% .* ([\d.]+) Å off in"
+    )
+    assert count > 350
+    assert wall > 97
+    assert sites > 85
+    assert off < 10.52
+    assert figures(text, r"the picks: (\d+) protofilaments, ([\d.]+) Å") == pytest.approx(
+        [13, 41], abs=0.5
+    )
+    # A template of another repeat does not impose it.
+    assert figures(text, r"patch of 45 Å: .* a repeat of ([\d.]+) Å")[0] == pytest.approx(41, abs=1)
+    # Monomers vote for one polarity, even those that were picked with the other.
+    assert figures(text, r"aligned: (\d+)% as they were matched")[0] > 70
+    assert figures(text, r"(\d+)% are aligned with")[0] > 60
+    # What is averaged agrees, end with end and with the average that no template touched.
+    assert figures(text, r"subunits, aligned \(\d+\): FSC of the ends 0.5 at (\d+) Å")[0] <= 25
+    assert figures(text, r"sites, no template \(\d+\): FSC of the ends 0.5 at (\d+) Å")[0] <= 25
+    assert figures(text, r"against the sites of the other: FSC 0.5 at (\d+) Å")[0] <= 26
+    # So does noise that was aligned, but less: without it, the two would prove nothing.
+    assert figures(text, r"off the tube, aligned \(\d+\): FSC of the ends 0.5 at (\d+) Å")[0] > 27
+    pictures = {path.stem for path in (tmp_path / "microtubule").glob("*.png")}
+    assert pictures == {"picks", "lattice", "average"}
+
+
+def test_microtubule_says_what_data_is_missing(tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / "microtubule.py")],
+        cwd=tmp_path,
+        env={**os.environ, "TOMODASK_SHARED": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode != 0
+    assert "set TOMODASK_SHARED" in done.stderr
+    assert "Traceback" not in done.stderr
