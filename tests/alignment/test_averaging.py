@@ -63,7 +63,9 @@ def test_sums_against_a_loop_over_measured_frequencies():
     matrices, n = matrices_zyx(orientations(truth)), 16
     shifts = truth[["shift_z", "shift_y", "shift_x"]].to_numpy() / VOXEL
     tilts = truth[["tilt_min", "tilt_max"]].to_numpy()
-    (sums,) = average(volumes, matrices, shifts, tilts, np.array([0, 1, 1]))
+    (sums,) = average(
+        volumes, matrices, shifts, tilts, np.array([0, 1, 1]), np.arange(3), np.array(list("abc"))
+    )
     k = half_sphere(n / 2 - 0.5)
     axis = np.arange(n) - n // 2
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
@@ -163,6 +165,9 @@ def test_poses_are_matched_by_image_or_by_order():
     np.testing.assert_array_equal(by_name["quat_x"], truth["quat_x"])
     by_order = match_poses(bare, turned.drop(columns="image"))
     np.testing.assert_array_equal(by_order["quat_x"], truth["quat_x"][::-1])
+    moved = turned.assign(image=turned["image"].str.replace("@", "@some/where/"))
+    by_file = match_poses(bare, moved)
+    np.testing.assert_array_equal(by_file["quat_x"], truth["quat_x"])
     more = match_poses(bare.iloc[1:3], table)  # a table of more particles than boxes
     np.testing.assert_array_equal(more["quat_x"], truth["quat_x"][1:3])
 
@@ -171,8 +176,17 @@ def test_says_what_is_wrong():
     dataset, truth, _ = boxes(4, box=16)
     with pytest.raises(InputError, match="poses lack orientations"):
         average_subtomograms(dataset)
-    with pytest.raises(InputError, match="poses have 3 rows for 4 boxes"):
+    with pytest.raises(InputError, match="poses have 3 rows for 4 boxes and no images"):
         average_subtomograms(dataset, poses=truth.iloc[:3])
+    named = truth.assign(image=[f"{i}@others" for i in range(4)])
+    with pytest.raises(InputError, match=r"do not name each box once: the boxes are 0@boxes"):
+        average_subtomograms(dataset, poses=named)
+    for tilts in ((60, -60), (10, 10)):
+        with pytest.raises(InputError, match="tilt_range must rise"):
+            average_subtomograms(dataset, poses=truth, tilt_range=tilts)
+    unknown = dataset.assign_coords(tilt_min=("particle", [-60.0, np.nan, -60.0, -60.0]))
+    with pytest.raises(InputError, match=r"1 of 4 particles does not rise .*particle 1: nan to 60"):
+        average_subtomograms(unknown, poses=truth)
     with pytest.raises(InputError, match="at least 2 particles, got 1"):
         average_subtomograms(dataset.isel(particle=[0]), poses=truth.iloc[:1])
     with pytest.raises(InputError, match="half must be 1 or 2 with both present"):
@@ -181,6 +195,21 @@ def test_says_what_is_wrong():
         average_subtomograms(dataset.drop_vars(["tilt_min", "tilt_max"]), poses=truth)
     with pytest.raises(InputError, match="two cubic maps of one size"):
         fsc(np.zeros((4, 4, 4)), np.zeros((5, 5, 5)), voxel_size=1.0)
+
+
+def test_a_box_that_is_not_finite_is_named():
+    dataset, truth, _ = boxes(4, box=16)
+    volumes = dataset["subtomogram"].to_numpy().copy()
+    volumes[2, 3, 3, 3] = np.nan
+    with pytest.raises(InputError, match=r"particle 2 \(2@boxes\) holds NaN"):
+        average_subtomograms(dataset_of(volumes, truth), poses=truth).compute()
+
+
+def test_boxes_in_memory_will_do():
+    dataset, truth, _ = boxes(4, box=16)
+    want = average_subtomograms(dataset, poses=truth).compute()
+    got = average_subtomograms(dataset.load(), poses=truth).compute()
+    np.testing.assert_array_equal(got.average, want.average)
 
 
 def test_dataset_helper_keeps_its_promise():

@@ -173,6 +173,32 @@ def test_killed_job_goes_on_and_ends_the_same(tmp_path):
     pd.testing.assert_frame_equal(got, want)
 
 
+def test_checkpoint_sees_that_boxes_changed_under_their_names(tmp_path):
+    dataset, truth, reference = boxes(3)
+    align_subtomograms(dataset, reference, checkpoint=tmp_path, **FAST).compute()
+    other = dataset_of(dataset["subtomogram"].to_numpy()[::-1].copy(), truth)
+    with pytest.raises(InputError, match="holds batches of another job"):
+        align_subtomograms(other, reference, checkpoint=tmp_path, **FAST)
+
+
+@pytest.mark.parametrize("reach", [0.0, 8.0])
+def test_no_pose_leaves_the_shift_range(reach):
+    dataset, _, reference = boxes(6)
+    table = align_subtomograms(dataset, reference, angular_step=30.0, shift_range=reach).compute()
+    assert table[SHIFT].abs().max().max() <= reach + 1e-9
+
+
+def test_two_wedges_that_print_alike(tmp_path):
+    dataset, _, reference = boxes(4)
+    tilts = [-60.00001, -60.00002, -60.00001, -60.00002]
+    dataset = dataset.assign_coords(tilt_min=("particle", tilts))
+    job = {"batch": 1, **FAST}
+    want = align_subtomograms(dataset, reference, **job).compute()
+    for _ in range(2):
+        got = align_subtomograms(dataset, reference, checkpoint=tmp_path, **job).compute()
+        pd.testing.assert_frame_equal(got, want)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_box_that_is_not_finite_is_named(value):
     dataset, truth, reference = boxes(3)
@@ -201,6 +227,7 @@ def test_an_empty_box_is_named():
         ({"candidates": 0}, "candidates must be at least 1, got 0"),
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"split_every": 1}, "split_every must be at least 2, got 1"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
     ],
 )
 def test_says_what_is_wrong(kwargs, message):
@@ -221,5 +248,5 @@ def test_reference_must_fit_the_boxes():
 
 def test_missing_tilt_range_says_how_to_give_it():
     dataset, _, reference = boxes(2)
-    with pytest.raises(InputError, match=r"tilt_range=\(-60, 60\) or --tilt-range -60 60"):
+    with pytest.raises(InputError, match=r"tilt_range=\(-60, 60\), --tilt-range -60 60"):
         align_subtomograms(dataset.drop_vars(["tilt_min", "tilt_max"]), reference)

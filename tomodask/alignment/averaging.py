@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import PurePath
 from typing import Any
 
 import dask.bag as db
@@ -22,6 +23,7 @@ import xarray as xr
 from dask.delayed import Delayed, delayed
 
 from tomodask.alignment.batches import batches
+from tomodask.alignment.checks import check_box, tilt_ranges
 from tomodask.alignment.fsc import fsc
 from tomodask.arrays.fourier import measured
 from tomodask.arrays.geometry import matrices_zyx
@@ -128,13 +130,6 @@ def average_subtomograms(
     boxes = subtomograms["subtomogram"]
     n, voxel_size = int(boxes.shape[-1]), float(subtomograms.attrs["voxel_size"])
     table = match_poses(particle_table(subtomograms), poses)
-    if tilt_range is not None:
-        table = table.assign(tilt_min=float(tilt_range[0]), tilt_max=float(tilt_range[1]))
-    if not {"tilt_min", "tilt_max"} <= set(table):
-        raise InputError(
-            "subtomograms carry no tilt range; give it: tilt_range=(-60, 60) or "
-            "--tilt-range -60 60 (degrees; -90 90 where nothing is missing)"
-        )
     if len(table) < 2:
         raise InputError(f"two halves need at least 2 particles, got {len(table)}")
     half = table["half"].to_numpy(int) - 1 if "half" in table else np.arange(len(table)) % 2
@@ -151,13 +146,21 @@ def average_subtomograms(
         if set(columns) <= set(table)
         else np.zeros((len(table), 3))
     )
-    tilts = table[["tilt_min", "tilt_max"]].to_numpy(float)
+    tilts = tilt_ranges(table, tilt_range)
+    images = table.get("image", table.index)
+    names, identities = np.asarray(images.astype(str)), np.asarray(table.index, np.int64)
     parts = []
     for number, block in enumerate(batches(boxes, np.arange(len(table)), batch)):
         rows = slice(number * batch, (number + 1) * batch)
         parts.append(
             delayed(average, pure=True)(
-                block, matrices[rows], shifts[rows], tilts[rows], half[rows]
+                block,
+                matrices[rows],
+                shifts[rows],
+                tilts[rows],
+                half[rows],
+                identities[rows],
+                names[rows],
             )
         )
     total = db.from_delayed(parts).reduction(_merge, _merge, split_every=split_every)
@@ -167,21 +170,23 @@ def average_subtomograms(
 def match_poses(table: pd.DataFrame, poses: pd.DataFrame | None) -> pd.DataFrame:
     """The particle table of some boxes with the poses of another table.
 
-    Rows are matched by ``image`` where both have it and every box is found, else by their order.
+    Rows are matched by ``image`` where both have it: by the whole name, or by file name and index
+    alone where folders differ (``0@a/boxes.zarr`` and ``0@boxes.zarr``) and these are unique.
+    Where one of the two has no names, rows are matched by their order.
 
     Raises
     ------
     InputError
-        If there are no poses, or neither names nor number match.
+        If there are no poses, or they do not name all boxes, or there are not as many.
     """
     if poses is None:
         poses = table
-    elif {"image"} <= set(table) & set(poses) and set(table["image"]) <= set(poses["image"]):
-        poses = poses.drop_duplicates("image").set_index("image").loc[table["image"]]
+    elif {"image"} <= set(table) & set(poses):
+        poses = _by_image(table["image"].astype(str), poses)
     elif len(poses) != len(table):
         raise InputError(
-            f"poses have {len(poses)} rows for {len(table)} boxes and their images do not name "
-            "them; give the table that belongs to these boxes"
+            f"poses have {len(poses)} rows for {len(table)} boxes and no images to tell which is "
+            "which; give the table that belongs to these boxes"
         )
     need = ["quat_x", "quat_y", "quat_z", "quat_w"]
     missing = [name for name in need if name not in poses]
@@ -194,12 +199,34 @@ def match_poses(table: pd.DataFrame, poses: pd.DataFrame | None) -> pd.DataFrame
     return table.assign(**{name: poses[name].to_numpy() for name in taken})
 
 
+def _by_image(images: pd.Series, poses: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `poses` that name `images`, in their order."""
+    theirs = poses["image"].astype(str)
+    for key in (str, _file_and_index):
+        wanted, known = images.map(key), theirs.map(key)
+        if known.is_unique and wanted.is_unique and set(wanted) <= set(known):
+            return poses.set_index(pd.Index(known)).loc[wanted]
+    raise InputError(
+        f"the poses do not name each box once: the boxes are {images.iloc[0]} …, the poses name "
+        f"{theirs.iloc[0] if len(theirs) else 'nothing'} …; give the table that belongs to these "
+        "boxes, or drop its column of images to take its rows in order"
+    )
+
+
+def _file_and_index(image: str) -> str:
+    """``3@some/where/boxes.zarr`` → ``3@boxes.zarr``."""
+    index, at, path = image.rpartition("@")
+    return index + at + PurePath(path).name
+
+
 def average(
     boxes: np.ndarray,
     matrices: np.ndarray,
     shifts_zyx: np.ndarray,
     tilts: np.ndarray,
     half: np.ndarray,
+    identities: np.ndarray,
+    names: np.ndarray,
 ) -> list[HalfSums]:
     """Sums over a batch of boxes (the task ``average``).
 
@@ -214,6 +241,13 @@ def average(
         Degrees.
     half : array of int, shape (count,)
         0 or 1.
+    identities, names : array, shape (count,)
+        What a box that cannot be averaged is called by.
+
+    Raises
+    ------
+    InputError
+        If a box is not finite, or nothing but one value.
     """
     n = boxes.shape[-1]
     frequencies = half_sphere(n / 2 - 0.5)
@@ -223,7 +257,7 @@ def average(
     weight = np.zeros((2, len(frequencies)))
     wedges = {tuple(t): _wedge_plane(n, (float(t[0]), float(t[1]))) for t in tilts}
     for i, box in enumerate(boxes):
-        inside = cut_out(np.asarray(box, np.float32), sphere)
+        inside = cut_out(check_box(box, int(identities[i]), str(names[i])), sphere)
         spectrum = padded_spectrum(inside, radius=n / 2 - 0.5)
         _add(
             spectrum.values,

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import dask.array as da
 import numpy as np
 import xarray as xr
 from dask.delayed import Delayed
@@ -22,7 +23,8 @@ def batches(boxes: xr.DataArray, rows: np.ndarray, size: int) -> list[Delayed]:
     """The boxes at `rows`, `size` at a time; each computes to an array (count, n, n, n)."""
     if not np.array_equal(rows, np.arange(boxes.sizes["particle"])):
         boxes = boxes.isel(particle=rows)
-    data = boxes.data.rechunk({0: size, 1: -1, 2: -1, 3: -1})
+    lazy = boxes.data if isinstance(boxes.data, da.Array) else da.from_array(boxes.data)
+    data = lazy.rechunk({0: size, 1: -1, 2: -1, 3: -1})
     return list(data.to_delayed().ravel())
 
 

@@ -45,6 +45,8 @@ class Plan:
     stages : tuple of Stage
     turn_limit, shift_limit : float
         Longest step of the refinement; radians, voxels.
+    reach : float
+        No pose is shifted farther along an axis, voxels.
     """
 
     spectrum: Spectrum
@@ -53,6 +55,7 @@ class Plan:
     stages: tuple[Stage, ...]
     turn_limit: float
     shift_limit: float
+    reach: float
 
 
 def rms_radius(volume: np.ndarray) -> float:
@@ -132,7 +135,7 @@ def plan_alignment(
         _stage(k, length, r, batches=1 if i in (0, len(radii) - 1) else 2, passes=4)
         for i, r in enumerate(radii)
     ]
-    return Plan(spectrum, k, grid, tuple(stages), 0.6 * step, 0.03 * n)
+    return Plan(spectrum, k, grid, tuple(stages), 0.6 * step, 0.03 * n, shift_range)
 
 
 def _stage(

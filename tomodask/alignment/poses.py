@@ -16,11 +16,13 @@ import dask.bag as db
 import numpy as np
 import pandas as pd
 import xarray as xr
+from dask.base import tokenize
 from dask.delayed import Delayed, delayed
 from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_limits
 
 from tomodask.alignment.batches import BatchFolder, batches
+from tomodask.alignment.checks import check_alignment, check_box, tilt_ranges
 from tomodask.alignment.plan import Plan, plan_alignment
 from tomodask.alignment.refinement import correlation, refine_pose
 from tomodask.alignment.search import candidate_poses
@@ -29,7 +31,7 @@ from tomodask.data.particles import with_orientations
 from tomodask.data.subtomogram_table import batch_size, particle_table
 from tomodask.errors import InputError
 
-__all__ = ["align_subtomograms"]
+__all__ = ["align_subtomograms", "check_alignment"]
 
 # One row a refined candidate.
 _POSE = np.dtype(
@@ -93,8 +95,8 @@ def align_subtomograms(
     angular_step : float
         Of the search grid, degrees.
     shift_range : float, optional
-        How far a particle may lie from the centre of its box along each axis, Å; by default a
-        tenth of the box's edge.
+        How far a particle may lie from the centre of its box along each axis, Å: no pose is
+        farther off.  By default a tenth of the box's edge.
     resolution : float, optional
         The finest detail to align by, Å.  By default where 99.5 % of the reference's
         information on the rotation is within; give it where the reference is noisy.
@@ -134,33 +136,24 @@ def align_subtomograms(
     n, voxel_size = int(boxes.shape[-1]), float(subtomograms.attrs["voxel_size"])
     table = particle_table(subtomograms)
     _check_reference(boxes.shape, voxel_size, reference)
-    if not 1 <= angular_step <= 90:
-        raise InputError(f"angular_step must be within 1 to 90°, got {angular_step}")
     if batch is None:
         batch = batch_size(len(table), n)
-    for name, value in (("candidates", candidates), ("batch", batch)):
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
-    if split_every < 2:
-        raise InputError(f"split_every must be at least 2, got {split_every}")
+    check_alignment(
+        box=n,
+        voxel_size=voxel_size,
+        angular_step=angular_step,
+        shift_range=shift_range,
+        resolution=resolution,
+        diameter=diameter,
+        candidates=candidates,
+        seed=seed,
+        batch=batch,
+        split_every=split_every,
+    )
     reach = 0.1 * n if shift_range is None else shift_range / voxel_size
-    if not 0 <= reach <= n / 2:
-        raise InputError(
-            f"shift_range must be within 0 to {n / 2 * voxel_size:g} Å, half the box, "
-            f"got {shift_range}"
-        )
-    if resolution is not None and resolution < 2 * voxel_size:
-        raise InputError(
-            f"resolution must be at least two voxels, {2 * voxel_size:g} Å, got {resolution}"
-        )
     radius = None if resolution is None else n * voxel_size / resolution
-    if diameter is not None and not 4 * voxel_size <= diameter <= n * voxel_size:
-        raise InputError(
-            f"diameter must be within 4 voxels and the box, {4 * voxel_size:g} to "
-            f"{n * voxel_size:g} Å, got {diameter}"
-        )
     mask_radius = None if diameter is None else diameter / 2 / voxel_size
-    tilts = _tilt_ranges(table, tilt_range)
+    tilts = tilt_ranges(table, tilt_range)
 
     volume = np.asarray(reference.values, np.float32)
     if not np.isfinite(volume).all() or np.ptp(volume) == 0:
@@ -177,12 +170,13 @@ def align_subtomograms(
     images = table["image"].astype(str) if "image" in table else table.index.astype(str)
     names = np.asarray(images)
     identities = np.asarray(table.index, np.int64)
+    content = tokenize(boxes.data), identities, names
     folder = BatchFolder.open(
         checkpoint,
-        _fingerprint(volume, settings, tilts, names, candidates, seed, batch, voxel_size),
+        _fingerprint(volume, settings, tilts, *content, candidates, seed, batch, voxel_size),
     )
     bags, done = [], []
-    for low, high in np.unique(tilts, axis=0):
+    for group, (low, high) in enumerate(np.unique(tilts, axis=0)):
         rows = np.flatnonzero((tilts == (low, high)).all(1))
         plan = delayed(plan_alignment, pure=True)(
             volume, tilt_range=(float(low), float(high)), **settings
@@ -190,7 +184,7 @@ def align_subtomograms(
         parts = []
         for number, block in enumerate(batches(boxes, rows, batch)):
             these = rows[number * batch : (number + 1) * batch]
-            name = f"{low:g}_{high:g}_{number:06d}"
+            name = f"wedge{group:04d}-batch{number:06d}"
             finished = folder.read(name, _POSE)
             if finished is not None:
                 done.append(finished)
@@ -234,24 +228,6 @@ def _check_reference(shape: tuple[int, ...], voxel_size: float, reference: xr.Da
         )
 
 
-def _tilt_ranges(table: pd.DataFrame, tilt_range: tuple[float, float] | None) -> np.ndarray:
-    """(low, high) in degrees of each particle, shape (particles, 2)."""
-    if tilt_range is not None:
-        low, high = map(float, tilt_range)
-        if not -90 <= low < high <= 90:
-            raise InputError(f"tilt_range must rise within -90 to 90°, got {low:g} to {high:g}")
-        return np.tile([low, high], (len(table), 1))
-    if not {"tilt_min", "tilt_max"} <= set(table):
-        raise InputError(
-            "subtomograms carry no tilt range; give it: tilt_range=(-60, 60) or "
-            "--tilt-range -60 60 (degrees; -90 90 where nothing is missing)"
-        )
-    tilts = table[["tilt_min", "tilt_max"]].to_numpy(float)
-    if not (np.isfinite(tilts).all() and (tilts[:, 0] < tilts[:, 1]).all()):
-        raise InputError("tilt_min must lie below tilt_max for every particle; give --tilt-range")
-    return tilts
-
-
 def _fingerprint(volume: np.ndarray, *rest: Any) -> str:
     """Names the job: the same reference, boxes and settings, whatever the machine."""
     digest = hashlib.sha256(np.ascontiguousarray(volume).tobytes())
@@ -274,12 +250,7 @@ def search(
     out = []
     with threadpool_limits(1):  # a particle a thread, not several threads in a product
         for box, row, identity, image in zip(boxes, rows, identities, names, strict=True):
-            box = np.asarray(box, np.float32)
-            if not np.isfinite(box).all() or np.ptp(box) == 0:
-                what = "one value only" if np.isfinite(box).all() else "NaN or infinite voxels"
-                raise InputError(
-                    f"the box of particle {identity} ({image}) holds {what}; leave it out"
-                )
+            box = check_box(box, int(identity), str(image))
             data = spectrum_at(box, plan.frequencies)
             matrices, shifts, _ = candidate_poses(plan.grid, data, count=count)
             out.append(_Candidates(int(row), int(identity), data, matrices, shifts))
@@ -302,7 +273,7 @@ def refine(
 
 
 def _refine_particle(one: _Candidates, plan: Plan, *, seed: int) -> np.ndarray:
-    """Stage by stage, the better half of the candidates goes on; two reach the end."""
+    """Stage by stage, the better two thirds of the candidates go on; two reach the end."""
     rng = np.random.default_rng([seed, one.identity])
     poses = np.zeros(len(one.matrices), _POSE)
     poses["particle"], poses["start"] = one.particle, np.arange(len(poses))
@@ -319,6 +290,7 @@ def _refine_particle(one: _Candidates, plan: Plan, *, seed: int) -> np.ndarray:
                 rng=rng,
                 turn_limit=plan.turn_limit,
                 shift_limit=plan.shift_limit,
+                reach=plan.reach,
             )
             pose["score"] = correlation(
                 plan.spectrum, stage.frequencies, data, pose["matrix"], pose["shift_xyz"]

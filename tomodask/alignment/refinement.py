@@ -303,6 +303,7 @@ def _descend(  # type: ignore[no-untyped-def]
     damping,
     turn_limit,
     shift_limit,
+    reach,
     tolerance,
 ):
     """All steps of one stage on one candidate; matrix and shift are changed in place."""
@@ -333,7 +334,7 @@ def _descend(  # type: ignore[no-untyped-def]
             _turn(step, matrix, turned)
             matrix[:] = turned
             for i in range(3):
-                shift[i] += step[3 + i]
+                shift[i] = min(max(shift[i] + step[3 + i], -reach), reach)
                 longest = max(longest, abs(step[i]), abs(step[3 + i]) * 6.0 / box)
         if longest < tolerance:
             break
@@ -349,6 +350,7 @@ def refine_pose(
     rng: np.random.Generator,
     turn_limit: float,
     shift_limit: float,
+    reach: float = math.inf,
     damping: float = 0.0,
     tolerance: float = 1e-4,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -367,6 +369,8 @@ def refine_pose(
         Draws the order of the mini-batches; the particle's own.
     turn_limit, shift_limit : float
         No step turns or moves by more: radians, voxels.
+    reach : float
+        The shift stays within ± `reach` along each axis, voxels.
     damping : float
         Marquardt's, relative to the diagonal.
     tolerance : float
@@ -382,6 +386,6 @@ def refine_pose(
     _descend(
         spectrum.values, np.float32(spectrum.padding), spectrum.box, stage.frequencies, data,
         stage.batches, stage.passes, order, matrix, shift,
-        damping, turn_limit, shift_limit, tolerance,
+        damping, turn_limit, shift_limit, reach, tolerance,
     )  # fmt: skip
     return matrix, shift

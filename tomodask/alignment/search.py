@@ -36,8 +36,8 @@ class SearchGrid:
         Voxels.
     phases : array of complex64, shape (shifts, count)
         Moves the subtomogram back by each shift.
-    neighbours : array of bool, shape (rotations, rotations) packed along the last axis
-        Rotations within twice the grid's step of each other: one hill, one candidate.
+    separation : float
+        Candidates closer than this, in radians, lie on one hill and are one.
     """
 
     rotations: np.ndarray

@@ -1,0 +1,115 @@
+"""What alignment and averaging refuse, before any graph runs or as soon as a box is at hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from tomodask.errors import InputError
+
+__all__ = ["check_alignment", "check_box", "tilt_ranges"]
+
+
+def check_alignment(
+    *,
+    box: int,
+    voxel_size: float,
+    angular_step: float = 20.0,
+    shift_range: float | None = None,
+    resolution: float | None = None,
+    diameter: float | None = None,
+    candidates: int = 6,
+    seed: int = 0,
+    batch: int = 1,
+    split_every: int = 8,
+) -> None:
+    """Refuse parameters of `align_subtomograms` that make no sense for boxes of a size.
+
+    Parameters
+    ----------
+    box : int
+        Edge of the boxes, voxels.
+    voxel_size : float
+        Å.
+    angular_step, shift_range, resolution, diameter, candidates, seed, batch, split_every
+        As of `align_subtomograms`.
+
+    Raises
+    ------
+    InputError
+        Naming the parameter, its bounds and its value.
+    """
+    edge = box * voxel_size
+    if not 1 <= angular_step <= 90:
+        raise InputError(f"angular_step must be within 1 to 90°, got {angular_step}")
+    for name, value, least in (
+        ("candidates", candidates, 1),
+        ("batch", batch, 1),
+        ("split_every", split_every, 2),
+        ("seed", seed, 0),
+    ):
+        if value < least:
+            raise InputError(f"{name} must be at least {least}, got {value}")
+    if shift_range is not None and not 0 <= shift_range <= edge / 2:
+        raise InputError(
+            f"shift_range must be within 0 to {edge / 2:g} Å, half the box, got {shift_range}"
+        )
+    if resolution is not None and not resolution >= 2 * voxel_size:
+        raise InputError(
+            f"resolution must be at least two voxels, {2 * voxel_size:g} Å, got {resolution}"
+        )
+    if diameter is not None and not 4 * voxel_size <= diameter <= edge:
+        raise InputError(
+            f"diameter must be within 4 voxels and the box, {4 * voxel_size:g} to {edge:g} Å, "
+            f"got {diameter}"
+        )
+
+
+def tilt_ranges(table: pd.DataFrame, tilt_range: tuple[float, float] | None) -> np.ndarray:
+    """Least and largest tilt of each particle, degrees, shape (particles, 2).
+
+    Raises
+    ------
+    InputError
+        If neither `tilt_range` nor the table's ``tilt_min`` and ``tilt_max`` say it for every
+        particle, or one does not rise within ±90.
+    """
+    if tilt_range is not None:
+        low, high = map(float, tilt_range)
+        if not -90 <= low < high <= 90:
+            raise InputError(f"tilt_range must rise within -90 to 90°, got {low:g} to {high:g}")
+        return np.tile([low, high], (len(table), 1))
+    how = "give it: tilt_range=(-60, 60), --tilt-range -60 60 (degrees; -90 90 if none is missing)"
+    if not {"tilt_min", "tilt_max"} <= set(table):
+        raise InputError(f"subtomograms carry no tilt range; {how}")
+    tilts = table[["tilt_min", "tilt_max"]].to_numpy(float)
+    wrong = ~((tilts[:, 0] >= -90) & (tilts[:, 0] < tilts[:, 1]) & (tilts[:, 1] <= 90))
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        raise InputError(
+            f"the tilt range of {wrong.sum()} of {len(table)} particles does not rise within "
+            f"-90 to 90° (particle {table.index[row]}: {tilts[row, 0]:g} to {tilts[row, 1]:g}); "
+            f"{how}"
+        )
+    return tilts
+
+
+def check_box(box: np.ndarray, identity: int, name: str) -> np.ndarray:
+    """The box as float32, if it holds something.
+
+    Raises
+    ------
+    InputError
+        Naming the particle, if a voxel is not finite or all are equal.
+    """
+    box = np.asarray(box, np.float32)
+    # A sum is not finite as soon as one voxel is not: one pass, no array of truths.
+    if not np.isfinite(box.sum(dtype=np.float64)):
+        raise InputError(
+            f"the box of particle {identity} ({name}) holds NaN or infinite voxels; leave it out"
+        )
+    if np.ptp(box) == 0:
+        raise InputError(
+            f"the box of particle {identity} ({name}) holds one value only; leave it out"
+        )
+    return box
