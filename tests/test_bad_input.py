@@ -13,6 +13,7 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+import zarr
 from click.testing import CliRunner
 
 from tomodask.cli import main
@@ -175,7 +176,7 @@ def test_voxels_that_are_no_numbers(good, holed, tmp_path):
     assert (code, "nonfinite: 2" in out) == (0, True)
     said = refused("match", good / "tomogram.mrc", holed, "-o", tmp_path / "s.zarr", *HERE)
     assert "template" in said
-    assert "not finite" in said
+    assert "NaN or infinite voxels; replace them" in said
 
 
 def test_boxes_that_hold_no_numbers(good, holed, tmp_path):
@@ -225,6 +226,49 @@ def with_template(command, good, template, output):
     if command == "match":
         return ("match", good / "tomogram.mrc", template, *TILTS, "-o", output, *HERE)
     return ("run", good / "tomogram.mrc", "--template", template, *TILTS, "-o", output, *HERE)
+
+
+@pytest.mark.parametrize("command", ["match", "run", "align"])
+@pytest.mark.parametrize("kind", ["voxel size 0", "anisotropic"])
+def test_a_template_that_does_not_say_its_voxel_size(good, boxes, tmp_path, command, kind):
+    """--voxel-size would be that of the tomogram."""
+    bad = damaged_mrc(tmp_path / "bad.mrc", good, kind)
+    output = tmp_path / ("poses.star" if command == "align" else "out.zarr")
+    if command == "align":
+        words = ("align", boxes, "--reference", bad, "--resample", "-o", output, *HERE)
+    else:
+        words = with_template(command, good, bad, output)
+    said = refused(*words)
+    assert ("reference" if command == "align" else "template") in said
+    assert f"`tomodask convert {bad} OUT.mrc --voxel-size V`" in said
+    assert not output.exists()
+    code, _, err = tomodask("convert", bad, tmp_path / "OUT.mrc", "--voxel-size", 10)
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("command", ["match", "align"])
+def test_voxel_sizes_that_differ_by_less_than_a_hundredth(good, boxes, tmp_path, command):
+    """They count as one: nothing is resampled, wherever the template comes in."""
+    with mrcfile.open(good / "template.mrc") as file:
+        near = write_mrc(tmp_path / "near.mrc", file.data, 10.06)
+    found = {}
+    for path in (good / "template.mrc", near):
+        output = tmp_path / f"{path.stem}-out"
+        if command == "match":
+            output = output.with_suffix(".zarr")
+            words = with_template("match", good, path, output)
+            words += ("--angular-step", 90, "--diameter", 100)
+        else:
+            output = output.with_suffix(".csv")
+            words = ("align", boxes, "--reference", path, "-o", output, *HERE)
+        code, _, err = tomodask(*words, "--resample")
+        assert code == 0, err
+        found[path.stem] = output
+    if command == "align":
+        assert found["near"].read_text() == found["template"].read_text()
+    else:
+        one, two = (zarr.open_array(f / "score", mode="r")[...] for f in found.values())
+        np.testing.assert_array_equal(one, two)
 
 
 @pytest.mark.parametrize("size", ["voxels", "box"])
@@ -304,6 +348,51 @@ def test_nothing_above_the_threshold(good, tmp_path):
     assert not (tmp_path / "picks.star").exists()
     said = refused("pick", good / "tomogram.mrc", "-o", tmp_path / "picks.star")
     assert "diameter is needed" in said
+
+
+def test_no_particles_asked_for(good, tmp_path):
+    words = ("pick", good / "tomogram.mrc", "--threshold", 1, "--diameter", 80)
+    for number in (0, -1):
+        said = refused(*words, "--max-particles", number, "-o", tmp_path / "picks.star")
+        assert f"max_particles must be a whole number, at least 1, got {number}" in said
+    assert not (tmp_path / "picks.star").exists()
+
+
+@pytest.mark.parametrize("kind", ["relion5", ".tbl"])
+def test_poses_that_could_not_be_written(good, boxes, tmp_path, kind):
+    """Told before any pose is searched, not after hours."""
+    output, style, which = tmp_path / "poses.star", ("--style", "relion5"), boxes
+    if kind == ".tbl":  # boxes of another program, whose places nobody knows
+        output, style, which = tmp_path / "poses.tbl", (), tmp_path / "boxes"
+        which.mkdir()
+        for number in range(2):
+            shutil.copy(good / "template.mrc", which / f"{number}.mrc")
+    words = ("align", which, "--reference", good / "template.mrc", *TILTS, "-o", output, *style)
+    code, out, err = tomodask(*words, *HERE)
+    said = sentence(code, out, err)
+    assert "align: " not in err  # not even started
+    assert (
+        "tomogram's middle" if kind == "relion5" else f"{output}: Dynamo needs positions"
+    ) in said
+    assert "take another --style, or a name with .star or .csv" in said
+    assert not list(tmp_path.glob("poses*"))
+
+
+@pytest.mark.parametrize("command", ["align", "average"])
+def test_several_stores_at_once(good, boxes, tmp_path, command):
+    other = shutil.copytree(boxes, tmp_path / "other.zarr")
+    reference = ("--reference", good / "template.mrc") if command == "align" else ()
+    said = refused(command, boxes, other, *reference, "-o", tmp_path / "out.star", *HERE)
+    assert "must be one store, one folder, one STAR, one pattern in quotes" in said
+    assert f"got 2 names with {boxes} among them" in said
+    assert "rlnImageName" in said
+    if command == "average":  # what is offered works
+        names = [("0@boxes.zarr", 0, 0, 0), ("1@other.zarr", 0, 0, 0)]
+        shutil.copytree(boxes, tmp_path / "boxes.zarr")
+        columns = ("rlnImageName", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+        star = write_star(tmp_path / "both.star", columns, *names)
+        code, _, err = tomodask("average", star, "-o", tmp_path / "average", *HERE)
+        assert code == 0, err
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import xarray as xr
 from tomodask.alignment.averaging import Average, average_subtomograms
 from tomodask.alignment.fsc import fsc, resolution_at
 from tomodask.alignment.poses import align_subtomograms
-from tomodask.arrays.resampling import fitted
+from tomodask.beforehand import check_name, check_run_alignment, number, whole
 from tomodask.cluster import compute, connect
 from tomodask.data.job_input import job_template, job_tomogram, map_digest, tomogram_state
 from tomodask.data.particles import read_particles, write_particles
@@ -65,7 +65,7 @@ class Run:
     voxel_size, box, diameter : float, int, float
         Å, voxels, Å.
     resolution_143, resolution_5 : float
-        Where the FSC of the half maps falls below 0.143 and 0.5, Å.
+        Where the FSC of the half maps falls below 0.143 and 0.5, Å; infinite if not reached.
     seconds : dict
         Of each stage.
     """
@@ -179,9 +179,24 @@ def run(
         If an input is wrong, the folder holds another run, fewer than two particles are found, or
         the disk is full.  What is finished is kept.
     """
+    voxel_size = number("voxel_size", voxel_size)
+    angular_step, search_step = (
+        number("angular_step", angular_step),
+        number("search_step", search_step),
+    )
+    diameter, threshold = number("diameter", diameter), number("threshold", threshold)
+    resolution = number("resolution", resolution)
+    shift_range = number("shift_range", shift_range)
+    align_resolution = number("align_resolution", align_resolution)
+    max_particles = whole("max_particles", max_particles, least=2)  # an average needs two
+    seed = whole("seed", seed, least=0)
+    invert, resample_template = bool(invert), bool(resample_template)
+    if outside not in ("pad", "drop"):
+        raise InputError(f"outside must be 'pad' or 'drop', got {outside!r}")
     volume, is_file = job_tomogram(tomogram, voxel_size)
     if tilt_range is not None:
-        volume = volume.assign_attrs(tilt_range=(float(tilt_range[0]), float(tilt_range[1])))
+        low, high = (number("tilt_range", tilt) for tilt in tilt_range)
+        volume = volume.assign_attrs(tilt_range=(low, high))
     if "tilt_range" not in volume.attrs:
         raise InputError(
             "the tomogram does not say its tilt range; give it: tilt_range=(-60, 60), "
@@ -189,19 +204,25 @@ def run(
         )
     reference = job_template(template, volume.attrs["voxel_size"], resample_template)
     size = float(volume.attrs["voxel_size"])
-    diameter_here = template_diameter(reference) if diameter is None else float(diameter)
+    diameter_here = template_diameter(reference) if diameter is None else diameter
+    box = whole("box", box, least=2)
     box_here = 2 * int(np.ceil(_BOX * diameter_here / size / 2)) if box is None else box
-    if (
-        isinstance(box_here, bool)
-        or not isinstance(box_here, int)
-        or box_here * size < diameter_here
-    ):
+    if box_here * size < diameter_here:
         raise InputError(
-            f"box must be a whole number of voxels, at least the diameter of the particle "
-            f"({diameter_here / size:.0f} voxels), got {box!r}"
+            f"box must be at least the diameter of the particle, {diameter_here / size:.0f} "
+            f"voxels, got {box_here}"
         )
+    check_run_alignment(
+        box=box_here,
+        voxel_size=size,
+        angular_step=search_step,
+        shift_range=shift_range,
+        resolution=align_resolution,
+        diameter=diameter_here,
+        seed=seed,
+    )
     matching: dict[str, Any] = {
-        "angular_step": float(angular_step),
+        "angular_step": angular_step,
         "diameter": diameter_here,
         "resolution": resolution,
         "invert": invert,
@@ -209,12 +230,13 @@ def run(
     match_template(volume, reference, **matching)  # refuses what cannot be matched, before all else
     name = str(volume.name or "tomogram")
     source = volume.attrs.get("source") if is_file else None
+    check_name(name, str(source or "tomogram"))
     parameters: dict[str, tuple[str, Any]] = {
         "tomogram": ("tomogram", tomogram_state(volume, source)),
         "voxel_size": ("tomogram", size),
         "tilt_range": ("match", list(volume.attrs["tilt_range"])),
         "template": ("match", map_digest(reference)),
-        "angular_step": ("match", float(angular_step)),
+        "angular_step": ("match", angular_step),
         "diameter": ("match", diameter_here),
         "resolution": ("match", resolution),
         "invert": ("match", invert),
@@ -222,7 +244,7 @@ def run(
         "max_particles": ("pick", max_particles),
         "box": ("extract", box_here),
         "outside": ("extract", outside),
-        "search_step": ("align", float(search_step)),
+        "search_step": ("align", search_step),
         "shift_range": ("align", shift_range),
         "align_resolution": ("align", align_resolution),
         "seed": ("align", seed),
@@ -365,11 +387,9 @@ def _align(
         return
     with folder.stage("align", ["poses.star", "align_batches"]):
         boxes = open_subtomograms(folder.path / "subtomograms.zarr")
-        size = boxes.sizes["x"]
-        sign = np.float32(-1.0 if invert else 1.0)
-        shaped = xr.DataArray(
-            sign * fitted(reference.values, size), dims=("z", "y", "x"), attrs=reference.attrs
-        )
+        size = float(boxes.attrs["voxel_size"])
+        shaped = job_template(reference, size, True, edge=boxes.sizes["x"])
+        shaped = shaped.copy(data=-shaped.to_numpy()) if invert else shaped
         poses = compute(
             align_subtomograms(
                 boxes,
@@ -414,14 +434,23 @@ def _average(folder: RunFolder, diameter: float) -> None:
             curve.to_csv(part, index=False)
         figures |= {
             "particles": int(sum(result.particles)),
-            "resolution_143": resolution_at(curve, 0.143),
-            "resolution_5": resolution_at(curve, 0.5),
+            "resolution_143": _or_none(resolution_at(curve, 0.143)),
+            "resolution_5": _or_none(resolution_at(curve, 0.5)),
         }
+
+
+def _or_none(value: float) -> float | None:
+    """None for what is not reached: JSON knows no infinity."""
+    return float(value) if np.isfinite(value) else None
 
 
 def _in_order(poses: pd.DataFrame, boxes: xr.Dataset) -> pd.DataFrame:
     """The poses as the run wrote them, row by row those of the boxes."""
     return poses.assign(image=particle_table(boxes)["image"].to_numpy())
+
+
+def _or_infinity(value: float | None) -> float:
+    return float("inf") if value is None else value
 
 
 def _report(folder: RunFolder) -> None:
@@ -450,7 +479,7 @@ def _result(folder: RunFolder) -> Run:
         voxel_size=figures["voxel_size"],
         box=figures["box"],
         diameter=figures["diameter"],
-        resolution_143=figures["resolution_143"],
-        resolution_5=figures["resolution_5"],
+        resolution_143=_or_infinity(figures["resolution_143"]),
+        resolution_5=_or_infinity(figures["resolution_5"]),
         seconds={stage: entry["seconds"] for stage, entry in folder.document["stages"].items()},
     )

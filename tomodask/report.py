@@ -251,8 +251,8 @@ def _inline(figure: Figure, text: str) -> Markup:
     )
 
 
-def _angstrom(value: float) -> str:
-    return f"{value:.1f} Å" if math.isfinite(value) else "not reached"
+def _angstrom(value: float | None) -> str:
+    return "not reached" if value is None or math.isinf(value) else f"{value:.1f} Å"
 
 
 def _duration(seconds: float) -> str:

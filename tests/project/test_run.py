@@ -77,8 +77,7 @@ def again(files, output, **options):
         folder / "tomogram.mrc",
         template=folder / "template.mrc",
         output=output,
-        scheduler="synchronous",
-        **{**SETTINGS, **options},
+        **{**SETTINGS, "scheduler": "synchronous", **options},
     )
 
 
@@ -356,7 +355,9 @@ def test_a_tomogram_in_memory_gives_the_same(files, finished, tmp_path):
 def test_a_template_of_another_voxel_size_is_resampled_only_when_asked(files, tmp_path):
     folder, _ = files
     fine = phantom_map(voxel_size=6.0, box=56)
-    with pytest.raises(InputError, match=r"voxels are 6 Å, the tomogram's 10 Å; .*--resample"):
+    with pytest.raises(
+        InputError, match=r"voxels are 6 Å, those of the tomogram 10 Å; .*--resample"
+    ):
         run(
             folder / "tomogram.mrc",
             template=fine,
@@ -374,6 +375,75 @@ def test_a_template_of_another_voxel_size_is_resampled_only_when_asked(files, tm
         **SETTINGS,
     )
     assert result.particles == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"search_step": 0.5}, "search_step must be within 1 to 90°, got 0.5"),
+        ({"shift_range": 9999.0}, "shift_range must be within 0 to 200 Å"),
+        ({"align_resolution": 3.0}, "align_resolution must be at least two voxels, 20 Å"),
+        ({"threshold": float("nan")}, "threshold must be a number, got nan"),
+        ({"angular_step": float("inf")}, "angular_step must be a number, got inf"),
+        ({"max_particles": 1}, "max_particles must be a whole number, at least 2, got 1"),
+        ({"max_particles": 2.5}, "max_particles must be a whole number, at least 2, got 2.5"),
+        ({"seed": -1}, "seed must be a whole number, at least 0, got -1"),
+        ({"box": True}, "box must be a whole number, at least 2, got True"),
+        ({"box": 20}, "box must be at least the diameter of the particle, 26 voxels, got 20"),
+        ({"outside": "crop"}, "outside must be 'pad' or 'drop', got 'crop'"),
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+    ],
+)
+def test_what_matters_late_is_refused_before_all_work(files, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        again(files, tmp_path / "out", **{"scheduler": None, **options})
+    assert not (tmp_path / "out" / "scores.zarr").exists()
+
+
+@pytest.mark.parametrize("name", ["TS#1", "TS'1", "_TS1"])
+def test_a_name_that_a_star_cannot_keep_is_refused_before_all_work(files, tmp_path, name):
+    folder, _ = files
+    odd = tmp_path / f"{name}.mrc"
+    with dask.config.set(scheduler="synchronous"):
+        save_tomogram(open_tomogram(folder / "tomogram.mrc").rename(name), odd)
+    with pytest.raises(InputError, match=rf"{name}.mrc: STAR files cannot keep the name .*rename"):
+        run(odd, template=folder / "template.mrc", output=tmp_path / "out", **SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_of_numpy_are_numbers(files, finished, monkeypatch):
+    """The run is the one of Python's own numbers, and goes on in its folder."""
+    monkeypatch.setattr(tomodask.project, "connect", None)
+    own = {"angular_step": np.float32, "search_step": np.int64, "diameter": np.float64}
+    own |= {"box": np.int64, "max_particles": np.int32}
+    settings = {name: kind(SETTINGS[name]) for name, kind in own.items()}
+    result = again(files, finished.output, **settings, seed=np.int64(0), invert=np.bool_(False))
+    assert result.box == finished.box
+
+
+def test_a_resolution_that_is_not_reached(files, finished, tmp_path, monkeypatch):
+    """Infinite for Python; `run.json` stays JSON, and the report says so."""
+    import shutil
+
+    from tomodask import report
+
+    output = tmp_path / "out"
+    shutil.copytree(finished.output, output)
+    (output / "average.mrc").unlink()
+    monkeypatch.setattr(tomodask.project, "resolution_at", lambda *_: np.float64("inf"))
+    monkeypatch.setattr(tomodask.project, "write_report", report.write_report)
+    result = again(files, output)
+    assert result.resolution_143 == result.resolution_5 == float("inf")
+
+    def not_json(constant):
+        raise AssertionError(constant)
+
+    document = json.loads((output / "run.json").read_text(), parse_constant=not_json)
+    assert document["figures"]["resolution_143"] is None
+    assert "not reached" in (output / "report.html").read_text()
+    text = (output / "run.json").read_text()  # as earlier versions wrote it
+    (output / "run.json").write_text(text.replace('_143": null', '_143": Infinity'))
+    assert again(files, output).resolution_143 == float("inf")
 
 
 def test_an_unknown_tilt_range_is_asked_for(files, tmp_path):

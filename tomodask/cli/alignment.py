@@ -12,6 +12,7 @@ import click
 from tomodask.cli.options import (
     INPUT,
     TABLES,
+    angstrom,
     check_output,
     cluster_options,
     command,
@@ -43,6 +44,13 @@ def _open(
     """Boxes by one name (store, folder, pattern, STAR), or by the names that a shell made of it."""
     from tomodask.data.subtomograms import open_subtomograms
 
+    several = [path for path in paths if path.is_dir() or path.suffix.lower() in (".star", ".zarr")]
+    if len(paths) > 1 and several:
+        raise InputError(
+            f"subtomograms must be one store, one folder, one STAR, one pattern in quotes, or any "
+            f"number of files of one box, got {len(paths)} names with {several[0]} among them; "
+            "list the boxes of several in one STAR, as rlnImageName 0@A.zarr, 1@A.zarr, 0@B.zarr …"
+        )
     return open_subtomograms(
         paths[0] if len(paths) == 1 else list(paths),
         voxel_size=voxel_size,
@@ -91,6 +99,7 @@ def _open(
 )
 @voxel_size_option
 @table_style_option
+@overwrite_option
 @cluster_options(default="a local cluster of this machine's cores")
 def align(
     subtomograms: tuple[Path, ...],
@@ -108,6 +117,7 @@ def align(
     resample: bool,
     voxel_size: float | None,
     style: str,
+    overwrite: bool,
     **cluster: Any,
 ) -> None:
     """Find the pose of each subtomogram.
@@ -125,17 +135,35 @@ def align(
       tomodask align subtomograms.zarr --reference ref.mrc --tilt-range -60 60 -o poses.star
       tomodask align 'boxes/*.mrc' --reference ref.mrc --tilt-range -60 60 -o poses.star
     """
-    check_output(output, TABLES, inputs=(*subtomograms, reference))
+    check_output(output, TABLES, inputs=(*subtomograms, reference), replace=overwrite)
     from tomodask.alignment.poses import align_subtomograms
+    from tomodask.beforehand import check_table
     from tomodask.cluster import compute
+    from tomodask.data.job_input import job_template
     from tomodask.data.particles import write_particles
+    from tomodask.data.subtomograms import particle_table
 
     boxes = _open(subtomograms, voxel_size, tilt_range)
+    written: dict[str, Any] = {"voxel_size": float(boxes.attrs["voxel_size"]), "style": style}
+    try:
+        check_table(particle_table(boxes), output, **written)
+    except InputError as error:
+        raise InputError(
+            f"the poses of these subtomograms cannot be written as asked for ({error}); take "
+            "another --style, or a name with .star or .csv"
+        ) from None
+    shaped = job_template(
+        reference,
+        written["voxel_size"],
+        resample,
+        edge=int(boxes.sizes["x"]),
+        role="reference",
+    )
     checkpoint = output.with_name(output.name + ".part")
     with _dropped_if_empty(checkpoint):
         poses = align_subtomograms(
             boxes,
-            _reference(reference, boxes, invert=invert, resample=resample),
+            shaped.copy(data=-shaped.to_numpy()) if invert else shaped,
             tilt_range=numbers_or_none(tilt_range),
             angular_step=angular_step,
             shift_range=shift_range,
@@ -147,7 +175,7 @@ def align(
         )
         with place(cluster):
             table = compute(poses, label="align")
-    write_particles(table, output, voxel_size=float(boxes.attrs["voxel_size"]), style=style)
+    write_particles(table, output, **written)
     shutil.rmtree(checkpoint, ignore_errors=True)
     score = f"median score {table['score'].median():.3f}"
     click.echo(f"{output}: poses of {len(table)} particles, {score}")
@@ -162,36 +190,6 @@ def _dropped_if_empty(checkpoint: Path) -> Any:
         if checkpoint.is_dir() and not any(checkpoint.glob("*.npy")):
             shutil.rmtree(checkpoint, ignore_errors=True)
         raise
-
-
-def _reference(path: Path, boxes: xr.Dataset, *, invert: bool, resample: bool) -> xr.DataArray:
-    """The reference, in memory; brought to the boxes' voxel size and edge where that is wished."""
-    import numpy as np
-
-    from tomodask.arrays.resampling import fitted
-    from tomodask.data.resample import resample_map
-    from tomodask.data.tomograms import open_tomogram
-
-    volume, size = open_tomogram(path), float(boxes.attrs["voxel_size"])
-    edge = int(boxes.sizes["x"])
-    if not resample and abs(volume.attrs["voxel_size"] / size - 1) > 0.01:
-        raise InputError(
-            f"reference {path} has voxels of {volume.attrs['voxel_size']:g} Å, the subtomograms of "
-            f"{size:g} Å; add --resample, or --voxel-size if their headers are wrong"
-        )
-    if not resample and volume.shape != (edge,) * 3:
-        raise InputError(
-            f"reference {path} has {'×'.join(map(str, volume.shape))} voxels, the subtomograms "
-            f"have {edge}×{edge}×{edge}; add --resample to cut or pad it"
-        )
-    if resample and abs(volume.attrs["voxel_size"] / size - 1) > 1e-3:
-        volume = resample_map(volume, voxel_size=size)
-    values = np.asarray(volume.values, np.float32)
-    if resample:
-        values = fitted(values, edge)
-    if not np.isfinite(values).all():
-        raise InputError(f"reference {path} has NaN or infinite voxels; replace them")
-    return _as_map(-values if invert else values, path.stem, size)
 
 
 @command
@@ -258,8 +256,8 @@ def average(
     halves = " + ".join(map(str, np.atleast_1d(result.particles)))
     click.echo(f"{output}: average of {halves} particles")
     click.echo(
-        f"resolution: {_shown(resolution_at(curve, 0.143))} (FSC 0.143), "
-        f"{_shown(resolution_at(curve, 0.5))} (FSC 0.5)"
+        f"resolution: {angstrom(resolution_at(curve, 0.143))} (FSC 0.143), "
+        f"{angstrom(resolution_at(curve, 0.5))} (FSC 0.5)"
     )
 
 
@@ -272,10 +270,6 @@ def _as_map(values: Any, name: str, voxel_size: float) -> xr.DataArray:
         name=name.removesuffix(".mrc"),
         attrs={"voxel_size": voxel_size},
     )
-
-
-def _shown(resolution: float) -> str:
-    return f"{resolution:.1f} Å" if resolution < float("inf") else "none: the halves do not agree"
 
 
 def _check_folder(output: Path, overwrite: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ __all__ = [
     "INPUT",
     "TABLES",
     "VOLUMES",
+    "angstrom",
     "check_output",
     "cluster_options",
     "command",
@@ -36,11 +38,12 @@ Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 
 def command(function: Callable[..., Any]) -> click.Command:
     """Make a command of a function; its help keeps the lines of its examples."""
+    told = click.version_option(version("tomodask"), prog_name="tomodask")(function)
     return click.command(
         help=examples_as_written(function.__doc__ or ""),
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         no_args_is_help=False,
-    )(function)
+    )(told)
 
 
 def examples_as_written(text: str) -> str:
@@ -154,3 +157,8 @@ def _same(path: Path, other: Path) -> bool:
 def numbers_or_none(values: tuple[float, ...] | None) -> tuple[float, float] | None:
     """Return the two numbers of an option, or None where it was not given."""
     return (values[0], values[1]) if values else None
+
+
+def angstrom(resolution: float) -> str:
+    """Return a resolution as text."""
+    return f"{resolution:.1f} Å" if resolution < float("inf") else "not reached"

@@ -78,11 +78,12 @@ def match(
       tomodask match tomogram.zarr template.mrc --tilt-range -60 60 -o scores.zarr
     """
     check_output(output, (".zarr",), inputs=(tomogram, template))
+    from tomodask.data.job_input import job_template
     from tomodask.data.tomograms import open_tomogram
     from tomodask.picking.template_matching import match_template, save_scores
 
     volume = open_tomogram(tomogram, voxel_size=voxel_size)
-    reference = _template(template, volume.attrs["voxel_size"] if resample else None)
+    reference = job_template(template, float(volume.attrs["voxel_size"]), resample)
     scores = match_template(
         volume,
         reference,
@@ -97,17 +98,6 @@ def match(
         save_scores(scores, output, resume=not overwrite)
     rotations = scores.sizes["orientation"]
     click.echo(f"{output}: {rotations} orientations of a particle of {scores.diameter:g} Å")
-
-
-def _template(path: Path, voxel_size: float | None) -> xr.DataArray:
-    """A map, resampled where a voxel size is given and differs."""
-    from tomodask.data.resample import resample_map
-    from tomodask.data.tomograms import open_tomogram
-
-    volume = open_tomogram(path)
-    if voxel_size is not None and abs(volume.attrs["voxel_size"] / voxel_size - 1) > 1e-3:
-        volume = resample_map(volume, voxel_size=voxel_size)
-    return volume
 
 
 @command
@@ -131,6 +121,7 @@ def _template(path: Path, voxel_size: float | None) -> xr.DataArray:
 )
 @voxel_size_option
 @table_style_option
+@overwrite_option
 @cluster_options(default="threads of this process")
 def pick(
     scores: Path,
@@ -142,6 +133,7 @@ def pick(
     min_height: float,
     voxel_size: float | None,
     style: str,
+    overwrite: bool,
     **cluster: Any,
 ) -> None:
     """Find the particles in a map of scores or probabilities.
@@ -153,8 +145,11 @@ def pick(
       tomodask pick scores.zarr -o picks.star
       tomodask pick probability.mrc --threshold 0.5 --diameter 250 -o picks.star
     """
-    check_output(output, TABLES, inputs=(scores,))
+    check_output(output, TABLES, inputs=(scores,), replace=overwrite)
+    from tomodask.beforehand import whole
     from tomodask.data.particles import write_particles
+
+    max_particles = whole("max_particles", max_particles, least=1)
 
     with place(cluster, local=False):
         if _is_match(scores):

@@ -11,6 +11,7 @@ import click
 
 from tomodask.cli.options import (
     INPUT,
+    angstrom,
     cluster_options,
     command,
     numbers_or_none,
@@ -128,7 +129,7 @@ def _tell(result: Any) -> None:
     """Print the figures and paths of a run."""
     click.echo(
         f"{result.particles} particles above a score of {result.threshold:.3f}; resolution "
-        f"{result.resolution_143:.1f} Å (FSC 0.143), {result.resolution_5:.1f} Å (FSC 0.5)"
+        f"{angstrom(result.resolution_143)} (FSC 0.143), {angstrom(result.resolution_5)} (FSC 0.5)"
     )
     for name in ("poses", "average", "report"):
         click.echo(f"{name}: {getattr(result, name)}")

@@ -10,7 +10,8 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
-from tomodask.arrays.resampling import resampled
+from tomodask.arrays.resampling import fitted
+from tomodask.data.resample import resample_map
 from tomodask.data.sources import file_state, is_of_file
 from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
@@ -32,27 +33,75 @@ def job_tomogram(
 
 
 def job_template(
-    template: str | os.PathLike[str] | xr.DataArray, voxel_size: float, resample: bool
+    template: str | os.PathLike[str] | xr.DataArray,
+    voxel_size: float,
+    resample: bool,
+    *,
+    edge: int | None = None,
+    role: str = "template",
 ) -> xr.DataArray:
-    """Return the template at the tomogram's voxel size, in memory."""
+    """A template or reference at the voxel size, and in the box, that the job has; in memory.
+
+    Voxel sizes that differ by 1 % or less count as one.
+
+    Parameters
+    ----------
+    template : path or DataArray
+    voxel_size : float
+        Of the tomogram or the subtomograms, Å.
+    resample : bool
+        Bring the map to `voxel_size` and `edge`; without it, one that differs is refused.
+    edge : int, optional
+        Of the subtomograms, voxels; a template of a tomogram may have any.
+    role : {"template", "reference"}
+        What messages call it.
+
+    Raises
+    ------
+    InputError
+    """
     if not isinstance(template, xr.DataArray):
-        template = open_tomogram(template)
+        template = _open_map(Path(template), role)
     theirs = float(template.attrs.get("voxel_size", 0.0))
-    where = str(template.attrs.get("source") or template.name or "template")
+    where = str(template.attrs.get("source") or template.name or role)
+    whose = "tomogram" if edge is None else "subtomograms"
     if not theirs > 0:
-        raise InputError(f"{where}: the template has no voxel size; set attrs['voxel_size'] in Å")
-    attrs = {"voxel_size": voxel_size, "source": where}
+        raise InputError(f"{where}: the {role} has no voxel size; set attrs['voxel_size'] in Å")
+    other_size = abs(theirs - voxel_size) > _SIZES * voxel_size
+    if other_size and not resample:
+        raise InputError(
+            f"{where}: the {role}'s voxels are {theirs:g} Å, those of the {whose} {voxel_size:g} "
+            "Å; have it resampled (resample_template=True, --resample)"
+        )
+    if edge is not None and template.shape != (edge,) * 3 and not resample:
+        raise InputError(
+            f"{where}: the {role} has {'×'.join(map(str, template.shape))} voxels, the {whose} "
+            f"have {edge}×{edge}×{edge}; add --resample to cut or pad it"
+        )
+    if other_size:
+        template = resample_map(template, voxel_size=voxel_size)
     values = np.asarray(template.values, np.float32)
     if not np.isfinite(values).all():
-        raise InputError(f"{where}: the template has NaN or infinite voxels; replace them")
-    if abs(theirs - voxel_size) > _SIZES * voxel_size:
-        if not resample:
-            raise InputError(
-                f"{where}: the template's voxels are {theirs:g} Å, the tomogram's {voxel_size:g} "
-                "Å; have it resampled (resample_template=True, --resample)"
-            )
-        values = resampled(values, voxel_size / theirs)
+        raise InputError(f"{where}: the {role} has NaN or infinite voxels; replace them")
+    if edge is not None and values.shape != (edge,) * 3:
+        values = fitted(values, edge)
+    attrs = {"voxel_size": voxel_size, "source": where}
     return xr.DataArray(values, dims=("z", "y", "x"), name=template.name, attrs=attrs)
+
+
+def _open_map(path: Path, role: str) -> xr.DataArray:
+    """A map; its header is mended by converting it: --voxel-size would be the tomogram's."""
+    try:
+        return open_tomogram(path)
+    except InputError as error:
+        try:
+            open_tomogram(path, voxel_size=1.0)
+        except InputError:
+            raise error from None
+    raise InputError(
+        f"{path}: the {role} does not say its voxel size, or not one for all axes; state it by "
+        f"`tomodask convert {path} OUT.mrc --voxel-size V` (Å), and take that"
+    )
 
 
 def tomogram_state(volume: xr.DataArray, source: str | None) -> str:
