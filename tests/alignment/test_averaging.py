@@ -115,7 +115,7 @@ def test_halves_follow_their_column():
     dataset, truth, _ = boxes(6, box=16)
     one = average_subtomograms(dataset, poses=truth.assign(half=[1, 1, 2, 2, 2, 2])).compute()
     assert one.particles == (2, 4)
-    alone = dataset.isel(particle=[0, 1, 0, 1])
+    alone = dataset.isel(particle=[0, 1, 0, 1]).assign_coords(particle=range(4))
     two = average_subtomograms(
         alone, poses=truth.loc[[0, 1, 0, 1]].assign(half=[1, 1, 2, 2])
     ).compute()
@@ -170,6 +170,21 @@ def test_poses_are_matched_by_image_or_by_order():
     np.testing.assert_array_equal(by_file["quat_x"], truth["quat_x"])
     more = match_poses(bare.iloc[1:3], table)  # a table of more particles than boxes
     np.testing.assert_array_equal(more["quat_x"], truth["quat_x"][1:3])
+
+
+def test_boxes_in_an_order_of_their_own_do_not_mix_the_poses_up():
+    """Extraction orders boxes by place; the table that they were cut by is in another order."""
+    dataset, truth, _ = boxes(4, box=16)
+    mixed = dataset.drop_vars("image").isel(particle=[2, 0, 3, 1])
+    ordered = mixed.assign_coords(particle=range(4))
+    want = average_subtomograms(ordered, poses=truth.iloc[[2, 0, 3, 1]])
+    got = average_subtomograms(mixed, poses=truth.rename_axis("particle")).compute()
+    np.testing.assert_array_equal(got.average, want.compute().average)
+    with pytest.raises(InputError, match="in an order of their own"):
+        average_subtomograms(mixed, poses=truth)
+    average_subtomograms(mixed.sortby("particle"), poses=truth)
+    with pytest.raises(InputError, match="no row for particle 3"):
+        average_subtomograms(mixed, poses=truth.iloc[:3].rename_axis("particle"))
 
 
 def test_says_what_is_wrong():

@@ -180,3 +180,15 @@ def test_noise_alone_gives_no_particles():
 def test_says_what_is_wrong(kwargs, message):
     with pytest.raises(InputError, match=message):
         pick_particles(scores(np.zeros((16,) * 3)), **kwargs)
+
+
+def test_the_automatic_threshold_picks_what_the_same_threshold_given_picks():
+    """Neighbours whose hills touch at the candidates' level are not lost."""
+    rng = np.random.default_rng(4)
+    tops = [(0.8, 20, 20 + 9 * i, 20 + 9 * j) for i in range(5) for j in range(5)]
+    score = 0.05 * rng.normal(size=(40, 76, 76)) + hills((40, 76, 76), tops, width=3.0)
+    match = scores(score, chunks=32)
+    auto = pick_particles(match)
+    given = pick_particles(match, threshold=auto.attrs["threshold"])
+    pd.testing.assert_frame_equal(auto, given)
+    assert len(auto) == len(tops)

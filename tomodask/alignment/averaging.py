@@ -172,21 +172,34 @@ def match_poses(table: pd.DataFrame, poses: pd.DataFrame | None) -> pd.DataFrame
 
     Rows are matched by ``image`` where both have it: by the whole name, or by file name and index
     alone where folders differ (``0@a/boxes.zarr`` and ``0@boxes.zarr``) and these are unique.
-    Where one of the two has no names, rows are matched by their order.
+    Where one of the two has no names, a table whose index is called ``particle``, as
+    `align_subtomograms` returns it, is matched by that; any other by its order.
 
     Raises
     ------
     InputError
-        If there are no poses, or they do not name all boxes, or there are not as many.
+        If there are no poses, they do not name all boxes, there are not as many, or the boxes are
+        not in the order of the table that they were cut by, so that rows would be mixed up.
     """
     if poses is None:
         poses = table
     elif {"image"} <= set(table) & set(poses):
         poses = _by_image(table["image"].astype(str), poses)
+    elif poses.index.name == "particle" and poses.index.is_unique:
+        missing_rows = table.index.difference(poses.index)
+        if len(missing_rows):
+            raise InputError(f"poses have no row for particle {missing_rows[0]}; give them all")
+        poses = poses.loc[table.index]
     elif len(poses) != len(table):
         raise InputError(
             f"poses have {len(poses)} rows for {len(table)} boxes and no images to tell which is "
             "which; give the table that belongs to these boxes"
+        )
+    elif not table.index.is_monotonic_increasing:
+        raise InputError(
+            "extraction put the boxes in an order of their own (by place), and the poses do not "
+            "say which is which; sort them, subtomograms.sortby('particle'), or give the poses "
+            "an index called 'particle' (the row of the table that was extracted)"
         )
     need = ["quat_x", "quat_y", "quat_z", "quat_w"]
     missing = [name for name in need if name not in poses]

@@ -49,14 +49,15 @@ def pick_particles(
 
     Without a threshold, candidates are taken from 3 standard deviations above the background, and
     the threshold is put where fewer than one voxel of background is expected above it, or, where
-    the scores of the candidates fall into clearly separate groups, below the highest group
+    the scores of the candidates fall into clearly separate groups, below the highest group; then
+    particles are picked with it as if it had been given
     (`docs/algorithms/picking.md` has the rule).
 
     Parameters
     ----------
     match : Dataset
         From `match_template` or `open_scores`.  Its blocks are computed once with a threshold and
-        twice without; store a long match with `save_scores` first.
+        three times without; store a long match with `save_scores` first.
     diameter : float, optional
         Diameter of the particle, Å.  None takes that of the match.
     threshold : float, optional
@@ -97,6 +98,9 @@ def pick_particles(
     if threshold is None:
         assert background is not None
         threshold = _split(rows[:, 3], background)
+        # Above the threshold neighbours part that were one blob of the mask at the lower level.
+        rows = _candidates(score, rotation, level=threshold, width=width)
+        rows = _apart(rows, width / 2)
     rows = rows[rows[:, 3] > threshold][:max_particles]
     return _table(rows, match, threshold)
 
