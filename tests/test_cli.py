@@ -422,3 +422,20 @@ def test_a_stopped_alignment_goes_on(boxes, tmp_path):
     works(*words, "--overwrite")
     assert output.read_text().split("\n", 1)[1] == stopped.split("\n", 1)[1]
     assert not list(tmp_path.glob("*.part"))
+
+
+def test_cuda_says_what_does_not_run_on_the_gpu(boxes, tmp_path, monkeypatch):
+    """No GPU is needed: the cluster alone is another, what is said and done is the same."""
+    from distributed import Client
+
+    from tomodask.cluster import connecting
+
+    def local(stack, workers, memory):
+        return stack.enter_context(Client(processes=False, n_workers=1, dashboard_address=None))
+
+    monkeypatch.setattr(connecting, "_cuda", local)
+    folder, _ = boxes
+    words = ("average", folder / "boxes.zarr", "--poses", folder / "poses.star")
+    code, _, err = tomodask(*words, "-o", tmp_path / "average", "--scheduler", "cuda")
+    assert code == 0, err
+    assert err.count("warning: scheduler 'cuda': only find_centers computes on the GPU") == 1

@@ -18,6 +18,8 @@ from tomodask.errors import InputError
 
 __all__ = ["connect"]
 
+_log = logging.getLogger(__name__)
+
 #: A worker works on one particle or block at a time: threads inside a kernel would only fight.
 ONE_THREAD = {
     "MALLOC_TRIM_THRESHOLD_": "65536",
@@ -47,7 +49,8 @@ def connect(
     scheduler : str, optional
         Nothing for a local cluster of this machine's cores and memory; ``tcp://host:port`` or
         ``tls://host:port`` for a Dask scheduler that runs already; ``cuda`` for one worker per GPU
-        of this machine (extra ``tomodask[cuda]``); ``slurm`` for jobs of a SLURM cluster (extra
+        of this machine (extra ``tomodask[cuda]``), of which `find_centers` alone makes use;
+        ``slurm`` for jobs of a SLURM cluster (extra
         ``tomodask[slurm]``); ``synchronous`` for this very process, which needs no cluster.
     workers : int, optional
         Number of workers, each one process with one thread.  Default: one per core (local), per
@@ -88,6 +91,11 @@ def connect(
             client = _local(stack, workers, memory)
         elif scheduler == "cuda":
             client = _cuda(stack, workers, memory)
+            _log.warning(
+                "scheduler 'cuda': only find_centers computes on the GPU; matching, alignment and "
+                "averages run on the processor, on one worker for each GPU: leave scheduler out to "
+                "use all cores"
+            )
         elif scheduler == "slurm":
             client = _slurm(stack, workers, memory, _slurm_options(config))
         else:
