@@ -220,10 +220,7 @@ def test_a_finished_output_is_not_replaced_unasked(boxes):
     folder, _ = boxes
     outputs = ("boxes.zarr", "average/average.mrc", "template.mrc", "picks.star", "poses.star")
     before = [(folder / name).stat().st_mtime_ns for name in outputs]
-    align = ("align", folder / "boxes.zarr", "--reference", folder / "template.mrc")
     for words, name in (
-        (("pick", folder / "scores.zarr"), "picks.star"),
-        (align, "poses.star"),
         (("extract", folder / "tomogram.mrc", folder / "picks.star", "--box", 8), "boxes.zarr"),
         (("average", folder / "boxes.zarr", "--poses", folder / "poses.star"), "average"),
         (("convert", folder / "tomogram.mrc"), "template.mrc"),
@@ -243,15 +240,16 @@ def test_a_finished_output_is_not_replaced_unasked(boxes):
 
 
 @pytest.mark.parametrize("command", ["pick", "align"])
-def test_a_table_is_replaced_when_that_is_asked_for(boxes, tmp_path, command):
+def test_a_table_that_is_replaced_is_kept(boxes, tmp_path, command):
     folder, _ = boxes
     (tmp_path / "table.star").write_text("old")
     words = {
         "pick": ("pick", folder / "scores.zarr"),
         "align": ("align", folder / "boxes.zarr", "--reference", folder / "template.mrc"),
     }[command]
-    works(*words, "-o", tmp_path / "table.star", "--overwrite", *HERE)
+    works(*words, "-o", tmp_path / "table.star", *HERE)
     assert len(read_particles(tmp_path / "table.star")) == 5
+    assert (tmp_path / "table.star~").read_text() == "old"
 
 
 def every_command():
@@ -419,7 +417,7 @@ def test_a_stopped_alignment_goes_on(boxes, tmp_path):
     assert not output.exists()
     works(*words)
     stopped = output.read_text()
-    works(*words, "--overwrite")
+    works(*words)
     assert output.read_text().split("\n", 1)[1] == stopped.split("\n", 1)[1]
     assert not list(tmp_path.glob("*.part"))
 

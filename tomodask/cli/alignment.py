@@ -16,6 +16,7 @@ from tomodask.cli.options import (
     check_output,
     cluster_options,
     command,
+    keep_former,
     numbers_or_none,
     output_option,
     overwrite_option,
@@ -99,7 +100,6 @@ def _open(
 )
 @voxel_size_option
 @table_style_option
-@overwrite_option
 @cluster_options(default="a local cluster of this machine's cores")
 def align(
     subtomograms: tuple[Path, ...],
@@ -117,7 +117,6 @@ def align(
     resample: bool,
     voxel_size: float | None,
     style: str,
-    overwrite: bool,
     **cluster: Any,
 ) -> None:
     """Find the pose of each subtomogram.
@@ -135,7 +134,7 @@ def align(
       tomodask align subtomograms.zarr --reference ref.mrc --tilt-range -60 60 -o poses.star
       tomodask align 'boxes/*.mrc' --reference ref.mrc --tilt-range -60 60 -o poses.star
     """
-    check_output(output, TABLES, inputs=(*subtomograms, reference), replace=overwrite)
+    check_output(output, TABLES, inputs=(*subtomograms, reference))
     from tomodask.alignment.poses import align_subtomograms
     from tomodask.beforehand import check_table
     from tomodask.cluster import compute
@@ -175,6 +174,7 @@ def align(
         )
         with place(cluster):
             table = compute(poses, label="align")
+    keep_former(output)
     write_particles(table, output, **written)
     shutil.rmtree(checkpoint, ignore_errors=True)
     score = f"median score {table['score'].median():.3f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,7 @@ __all__ = [
     "cluster_options",
     "command",
     "examples_as_written",
+    "keep_former",
     "numbers_or_none",
     "output_option",
     "overwrite_option",
@@ -148,6 +150,17 @@ def check_output(
         raise InputError(f"output {str(path)!r} is an input too; choose another name")
     if path.exists() and not replace:
         raise InputError(f"{path} exists already; choose another name or add --overwrite")
+
+
+def keep_former(path: Path) -> None:
+    """Keep a table that is about to be replaced as ``NAME~``, aloud.
+
+    A script may be run again, and what it replaces is small and may have cost hours.
+    """
+    if path.exists():
+        former = path.with_name(f"{path.name}~")
+        shutil.copy2(path, former)
+        click.echo(f"{path}: the table that was there is kept as {former.name}", err=True)
 
 
 def _same(path: Path, other: Path) -> bool:

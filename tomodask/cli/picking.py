@@ -13,6 +13,7 @@ from tomodask.cli.options import (
     check_output,
     cluster_options,
     command,
+    keep_former,
     numbers_or_none,
     output_option,
     overwrite_option,
@@ -121,7 +122,6 @@ def match(
 )
 @voxel_size_option
 @table_style_option
-@overwrite_option
 @cluster_options(default="threads of this process")
 def pick(
     scores: Path,
@@ -133,7 +133,6 @@ def pick(
     min_height: float,
     voxel_size: float | None,
     style: str,
-    overwrite: bool,
     **cluster: Any,
 ) -> None:
     """Find the particles in a map of scores or probabilities.
@@ -145,7 +144,7 @@ def pick(
       tomodask pick scores.zarr -o picks.star
       tomodask pick probability.mrc --threshold 0.5 --diameter 250 -o picks.star
     """
-    check_output(output, TABLES, inputs=(scores,), replace=overwrite)
+    check_output(output, TABLES, inputs=(scores,))
     from tomodask.beforehand import whole
     from tomodask.data.particles import write_particles
 
@@ -174,6 +173,7 @@ def pick(
     if table.empty:
         at = f"threshold {threshold:g}" if threshold is not None else "the threshold that was found"
         raise InputError(f"{scores}: no particle lies above {at}; give a lower --threshold")
+    keep_former(output)
     write_particles(
         table, output, voxel_size=size, tomogram_shape=_centred(style, shape), style=style
     )
