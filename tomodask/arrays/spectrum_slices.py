@@ -171,6 +171,9 @@ def _columns(
     """`ahead`, `behind`, `across` and `runs` of `Rows`."""
     least = {k: int(low[z == k].min()) for k in np.unique(z)}
     most = {k: int(high[z == k].max()) for k in np.unique(z)}
+    # The opposite of (z, x = 0) is (−z, x = 0): that column is there even if it has no row itself.
+    for k in [k for k, first in least.items() if first == 0]:
+        least[-k], most[-k] = 0, max(most.get(-k, 1), 1)
     runs, ahead, behind = [], {}, {}
     column = 0
     for k in sorted(set(least) | {-k for k in least}):
