@@ -106,14 +106,14 @@ def test_step_solves_the_normal_equations():
     columns = rng.normal(size=(50, 8))
     columns[:, 7] = columns[:, :7] @ np.array([0.1, -0.2, 0.1, 0.3, 0.1, -0.1, 2.0])
     step = np.zeros(6)
-    assert refinement._solve(columns.T @ columns, 0.0, 9.0, 9.0, step)
+    assert refinement._solve(columns.T @ columns, 9.0, 9.0, step)
     np.testing.assert_allclose(step, np.array([0.1, -0.2, 0.1, 0.3, 0.1, -0.1]) / 2.0)
-    assert refinement._solve(columns.T @ columns, 0.0, 0.06, 0.1, step)  # limits
+    assert refinement._solve(columns.T @ columns, 0.06, 0.1, step)  # limits
     assert np.linalg.norm(step[:3]) <= 0.06 + 1e-12
     assert np.linalg.norm(step[3:]) <= 0.1 + 1e-12
     against = columns.copy()
     against[:, 7] = -columns[:, 6]
-    assert not refinement._solve(against.T @ against, 0.0, 9.0, 9.0, step)
+    assert not refinement._solve(against.T @ against, 9.0, 9.0, step)
 
 
 def test_a_turn_is_the_exponential():

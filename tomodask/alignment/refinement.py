@@ -220,7 +220,7 @@ def normal_equations(
 
 
 @numba.njit(cache=True, nogil=True)
-def _solve(system, damping, turn_limit, shift_limit, step):  # type: ignore[no-untyped-def]
+def _solve(system, turn_limit, shift_limit, step):  # type: ignore[no-untyped-def]
     """The Gauss-Newton step of pose and scale; False where the data contradict the model.
 
     Cholesky by hand: seven unknowns, called a thousand times a second per core.
@@ -231,8 +231,6 @@ def _solve(system, damping, turn_limit, shift_limit, step):  # type: ignore[no-u
     for i in range(n):
         for j in range(i + 1):
             total = system[i, j]
-            if i == j and i < 6:
-                total += damping * system[i, i]
             for k in range(j):
                 total -= lower[i, k] * lower[j, k]
             if i == j:
@@ -300,7 +298,6 @@ def _descend(  # type: ignore[no-untyped-def]
     order,
     matrix,
     shift,
-    damping,
     turn_limit,
     shift_limit,
     reach,
@@ -329,7 +326,7 @@ def _descend(  # type: ignore[no-untyped-def]
                 box,
                 system,
             )
-            if not _solve(system, damping, turn_limit, shift_limit, step):
+            if not _solve(system, turn_limit, shift_limit, step):
                 continue
             _turn(step, matrix, turned)
             matrix[:] = turned
@@ -351,7 +348,6 @@ def refine_pose(
     turn_limit: float,
     shift_limit: float,
     reach: float = math.inf,
-    damping: float = 0.0,
     tolerance: float = 1e-4,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Descend from one candidate pose through one stage.
@@ -371,8 +367,6 @@ def refine_pose(
         No step turns or moves by more: radians, voxels.
     reach : float
         The shift stays within ± `reach` along each axis, voxels.
-    damping : float
-        Marquardt's, relative to the diagonal.
     tolerance : float
         A pass whose steps all stay below this, in radians, ends the stage.
 
@@ -386,6 +380,6 @@ def refine_pose(
     _descend(
         spectrum.values, np.float32(spectrum.padding), spectrum.box, stage.frequencies, data,
         stage.batches, stage.passes, order, matrix, shift,
-        damping, turn_limit, shift_limit, reach, tolerance,
+        turn_limit, shift_limit, reach, tolerance,
     )  # fmt: skip
     return matrix, shift

@@ -72,22 +72,18 @@ def wedge(shape: tuple[int, int, int], tilt_range: tuple[float, float]) -> np.nd
     return np.ascontiguousarray(np.broadcast_to(half, (*shape[:2], shape[2] // 2 + 1)))
 
 
-def shell_correlation(
-    a: np.ndarray, b: np.ndarray, *, weight: np.ndarray | None = None
-) -> np.ndarray:
+def shell_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Fourier shell correlation of two real cubic boxes.
 
     Parameters
     ----------
     a, b : array, shape (n, n, n)
-    weight : array, shape (n, n, n // 2 + 1), optional
-        Weight of each Fourier voxel, e.g. a wedge.
 
     Returns
     -------
     array of float64, shape (n // 2 + 1,)
         Correlation in the shells of radius 0, 1, 2, … voxels of Fourier space, each one voxel
-        thick; the last one is Nyquist's.  A shell without power or weight gives 0.
+        thick; the last one is Nyquist's.  A shell without power gives 0.
     """
     n = a.shape[0]
     if a.shape != b.shape or a.shape != (n, n, n):
@@ -101,7 +97,7 @@ def shell_correlation(
     twice[0] = 1.0
     if n % 2 == 0:
         twice[-1] = 1.0
-    each = np.broadcast_to(twice if weight is None else twice * weight, fa.shape)
+    each = np.broadcast_to(twice, fa.shape)
 
     def total(x: np.ndarray) -> np.ndarray:
         return np.bincount(shell, (each * x).ravel(), n)[: n // 2 + 1]
