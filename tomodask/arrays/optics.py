@@ -219,8 +219,8 @@ def dose_attenuation(
 def defocus_step(pixel_size: float, voltage: float, *, error: float = PHASE_ERROR) -> float:
     """Å between planes of defocus, so that no place is further than `error` rad from a plane.
 
-    The phase is that at Nyquist's frequency; at lower ones it is less.  `filter_across` then errs by
-    about 2 % of the deviation of white noise up to that frequency.
+    The phase is that at Nyquist's frequency; at lower ones it is less.  What `filter_across` then
+    makes of white noise up to that frequency is off by about 2 % of its deviation.
     """
     return 2 * error / (pi * wavelength(voltage) * (0.5 / pixel_size) ** 2)
 
