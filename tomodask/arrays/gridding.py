@@ -15,14 +15,24 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-__all__ = ["STEPS", "TABLE", "WIDTH", "kernel", "kernel_table", "kernel_transform", "spread", "tap"]
+__all__ = [
+    "BETA",
+    "STEPS",
+    "TABLE",
+    "WIDTH",
+    "kernel",
+    "kernel_table",
+    "kernel_transform",
+    "spread",
+    "tap",
+]
 
 #: Samples of the fine grid that the kernel spans.
 WIDTH = 6
 #: Entries of `kernel_table` per sample.
 STEPS = 2048
 
-_BETA = 2.30 * WIDTH  # the choice of the paper for twofold oversampling
+BETA = 2.30 * WIDTH  # the choice of the paper for twofold oversampling
 
 
 def kernel(distance: np.ndarray) -> np.ndarray:
@@ -34,7 +44,7 @@ def kernel(distance: np.ndarray) -> np.ndarray:
     [1.0, 1e-06, 0.0]
     """
     t2 = (2 * np.asarray(distance, np.float64) / WIDTH) ** 2
-    inside = np.exp(_BETA * (np.sqrt(np.clip(1 - t2, 0, None)) - 1))
+    inside = np.exp(BETA * (np.sqrt(np.clip(1 - t2, 0, None)) - 1))
     return np.asarray(np.where(t2 <= 1, inside, 0.0))
 
 
@@ -86,9 +96,7 @@ def _spread(points, weights, table, out):  # type: ignore[no-untyped-def]
                     row[place[2, c]] += w * taps[2, c]
 
 
-def spread(
-    points_zyx: np.ndarray, weights: np.ndarray, shape: tuple[int, int, int]
-) -> np.ndarray:
+def spread(points_zyx: np.ndarray, weights: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
     """Spread weighted points onto a periodic grid with `kernel`.
 
     Parameters

@@ -26,26 +26,23 @@ from tomodask.arrays.gridding import TABLE, WIDTH, kernel_transform, tap
 __all__ = ["back_project", "fine_rows", "project", "window"]
 
 _GROUP = 8  # taps of one pass over a row: loads then outweigh the row's own load and store
-_ROWS = 64  # rows of one pass: taps of a few hundred voxels stay in the cache
+_ROWS = 64
 _EDGE = WIDTH // 2 + 1
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"})
-def _combine(source, rows, taps, count, target, into, ny, start, stop):  # type: ignore[no-untyped-def]
-    """target[into, start:stop] += Σ taps · source[rows, start:stop], eight at a time.
+def _combine(source, rows, taps, count, target, into):  # type: ignore[no-untyped-def]
+    """target[into : into + _ROWS] += Σ taps · source[rows : rows + _ROWS], eight at a time.
 
-    Both are flat, rows of `ny`; indices without a sign, else each is tested for one and nothing
-    becomes a vector.
+    Both are flat; indices without a sign, else each is tested for one and nothing becomes a vector.
     """
-    o = np.uint64(into * ny)
+    o = np.uint64(into)
     for g in range(0, count, _GROUP):
-        a, b = np.uint64(rows[g] * ny), np.uint64(rows[g + 1] * ny)
-        c, d = np.uint64(rows[g + 2] * ny), np.uint64(rows[g + 3] * ny)
-        e, f = np.uint64(rows[g + 4] * ny), np.uint64(rows[g + 5] * ny)
-        h, i = np.uint64(rows[g + 6] * ny), np.uint64(rows[g + 7] * ny)
+        a, b, c, d = rows[g], rows[g + 1], rows[g + 2], rows[g + 3]
+        e, f, h, i = rows[g + 4], rows[g + 5], rows[g + 6], rows[g + 7]
         wa, wb, wc, wd = taps[g], taps[g + 1], taps[g + 2], taps[g + 3]
         we, wf, wh, wi = taps[g + 4], taps[g + 5], taps[g + 6], taps[g + 7]
-        for y in range(np.uint64(start), np.uint64(stop)):
+        for y in range(np.uint64(_ROWS)):
             low = (wa * source[a + y] + wb * source[b + y]) + (
                 wc * source[c + y] + wd * source[d + y]
             )
@@ -56,21 +53,21 @@ def _combine(source, rows, taps, count, target, into, ny, start, stop):  # type:
 
 
 @numba.njit(cache=True, nogil=True)
-def _combine_all(source, rows, taps, count, target, into, ny):  # type: ignore[no-untyped-def]
-    """`_combine` over all rows, a few at a time; `rows` and `taps` have room for one more group."""
+def _combine_blocks(source, rows, taps, count, target, into):  # type: ignore[no-untyped-def]
+    """`_combine` in each block of rows; `rows` and `taps` have room for one more group."""
     full = (count + _GROUP - 1) // _GROUP * _GROUP
     for g in range(count, full):
         rows[g], taps[g] = rows[count - 1], np.float32(0.0)
-    for start in range(0, ny, _ROWS):
-        _combine(source, rows, taps, full, target, into, ny, start, min(start + _ROWS, ny))
+    for block in range(source.shape[0]):
+        _combine(source[block], rows, taps, full, target[block], into * _ROWS)
 
 
 @numba.njit(cache=True, nogil=True)
-def _project(volume, nz, nx, ny, cosines, sines, center_z, center_x, middle, table, out):  # type: ignore[no-untyped-def]
-    """volume (z, x, y) onto out (tilts, fine samples, y), both flat."""
-    samples = len(out) // (len(cosines) * ny)
+def _project(volume, nz, nx, cosines, sines, center_z, center_x, middle, table, out):  # type: ignore[no-untyped-def]
+    """A volume (block, z · x · row) onto out (block, tilts · fine samples · row)."""
+    samples = out.shape[1] // (len(cosines) * _ROWS)
     half = WIDTH / 2
-    rows = np.empty(nz * nx + _GROUP, np.int64)
+    rows = np.empty(nz * nx + _GROUP, np.uint64)
     taps = np.empty(nz * nx + _GROUP, np.float32)
     for t in range(len(cosines)):
         step = 2 * cosines[t]
@@ -90,17 +87,17 @@ def _project(volume, nz, nx, ny, cosines, sines, center_z, center_x, middle, tab
                 for x in range(low, high + 1):
                     d = base + x * step
                     if abs(d) < half:
-                        rows[count], taps[count] = z * nx + x, tap(table, d)
+                        rows[count], taps[count] = (z * nx + x) * _ROWS, tap(table, d)
                         count += 1
             if count:
-                _combine_all(volume, rows, taps, count, out, t * samples + i, ny)
+                _combine_blocks(volume, rows, taps, count, out, t * samples + i)
 
 
 @numba.njit(cache=True, nogil=True)
-def _back_project(fine, width, first, ny, cosines, sines, weights, zs, xs, middle, table, out):  # type: ignore[no-untyped-def]
-    """fine (tilts, samples from `first` on, y) onto out (z, x, y), both flat."""
+def _back_project(fine, width, first, cosines, sines, weights, zs, xs, middle, table, out):  # type: ignore[no-untyped-def]
+    """Fine rows (block, tilts · samples from `first` on · row) onto out (block, z · x · row)."""
     half = WIDTH / 2
-    rows = np.empty(len(cosines) * WIDTH + _GROUP, np.int64)
+    rows = np.empty(len(cosines) * WIDTH + _GROUP, np.uint64)
     taps = np.empty(len(cosines) * WIDTH + _GROUP, np.float32)
     for z in range(len(zs)):
         for x in range(len(xs)):
@@ -110,11 +107,11 @@ def _back_project(fine, width, first, ny, cosines, sines, weights, zs, xs, middl
                 start = int(np.ceil(at - half))
                 for j in range(start, start + WIDTH):
                     if 0 <= j < width:
-                        rows[count] = t * width + j
+                        rows[count] = (t * width + j) * _ROWS
                         taps[count] = weights[t] * tap(table, min(abs(j - at), half))
                         count += 1
             if count:
-                _combine_all(fine, rows, taps, count, out, z * len(xs) + x, ny)
+                _combine_blocks(fine, rows, taps, count, out, z * len(xs) + x)
 
 
 def _turns(angles: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -172,12 +169,9 @@ def project(
 
         lines = project_cuda(volume, cosines, sines, cz, cx, middle, 2 * length)
     else:
-        slab = np.ascontiguousarray(np.asarray(volume, np.float32).transpose(0, 2, 1))
-        out = np.zeros((len(cosines), 2 * length, ny), np.float32)
-        _project(
-            slab.ravel(), nz, nx, ny, cosines, sines, cz, cx, middle, TABLE, out.reshape(-1)
-        )
-        lines = np.ascontiguousarray(out.transpose(0, 2, 1))
+        out = np.zeros((-(-ny // _ROWS), len(cosines) * 2 * length * _ROWS), np.float32)
+        _project(_blocks(volume), nz, nx, cosines, sines, cz, cx, middle, TABLE, out)
+        lines = _unblocked(out, len(cosines), ny, 2 * length)
     spectrum = fft(lines).rfft(lines, axis=-1)[..., : length // 2 + 1]
     spectrum = spectrum * xp.asarray(1 / _transform(length), xp.float32)
     if length % 2 == 0:
@@ -191,7 +185,9 @@ def _transform(length: int) -> np.ndarray:
     return kernel_transform(np.fft.rfftfreq(length) / 2)
 
 
-def fine_rows(images: Array, *, response: Callable[[np.ndarray], np.ndarray] | None = None) -> Array:
+def fine_rows(
+    images: Array, *, response: Callable[[np.ndarray], np.ndarray] | None = None
+) -> Array:
     """Bring rows to half pixels, ready for `back_project`.
 
     Parameters
@@ -271,7 +267,6 @@ def back_project(
     array of float32, shape (len(zs), ny, len(xs))
         A tilt whose image does not reach a voxel adds nothing there.
     """
-    xp = namespace(fine)
     tilts, ny, samples = fine.shape
     cosines, sines = _turns(angles)
     if width is None:
@@ -286,10 +281,26 @@ def back_project(
         from tomodask.arrays.projection_cuda import back_project_cuda
 
         return back_project_cuda(fine, first, cosines, sines, each, zs, xs, middle)
-    lines = np.ascontiguousarray(np.asarray(fine, np.float32).transpose(0, 2, 1))
-    out = np.zeros((len(zs), len(xs), ny), np.float32)
-    _back_project(
-        lines.ravel(), samples, first, ny, cosines, sines, each, zs, xs, middle, TABLE,
-        out.reshape(-1),
-    )  # fmt: skip
-    return xp.ascontiguousarray(out.transpose(0, 2, 1))
+    out = np.zeros((-(-ny // _ROWS), len(zs) * len(xs) * _ROWS), np.float32)
+    _back_project(_blocks(fine), samples, first, cosines, sines, each, zs, xs, middle, TABLE, out)
+    return _unblocked(out, len(zs), ny, len(xs))
+
+
+def _blocks(slab: np.ndarray) -> np.ndarray:
+    """(a, rows, b) as (block, a · b · row): `_ROWS` rows side by side, filled up with zeros."""
+    a, ny, b = slab.shape
+    count = -(-ny // _ROWS)
+    out = np.zeros((count, a, b, _ROWS), np.float32)
+    for block in range(count):
+        part = slab[:, block * _ROWS : (block + 1) * _ROWS]
+        out[block, :, :, : part.shape[1]] = part.transpose(0, 2, 1)
+    return out.reshape(count, -1)
+
+
+def _unblocked(blocks: np.ndarray, a: int, ny: int, b: int) -> np.ndarray:
+    """The opposite of `_blocks`: (a, ny, b)."""
+    out = np.empty((a, ny, b), np.float32)
+    for block, part in enumerate(blocks.reshape(-1, a, b, _ROWS)):
+        rows = out[:, block * _ROWS : (block + 1) * _ROWS]
+        rows[:] = part[..., : rows.shape[1]].transpose(0, 2, 1)
+    return out
