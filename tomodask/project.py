@@ -17,6 +17,7 @@ import xarray as xr
 from tomodask.alignment.averaging import Average, average_subtomograms
 from tomodask.alignment.fsc import fsc, resolution_at
 from tomodask.alignment.poses import align_subtomograms
+from tomodask.arrays.tilt_weights import check_record, record_digest, record_range
 from tomodask.beforehand import check_name, check_run_alignment, number, whole
 from tomodask.cluster import compute, connect
 from tomodask.data.job_input import job_template, job_tomogram, map_digest, tomogram_state
@@ -135,7 +136,8 @@ def run(
     voxel_size : float, optional
         Å; in place of what the tomogram says.
     tilt_range : (float, float), optional
-        Least and largest tilt, degrees; by default what the tomogram says.
+        Least and largest tilt, degrees; by default what the tomogram says.  Given here, it also
+        takes the place of the record of its tilt series.
     diameter : float, optional
         Of the particle, Å; by default measured on the template (`template_diameter`).
     angular_step : float
@@ -197,6 +199,13 @@ def run(
     if tilt_range is not None:
         low, high = (number("tilt_range", tilt) for tilt in tilt_range)
         volume = volume.assign_attrs(tilt_range=(low, high))
+        volume.attrs.pop("tilt_series", None)
+    series = volume.attrs.get("tilt_series")
+    if series is not None:
+        series = check_record(series, str(volume.attrs.get("source") or volume.name))
+        volume = volume.assign_attrs(
+            tilt_range=volume.attrs.get("tilt_range", record_range(series))
+        )
     if "tilt_range" not in volume.attrs:
         raise InputError(
             "the tomogram does not say its tilt range; give it: tilt_range=(-60, 60), "
@@ -244,6 +253,7 @@ def run(
         "max_particles": ("pick", max_particles),
         "box": ("extract", box_here),
         "outside": ("extract", outside),
+        "tilt_series": ("extract", None if series is None else record_digest(series)),
         "search_step": ("align", search_step),
         "shift_range": ("align", shift_range),
         "align_resolution": ("align", align_resolution),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pandas as pd
 import xarray as xr
 import zarr
 
+from tomodask.arrays.tilt_weights import record_range
 from tomodask.data.ome_zarr import is_zarr, level_paths
 from tomodask.data.particles import PARTICLE_SUFFIXES, read_particles
 from tomodask.data.statistics import Statistics, volume_statistics
+from tomodask.data.subtomogram_table import tilt_series_of
 from tomodask.data.subtomograms import is_box
 from tomodask.data.tomograms import (
     MRC_SUFFIXES,
@@ -89,6 +92,8 @@ def _of_tomogram(path: Path, voxel_size: float | None) -> dict[str, Any]:
     }
     if "tilt_range" in tomogram.attrs:
         told["tilt_range"] = tomogram.attrs["tilt_range"]
+    if "tilt_series" in tomogram.attrs:
+        told["tilt_series"] = _series(tomogram.attrs["tilt_series"])
     if path.is_dir():
         told |= _of_zarr(path)
     return told | _range(volume_statistics(tomogram))
@@ -178,7 +183,28 @@ def _of_subtomograms(path: Path, group: Any) -> dict[str, Any]:
     }
     if boxes.shards:
         told["zarr_shards"] = tuple(boxes.shards)
+    if series := tilt_series_of(dict(group.attrs), str(path)):
+        told["tilt_series"] = {name: _series(record) for name, record in series.items()}
     return told
+
+
+def _series(record: Mapping[str, Any]) -> str:
+    """The record of a tilt series in one line."""
+    low, high = record_range(record)
+    told = [f"{len(record['angle'])} tilts", f"{low:g} to {high:g}°", record["method"].upper()]
+    if "defocus_u" in record:
+        told.append("phases flipped" if record["phase_flipped"] else "phases not flipped")
+        u = np.array(record["defocus_u"])
+        mean = (u + record.get("defocus_v", u)) / 2e4
+        ends = np.unique(np.round([mean.min(), mean.max()], 2))
+        told.append(f"defocus {' to '.join(f'{one:g}' for one in ends)} µm")
+    else:
+        told.append("defocus unknown")
+    if "pre_exposure" in record:
+        last = np.add(record["pre_exposure"], record.get("exposure", 0.0)).max()
+        weighted = ", weighted" if record["dose_weighted"] else ""
+        told.append(f"{last:g} e/Å²{weighted}")
+    return ", ".join(told)
 
 
 def _of_folder(path: Path, voxel_size: float | None) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import xarray as xr
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
+from tomodask.arrays.tilt_weights import check_record, record_range
 from tomodask.data.names import names_of_tomogram
 from tomodask.data.subtomogram_table import subtomogram_dataset
 from tomodask.errors import InputError
@@ -62,7 +63,8 @@ def extract_subtomograms(
         inside, or the particle is left out.  Either is counted in the attributes `padded` and
         `dropped`, and said in the log.
     tilt_range : (float, float), optional
-        Least and largest tilt, in degrees; by default that of the table, or of the tomogram.
+        Least and largest tilt, in degrees; by default that of the table, or of the tomogram.  Given
+        here, it also takes the place of the record of the tilt series.
 
     Returns
     -------
@@ -70,7 +72,8 @@ def extract_subtomograms(
         `subtomogram` (float32, lazy) and, along `particle`, the columns of the table.
         `position_z`, `position_y`, `position_x` are the centre of the box in Å.  `particle` is the
         row of `picks`; the order is that of tiles of space, whatever the chunks:
-        ``sortby("particle")`` gives that of the table.
+        ``sortby("particle")`` gives that of the table.  Where the tomogram has a record of its tilt
+        series, ``attrs["tilt_series"]`` is {its name: record}.
 
     Raises
     ------
@@ -90,7 +93,9 @@ def extract_subtomograms(
     """
     voxel_size = _check(tomogram, picks, box, outside)
     table = _rows_of(tomogram, picks)
-    _set_tilt_range(table, tilt_range, tomogram.attrs.get("tilt_range"))
+    series = _record(tomogram) if tilt_range is None else None
+    known = tomogram.attrs.get("tilt_range", series and record_range(series))
+    _set_tilt_range(table, tilt_range, known)
     centers = _snap(table, tomogram, voxel_size)
     shape = np.array(tomogram.shape)
     low = centers - box // 2
@@ -114,6 +119,8 @@ def extract_subtomograms(
         "padded": left if outside == "pad" else 0,
         "dropped": left if outside == "drop" else 0,
     }
+    if series is not None:
+        attrs["tilt_series"] = {str(tomogram.name): series}
     if "source" in tomogram.attrs:
         attrs["source"] = str(tomogram.attrs["source"])
     where = str(tomogram.attrs.get("source") or tomogram.name or "tomogram")
@@ -147,6 +154,13 @@ def _check(tomogram: xr.DataArray, picks: pd.DataFrame, box: int, outside: str) 
             "picks: the table has no rows, nothing to extract; pick again with a lower threshold"
         )
     return voxel_size
+
+
+def _record(tomogram: xr.DataArray) -> dict[str, Any] | None:
+    """Of the tilt series, where the tomogram has one."""
+    if (series := tomogram.attrs.get("tilt_series")) is None:
+        return None
+    return check_record(series, str(tomogram.attrs.get("source") or tomogram.name or "tomogram"))
 
 
 def _rows_of(tomogram: xr.DataArray, picks: pd.DataFrame) -> pd.DataFrame:

@@ -154,6 +154,7 @@ class OmeLevel:
     unit: tuple[int, ...]
     name: str | None
     tilt_range: tuple[float, float] | None
+    tilt_series: Any
 
 
 def is_zarr(path: Path) -> bool:
@@ -242,6 +243,7 @@ def open_ome_zarr(path: Path) -> OmeLevel:
         _unit(array, leading),
         ours.get("name"),
         (float(tilt_range[0]), float(tilt_range[1])) if tilt_range else None,
+        ours.get("tilt_series"),
     )
 
 

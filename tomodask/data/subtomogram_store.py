@@ -31,7 +31,7 @@ from dask.delayed import delayed
 
 from tomodask.cluster import compute
 from tomodask.data.sources import file_state
-from tomodask.data.subtomogram_table import TABLE_NAMES, particle_table
+from tomodask.data.subtomogram_table import TABLE_NAMES, particle_table, tilt_series_of
 from tomodask.data.writing import no_space, put_in_place
 from tomodask.errors import InputError
 
@@ -61,8 +61,8 @@ def save_subtomograms(
     Raises
     ------
     InputError
-        If `path` exists and may not be replaced, or is no store of subtomograms, or the disk is
-        full.
+        If `path` exists and may not be replaced, or is no store of subtomograms, the record of a
+        tilt series is damaged, or the disk is full.
     """
     path = Path(path).absolute()  # for workers, which may be in other folders
     if path.exists() and not is_store(path):
@@ -76,6 +76,7 @@ def save_subtomograms(
     if not path.parent.is_dir():
         raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
     part = path.with_name(path.name + ".part")
+    tilt_series_of(subtomograms.attrs, str(path))  # damaged, it is refused before the work
     boxes = subtomograms[_NAME]
     try:
         _begin(subtomograms, part, token)
@@ -97,7 +98,8 @@ def _token(subtomograms: xr.Dataset) -> str:
     if not isinstance(data, da.Array):
         data = da.from_array(data, chunks=(1, -1, -1, -1))
     table = particle_table(subtomograms)
-    return str(tokenize(data.name, _source_state(subtomograms), table.to_csv(), subtomograms.sizes))
+    state = _source_state(subtomograms), _plain(subtomograms.attrs.get("tilt_series"))
+    return str(tokenize(data.name, state, table.to_csv(), subtomograms.sizes))
 
 
 def _unfinished(path: Path) -> str | None:
@@ -152,8 +154,10 @@ def _plain(value: Any) -> Any:
     """As JSON takes it."""
     if isinstance(value, np.generic):
         return value.item()
-    if isinstance(value, tuple | np.ndarray):
+    if isinstance(value, tuple | list | np.ndarray):
         return [_plain(v) for v in value]
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
     return value
 
 
@@ -324,7 +328,7 @@ def open_store(path: Path) -> tuple[list[StoredBox], pd.DataFrame, dict[str, Any
     ------
     InputError
         If it is not a whole store of subtomograms: no such folder, another version, boxes missing
-        or cut off.
+        or cut off, the record of a tilt series damaged.
     """
     if not is_store(path):
         part = path.with_name(path.name + ".part")
@@ -362,6 +366,8 @@ def open_store(path: Path) -> tuple[list[StoredBox], pd.DataFrame, dict[str, Any
             f"{path}: {len(missing)} of {array.shape[0]} boxes are missing or cut off, the first "
             f"is {_NAME}/c.{missing[0]}.0.0.0; extract again"
         )
+    if series := tilt_series_of(attrs, str(path)):
+        attrs["tilt_series"] = series
     table = pd.DataFrame(columns, index=pd.Index(columns.pop("particle"), name="particle"))
     shape = tuple(array.shape[1:])
     where = str(path.absolute())

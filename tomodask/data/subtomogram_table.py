@@ -10,9 +10,17 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from tomodask.arrays.tilt_weights import check_record
 from tomodask.errors import InputError
 
-__all__ = ["BOX_NAMES", "TABLE_NAMES", "batch_size", "particle_table", "subtomogram_dataset"]
+__all__ = [
+    "BOX_NAMES",
+    "TABLE_NAMES",
+    "batch_size",
+    "particle_table",
+    "subtomogram_dataset",
+    "tilt_series_of",
+]
 
 BOX_NAMES = {"z": "position_z", "y": "position_y", "x": "position_x"}
 TABLE_NAMES = {long: short for short, long in BOX_NAMES.items()}
@@ -89,3 +97,32 @@ def particle_table(subtomograms: xr.Dataset) -> pd.DataFrame:
     }
     index = pd.Index(subtomograms["particle"].to_numpy(), name="particle")
     return pd.DataFrame(columns, index=index)
+
+
+def tilt_series_of(attrs: Mapping[Any, Any], where: str) -> dict[str, dict[str, Any]]:
+    """Records of the tilt series that boxes are of: tomogram → record; empty where none is known.
+
+    Parameters
+    ----------
+    attrs : mapping
+        Attributes of subtomograms.
+    where : str
+        What the message calls them.
+
+    Raises
+    ------
+    InputError
+        If a record is damaged.
+    """
+    series = attrs.get("tilt_series")
+    if series is None:
+        return {}
+    if not isinstance(series, Mapping):
+        raise InputError(
+            f"{where}: tilt_series must be a table of tomograms and their records, got "
+            f"{type(series).__name__}; extract again, or take it out of the attributes"
+        )
+    return {
+        str(name): check_record(record, f"{where}, tomogram {name}")
+        for name, record in series.items()
+    }

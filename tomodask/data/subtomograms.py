@@ -57,19 +57,21 @@ def open_subtomograms(
     voxel_size : float, optional
         Å; in place of what the headers say.
     tilt_range : (float, float), optional
-        Least and largest tilt, in degrees; in place of what is stored.
+        Least and largest tilt, in degrees; in place of what is stored, records of the tilt series
+        included.
 
     Returns
     -------
     Dataset, dims (particle, z, y, x)
         `subtomogram` (float32, lazy) and the columns of the particle table; ``image`` names each
-        box.
+        box.  ``attrs["tilt_series"]``, {tomogram: record of its tilt series}, where stores know it.
 
     Raises
     ------
     InputError
         If nothing is found; if boxes are missing, not cubic, or differ in size or voxel size (the
-        file is named); if `tilt_range` makes no sense.
+        file is named); if `tilt_range` makes no sense; if the record of a tilt series is damaged,
+        or stores have two of one tomogram.
     """
     if tilt_range is not None and not -90 <= tilt_range[0] < tilt_range[1] <= 90:
         raise InputError(
@@ -80,6 +82,7 @@ def open_subtomograms(
     if tilt_range is not None:
         low, high = (np.full(dataset.sizes["particle"], float(tilt)) for tilt in tilt_range)
         dataset = dataset.assign_coords(tilt_min=("particle", low), tilt_max=("particle", high))
+        dataset.attrs.pop("tilt_series", None)
     return dataset
 
 
@@ -197,10 +200,36 @@ def _open_files(
         values = [float(row.get(name, np.nan)) for row in known]
         if name not in table and np.isfinite(values).all():
             table[name] = values
+    if "tomogram" not in table and all(row.get("tomogram") for row in known):
+        table["tomogram"] = [str(row["tomogram"]) for row in known]
+    attrs = {"source": source}
+    if series := _records(files, known, stores, table, source):
+        attrs["tilt_series"] = series
     table["image"] = images
-    return subtomogram_dataset(
-        _lazy(readers, first[1]), table, voxel_size=first[2], attrs={"source": source}
-    )
+    return subtomogram_dataset(_lazy(readers, first[1]), table, voxel_size=first[2], attrs=attrs)
+
+
+def _records(
+    files: Sequence[Path | tuple[Path, int]],
+    known: Sequence[Mapping[Any, Any]],
+    stores: Mapping[Path, tuple[Any, Any, dict[str, Any]]],
+    table: pd.DataFrame,
+    source: str,
+) -> dict[str, Any]:
+    """Records of the tilt series of boxes of several stores, by the names in the table."""
+    if "tomogram" not in table:
+        return {}
+    out: dict[str, Any] = {}
+    for file, row, name in zip(files, known, table["tomogram"].astype(str), strict=True):
+        series = stores[file[0]][2].get("tilt_series", {}) if isinstance(file, tuple) else {}
+        record = series.get(str(row.get("tomogram")))
+        if record is not None and out.setdefault(name, record) != record:
+            raise InputError(
+                f"{source}: two stores have tomogram {name}, but not the same record of its tilt "
+                "series; give the tomograms names of their own, or say the tilt range for all "
+                "(tilt_range=…, --tilt-range)"
+            )
+    return out
 
 
 def _open_box(

@@ -11,6 +11,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from tomodask.arrays.tilt_weights import check_record, record_range
 from tomodask.data.em import open_em
 from tomodask.data.mrc import open_mrc
 from tomodask.data.mrc_writer import write_mrc
@@ -82,22 +83,24 @@ def open_tomogram(
     -------
     DataArray, dims (z, y, x)
         Lazy; coords in Å, ``attrs`` `voxel_size` (Å), `source` and, where known, `tilt_range`
-        (degrees).  Voxels keep their type.  Each task opens the file itself, so the array works
-        on any worker that sees the same file system.
+        (degrees) and `tilt_series`, the record of what was measured (see
+        `tomodask.arrays.tilt_weights.check_record`; OME-Zarr only).  Voxels keep their type.  Each
+        task opens the file itself, so the array works on any worker that sees the same file system.
 
     Raises
     ------
     InputError
         If the file is missing, empty, truncated, or not of the size that its header says; if its
         voxel size is unknown, 0 or anisotropic and `voxel_size` is not given; if its voxels are
-        no real numbers.  While computing: if a chunk is missing or damaged.
+        no real numbers; if the record of its tilt series is damaged.  While computing: if a chunk
+        is missing or damaged.
     """
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file")
     path = path.absolute()  # for workers, which may be in other folders
     kind = tomogram_format(path)
-    name, tilt_range = None, None
+    name, tilt_range, tilt_series = None, None, None
     unit: tuple[int, ...] = (1, 1, 1)
     reader: Any
     if kind == "MRC":
@@ -114,7 +117,7 @@ def open_tomogram(
         level = open_ome_zarr(path)
         warn_of_absent_chunks(level.reader)
         reader, sizes, unit = level.reader, level.voxel_sizes, level.unit
-        name, tilt_range = level.name, level.tilt_range
+        name, tilt_range, tilt_series = level.name, level.tilt_range, level.tilt_series
     else:
         raise InputError(
             f"{path}: a tomogram is one of {', '.join(TOMOGRAM_SUFFIXES)} "
@@ -122,7 +125,14 @@ def open_tomogram(
         )
     size = cubic_voxel_size(path, sizes, reader.shape, voxel_size)
     array = lay_chunks(reader, chunks=chunks, unit=unit)
-    return as_tomogram(array, path=path, voxel_size=size, name=name, tilt_range=tilt_range)
+    return as_tomogram(
+        array,
+        path=path,
+        voxel_size=size,
+        name=name,
+        tilt_range=tilt_range,
+        tilt_series=tilt_series,
+    )
 
 
 def save_tomogram(
@@ -140,7 +150,8 @@ def save_tomogram(
     """Write a tomogram or map, block by block: MRC or OME-Zarr 0.5 by the suffix.  Computes.
 
     It is written beside `path` under a hidden name and renamed at the end: no half file ever bears
-    the final name.  Name and `tilt_range` are kept and read back by `open_tomogram`.
+    the final name.  Name and `tilt_range` are kept and read back by `open_tomogram`; so is the
+    record of the `tilt_series` in OME-Zarr, while MRC has room for its range only.
 
     Parameters
     ----------
@@ -167,7 +178,8 @@ def save_tomogram(
     ------
     InputError
         If `path` exists and may not be overwritten, the disk is full, an option or the voxel size
-        is wrong, voxels are NaN or infinite, or a value does not fit `dtype`.
+        is wrong, the record of the tilt series is damaged, voxels are NaN or infinite, or a value
+        does not fit `dtype`.
     """
     path = Path(path).absolute()
     kind = tomogram_format(path)
@@ -185,6 +197,7 @@ def save_tomogram(
         )
     edge = require_options(chunk, shard, levels, compression)
     wanted = _wanted_type(tomogram.dtype, dtype, kind)
+    attributes = _attributes(tomogram)
     array = tomogram.data if isinstance(tomogram.data, da.Array) else da.from_array(
         np.asarray(tomogram.data), chunks=128
     )  # fmt: skip
@@ -198,7 +211,7 @@ def save_tomogram(
     with replacing(path, overwrite=overwrite, needed=needed) as part:
         if kind == "MRC":
             statistics = write_mrc(
-                array, part, path=path, voxel_size=voxel_size, labels=_labels(tomogram)
+                array, part, path=path, voxel_size=voxel_size, labels=_labels(attributes)
             )
             statistics.require_finite(source)
             return
@@ -212,7 +225,7 @@ def save_tomogram(
             levels=levels,
             compression=compression,
             source=source,
-            attributes=_attributes(tomogram),
+            attributes=attributes,
         )
 
 
@@ -263,13 +276,15 @@ def _attributes(tomogram: xr.DataArray) -> dict[str, Any]:
         kept["name"] = str(tomogram.name)
     if (tilt_range := tomogram.attrs.get("tilt_range")) is not None:
         kept["tilt_range"] = [float(angle) for angle in tilt_range]
+    if (series := tomogram.attrs.get("tilt_series")) is not None:
+        kept["tilt_series"] = check_record(series, str(tomogram.name or "tomogram"))
+        kept.setdefault("tilt_range", list(record_range(kept["tilt_series"])))
     return kept
 
 
-def _labels(tomogram: xr.DataArray) -> list[str]:
+def _labels(kept: dict[str, Any]) -> list[str]:
     """Labels of the MRC header; 80 ASCII characters each, so a longer name is not kept."""
     labels = ["Written by tomodask"]
-    kept = _attributes(tomogram)
     name = f"tomodask name {kept.get('name', '')}"
     if "name" in kept and name.isascii() and len(name) <= 80:
         labels.append(name)

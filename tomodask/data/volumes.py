@@ -7,6 +7,7 @@ block it is asked for.  So a task opens its file itself, on whichever worker it 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ import numpy as np
 import xarray as xr
 from dask.base import tokenize
 
+from tomodask.arrays.tilt_weights import check_record, record_range
 from tomodask.errors import InputError
 
 __all__ = [
@@ -169,11 +171,18 @@ def as_tomogram(
     voxel_size: float,
     name: str | None = None,
     tilt_range: tuple[float, float] | None = None,
+    tilt_series: Mapping[str, Any] | None = None,
 ) -> xr.DataArray:
-    """A tomogram as the rest of tomodask takes it (see docs/design.md)."""
+    """A tomogram as the rest of tomodask takes it (see docs/design.md).
+
+    A record of the tilt series that is damaged is an `InputError`; it says the tilt range too.
+    """
     attrs: dict[str, Any] = {"voxel_size": voxel_size, "source": str(path)}
     if tilt_range is not None:
         attrs["tilt_range"] = (float(tilt_range[0]), float(tilt_range[1]))
+    if tilt_series is not None:
+        attrs["tilt_series"] = check_record(tilt_series, str(path))
+        attrs.setdefault("tilt_range", record_range(attrs["tilt_series"]))
     return xr.DataArray(
         array,
         dims=("z", "y", "x"),
