@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from tomodask.errors import InputError
+from tomodask.simulation.microscope import Microscope, Motion
 
 __all__ = [
     "BeadSettings",
     "DetectorSettings",
     "KindSettings",
-    "MicroscopeSettings",
-    "MotionSettings",
     "NoiseSettings",
     "ReconstructionSettings",
     "SimulationSettings",
@@ -121,26 +120,25 @@ class TiltSettings:
 
 
 @dataclass(frozen=True)
-class MicroscopeSettings:
-    """``[microscope]``: see `tomodask.simulation.imaging.Microscope`."""
-
-    voltage: float = _key(300.0, above=0)
-    spherical_aberration: float = _key(2.7, least=0)
-    amplitude_contrast: float = _key(0.07, least=0)
-    defocus: float = _key(40000.0)
-    astigmatism: float = _key(0.0)
-    astigmatism_angle: float = _key(0.0)
-    phase_shift: float = _key(0.0)
-    ctf: bool = _key(True)
-
-
-@dataclass(frozen=True)
 class DetectorSettings:
-    """``[detector]``: `model` is ideal, sinc, counting, or file with `mtf` a STAR of RELION's."""
+    """``[detector]``: see `tomodask.simulation.detector`.
+
+    Attributes
+    ----------
+    model : {"ideal", "sinc", "counting", "file"}
+        What the other keys are for: `shaped_noise` for sinc; `dqe_zero`, `dqe_nyquist` and
+        `mtf_nyquist` for counting; `mtf`, a STAR file of RELION's, for file.
+    pixel_size : float, optional
+        Å that a physical pixel covers on the specimen; by default as much as a voxel.
+    """
 
     model: str = _key("ideal", choices=("ideal", "sinc", "counting", "file"))
-    mtf: str | None = _key(None)
     pixel_size: float | None = _key(None, above=0)
+    shaped_noise: bool = _key(False)
+    dqe_zero: float = _key(0.85, above=0)
+    dqe_nyquist: float = _key(0.3, above=0)
+    mtf_nyquist: float = _key(0.4, above=0)
+    mtf: str | None = _key(None)
 
 
 @dataclass(frozen=True)
@@ -161,14 +159,6 @@ class NoiseSettings:
 
 
 @dataclass(frozen=True)
-class MotionSettings:
-    """``[motion]``: beam-induced `shift` (Å rms along y and x) and `rotation` (degrees rms)."""
-
-    shift: float = _key(0.0, least=0)
-    rotation: float = _key(0.0, least=0)
-
-
-@dataclass(frozen=True)
 class ReconstructionSettings:
     """``[reconstruction]``: see `tomodask.reconstruct`."""
 
@@ -182,6 +172,8 @@ class ReconstructionSettings:
 @dataclass(frozen=True)
 class SimulationSettings:
     """Everything that a simulated tomogram is made of; the file's top level.
+
+    ``[microscope]`` and ``[motion]`` are `tomodask.simulation.microscope.Microscope` and `Motion`.
 
     Attributes
     ----------
@@ -198,10 +190,10 @@ class SimulationSettings:
     vesicles: VesicleSettings = VesicleSettings()
     beads: BeadSettings = BeadSettings()
     tilts: TiltSettings = TiltSettings()
-    microscope: MicroscopeSettings = MicroscopeSettings()
+    microscope: Microscope = field(default_factory=Microscope)
     detector: DetectorSettings = DetectorSettings()
     noise: NoiseSettings = NoiseSettings()
-    motion: MotionSettings = MotionSettings()
+    motion: Motion = field(default_factory=Motion)
     reconstruction: ReconstructionSettings = ReconstructionSettings()
 
     @classmethod
@@ -293,7 +285,7 @@ def _section(section: type, table: Mapping[str, Any], where: str) -> Any:
     for name, one in known.items():
         if name in table:
             values[name] = _value(f"{where}{name}", table[name], _types(section)[name], one)
-        elif one.default is MISSING:
+        elif one.default is MISSING and one.default_factory is MISSING:
             raise InputError(f"{where}{name} is missing")
     return section(**values)
 
