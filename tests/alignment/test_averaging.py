@@ -7,7 +7,13 @@ import pytest
 import scipy.interpolate
 from alignment.scenes import VOXEL, boxes, dataset_of
 
-from tomodask.alignment.averaging import HalfSums, average, average_subtomograms, match_poses
+from tomodask.alignment.averaging import (
+    HalfSums,
+    _wedge_plane,
+    average,
+    average_subtomograms,
+    match_poses,
+)
 from tomodask.alignment.fsc import fsc, resolution_at
 from tomodask.arrays.fourier import measured
 from tomodask.arrays.geometry import matrices_zyx
@@ -64,7 +70,14 @@ def test_sums_against_a_loop_over_measured_frequencies():
     shifts = truth[["shift_z", "shift_y", "shift_x"]].to_numpy() / VOXEL
     tilts = truth[["tilt_min", "tilt_max"]].to_numpy()
     (sums,) = average(
-        volumes, matrices, shifts, tilts, np.array([0, 1, 1]), np.arange(3), np.array(list("abc"))
+        volumes,
+        matrices,
+        shifts,
+        np.zeros(3, int),
+        [_wedge_plane(n, tuple(tilts[0]))],
+        np.array([0, 1, 1]),
+        np.arange(3),
+        np.array(list("abc")),
     )
     k = half_sphere(n / 2 - 0.5)
     axis = np.arange(n) - n // 2

@@ -5,6 +5,12 @@ its wedge; beside the sum stands that of ``w²``, and the one over the other is 
 average (the spectrum of a box holds ``w`` times the particle's).  Between a measured and a missing
 Fourier voxel of the box the spectrum falls off, and `w` falls with it: a sharp wedge would make the
 average too weak at its edges.  A frequency that no particle measured stays empty.
+
+Where the boxes carry the record of their tilt series, `w` is what it says (wedge, contrast
+transfer, damage; see `tomodask.arrays.tilt_weights`), and the sum of ``w²`` may come near zero
+where the contrast of all particles crosses it.  A tenth of its mean over the shell is added to it
+there as everywhere, as Wiener's filter would, and the whole multiplied by 1.1, so that a frequency
+of mean weight keeps its height.
 """
 
 from __future__ import annotations
@@ -23,8 +29,9 @@ import xarray as xr
 from dask.delayed import Delayed, delayed
 
 from tomodask.alignment.batches import batches
-from tomodask.alignment.checks import check_box, tilt_ranges
+from tomodask.alignment.checks import check_box
 from tomodask.alignment.fsc import fsc
+from tomodask.alignment.measurement import FINER, LEAST_WEIGHT, Measurement, measurements
 from tomodask.arrays.fourier import measured
 from tomodask.arrays.geometry import matrices_zyx
 from tomodask.arrays.sampling import cut_out, half_sphere, padded_spectrum, soft_sphere, trilinear
@@ -35,7 +42,8 @@ from tomodask.errors import InputError
 __all__ = ["Average", "HalfSums", "average_subtomograms", "match_poses"]
 
 
-_LEAST_WEIGHT = 0.2  # below, a Fourier voxel holds more leakage than particle
+_LEAST_WEIGHT = 0.2  # below, a Fourier voxel at a wedge's edge holds more leakage than particle
+_SHARE = 0.1  # of the mean weight of a shell, added to each weight where records are known
 
 
 @dataclass(frozen=True)
@@ -109,7 +117,8 @@ def average_subtomograms(
         their order, or with the boxes' names in ``image``.  By default the poses that the boxes
         carry.
     tilt_range : (float, float), optional
-        Degrees; by default each particle's ``tilt_min``, ``tilt_max``.
+        Degrees, in place of what the boxes carry: the record of the tilt series that each particle
+        is of, else its ``tilt_min``, ``tilt_max``.
     batch : int, optional
         Particles that a task sums; by default two of `batch_size`.
     split_every : int
@@ -124,8 +133,8 @@ def average_subtomograms(
     Raises
     ------
     InputError
-        If poses are missing or do not match the boxes, the tilt range is missing, or a half is
-        empty.
+        If poses are missing or do not match the boxes, the tilt range is missing, the record of a
+        tilt series is damaged, or a half is empty.
     """
     boxes = subtomograms["subtomogram"]
     n, voxel_size = int(boxes.shape[-1]), float(subtomograms.attrs["voxel_size"])
@@ -146,25 +155,29 @@ def average_subtomograms(
         if set(columns) <= set(table)
         else np.zeros((len(table), 3))
     )
-    tilts = tilt_ranges(table, tilt_range)
+    kind, kinds = measurements(table, subtomograms.attrs, tilt_range)
+    lookups = [_lookup(one, n, voxel_size) for one in kinds]
     images = table.get("image", table.index)
     names, identities = np.asarray(images.astype(str)), np.asarray(table.index, np.int64)
     parts = []
     for number, block in enumerate(batches(boxes, np.arange(len(table)), batch)):
         rows = slice(number * batch, (number + 1) * batch)
+        mine, place = np.unique(kind[rows], return_inverse=True)
         parts.append(
             delayed(average, pure=True)(
                 block,
                 matrices[rows],
                 shifts[rows],
-                tilts[rows],
+                place,
+                [lookups[one] for one in mine],
                 half[rows],
                 identities[rows],
                 names[rows],
             )
         )
     total = db.from_delayed(parts).reduction(_merge, _merge, split_every=split_every)
-    return delayed(_finish, pure=True)(total.to_delayed(), n, voxel_size)
+    share = _SHARE if any(one.record is not None for one in kinds) else 0.0
+    return delayed(_finish, pure=True)(total.to_delayed(), n, voxel_size, share)
 
 
 def match_poses(table: pd.DataFrame, poses: pd.DataFrame | None) -> pd.DataFrame:
@@ -236,7 +249,8 @@ def average(
     boxes: np.ndarray,
     matrices: np.ndarray,
     shifts_zyx: np.ndarray,
-    tilts: np.ndarray,
+    kind: np.ndarray,
+    lookups: list[np.ndarray],
     half: np.ndarray,
     identities: np.ndarray,
     names: np.ndarray,
@@ -250,8 +264,10 @@ def average(
         Reference → particle, acting on (z, y, x) columns.
     shifts_zyx : array, shape (count, 3)
         Of the particles from the boxes' centres, voxels.
-    tilts : array, shape (count, 2)
-        Degrees.
+    kind : array of int, shape (count,)
+        Which of `lookups` is the particle's.
+    lookups : list of array
+        What was measured: `_wedge_plane`, or `Measurement.volume`.
     half : array of int, shape (count,)
         0 or 1.
     identities, names : array, shape (count,)
@@ -268,21 +284,29 @@ def average(
     sphere = soft_sphere(n, n / 2 - 2, edge=2.0)
     data = np.zeros((2, len(frequencies)), np.complex128)
     weight = np.zeros((2, len(frequencies)))
-    wedges = {tuple(t): _wedge_plane(n, (float(t[0]), float(t[1]))) for t in tilts}
     for i, box in enumerate(boxes):
         inside = cut_out(check_box(box, int(identities[i]), str(names[i])), sphere)
         spectrum = padded_spectrum(inside, radius=n / 2 - 0.5)
-        _add(
+        lookup = lookups[kind[i]]
+        add = _add if lookup.ndim == 2 else _add_weighted
+        add(
             spectrum.values,
             np.float32(spectrum.padding),
             frequencies,
             matrices[i].astype(np.float32),
             (2 * np.pi / n * shifts_zyx[i]).astype(np.float32),
-            wedges[tuple(tilts[i])],
+            lookup,
             data[half[i]],
             weight[half[i]],
         )
     return [HalfSums(data, weight, np.bincount(half, minlength=2))]
+
+
+def _lookup(measurement: Measurement, n: int, voxel_size: float) -> Any:
+    """What `average` looks weights up in; of a record lazy: it takes a second and is large."""
+    if measurement.record is None:
+        return _wedge_plane(n, measurement.tilt_range)
+    return delayed(Measurement.volume, pure=True)(measurement, box=n, voxel_size=voxel_size)
 
 
 def _wedge_plane(n: int, tilt_range: tuple[float, float]) -> np.ndarray:
@@ -316,26 +340,60 @@ def _add(values, padding, frequencies, matrix, phase, wedge, data, weight):  # t
         weight[j] += w * w
 
 
+@numba.njit(cache=True, fastmath=True, nogil=True)
+def _add_weighted(values, padding, frequencies, matrix, phase, volume, data, weight):  # type: ignore[no-untyped-def]
+    """`_add` with the weights of a tilt series, looked up trilinearly."""
+    rim = volume.shape[2] - 1
+    for j in range(frequencies.shape[0]):
+        kz, ky, kx = frequencies[j, 0], frequencies[j, 1], frequencies[j, 2]
+        z = matrix[0, 0] * kz + matrix[0, 1] * ky + matrix[0, 2] * kx
+        y = matrix[1, 0] * kz + matrix[1, 1] * ky + matrix[1, 2] * kx
+        x = matrix[2, 0] * kz + matrix[2, 1] * ky + matrix[2, 2] * kx
+        sign = FINER if x >= 0 else -FINER
+        beam, axis, across = sign * z, sign * y, sign * x
+        floor, level = np.floor(beam), np.floor(axis)
+        iz, iy, ix = int(floor) + rim, int(level) + rim, int(across)
+        az, ay, ax = beam - floor, axis - level, across - ix
+        near = (1 - ay) * ((1 - ax) * volume[iz, iy, ix] + ax * volume[iz, iy, ix + 1]) + ay * (
+            (1 - ax) * volume[iz, iy + 1, ix] + ax * volume[iz, iy + 1, ix + 1]
+        )
+        far = (1 - ay) * (
+            (1 - ax) * volume[iz + 1, iy, ix] + ax * volume[iz + 1, iy, ix + 1]
+        ) + ay * ((1 - ax) * volume[iz + 1, iy + 1, ix] + ax * volume[iz + 1, iy + 1, ix + 1])
+        w = (1 - az) * near + az * far
+        if abs(w) < LEAST_WEIGHT:
+            continue
+        re, im, _, _, _, _, _, _ = trilinear(values, padding * z, padding * y, padding * x)
+        angle = phase[0] * z + phase[1] * y + phase[2] * x
+        data[j] += w * complex(re, im) * complex(np.cos(angle), np.sin(angle))
+        weight[j] += w * w
+
+
 def _merge(parts: Any) -> HalfSums:
     total: HalfSums = reduce(HalfSums.merge, parts)
     return total
 
 
-def _finish(sums: HalfSums, n: int, voxel_size: float) -> Average:
+def _finish(sums: HalfSums, n: int, voxel_size: float, share: float) -> Average:
     both = sums.data.sum(0), sums.weight.sum(0)
     return Average(
-        _volume(*both, n),
-        _volume(sums.data[0], sums.weight[0], n),
-        _volume(sums.data[1], sums.weight[1], n),
+        _volume(*both, n, share),
+        _volume(sums.data[0], sums.weight[0], n, share),
+        _volume(sums.data[1], sums.weight[1], n, share),
         voxel_size,
         (int(sums.particles[0]), int(sums.particles[1])),
         float((both[1] > 0).mean()),
     )
 
 
-def _volume(data: np.ndarray, weight: np.ndarray, n: int) -> np.ndarray:
+def _volume(data: np.ndarray, weight: np.ndarray, n: int, share: float) -> np.ndarray:
     """The box of a weighted sum over half a sphere of frequencies."""
     k = half_sphere(n / 2 - 0.5).astype(np.intp)
+    if share:
+        shell = np.rint(np.linalg.norm(k, axis=1)).astype(np.intp)
+        seen = np.maximum(np.bincount(shell, weight > 0), 1)
+        mean = (np.bincount(shell, weight) / seen)[shell]
+        data, weight = data * (1 + share), np.where(weight > 0, weight + share * mean, 0)
     values = np.divide(data, weight, out=np.zeros_like(data), where=weight > 0)
     values *= np.exp(-2j * np.pi * (n // 2) / n * k.sum(1))  # from the centre to the corner
     spectrum = np.zeros((n, n, n // 2 + 1), np.complex128)

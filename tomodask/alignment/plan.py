@@ -1,4 +1,4 @@
-"""What an alignment needs of the reference and one wedge, prepared once for all particles.
+"""What an alignment needs of the reference and one tilt series, prepared once for all particles.
 
 The bands follow from the reference and the grid, in Fourier voxels of the box:
 
@@ -11,13 +11,15 @@ The bands follow from the reference and the grid, in Fourier voxels of the box:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from tomodask.alignment.measurement import Measurement
 from tomodask.alignment.refinement import Stage
 from tomodask.alignment.search import SearchGrid, search_grid, shift_grid
-from tomodask.arrays.fourier import measured
 from tomodask.arrays.geometry import rotation_grid
 from tomodask.arrays.sampling import (
     Spectrum,
@@ -27,13 +29,14 @@ from tomodask.arrays.sampling import (
     soft_sphere,
     spectrum_at,
 )
+from tomodask.errors import InputError
 
 __all__ = ["Plan", "bands", "information_radius", "plan_alignment", "rms_radius"]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Prepared reference, search grid and stages of refinement, for one wedge.
+    """Prepared reference, search grid and stages of refinement, for one measurement.
 
     Attributes
     ----------
@@ -41,6 +44,8 @@ class Plan:
         Of the masked reference.
     frequencies : array of float32, shape (count, 3)
         All measured frequencies that are used.
+    weights : array of float32, shape (count,), or None
+        What the boxes hold of a particle there, by the record of the tilt series; None is all.
     grid : SearchGrid
     stages : tuple of Stage
     turn_limit, shift_limit : float
@@ -51,6 +56,7 @@ class Plan:
 
     spectrum: Spectrum
     frequencies: np.ndarray
+    weights: np.ndarray | None
     grid: SearchGrid
     stages: tuple[Stage, ...]
     turn_limit: float
@@ -95,6 +101,8 @@ def plan_alignment(
     shift_range: float,
     radius: float | None = None,
     mask_radius: float | None = None,
+    record: Mapping[str, Any] | None = None,
+    voxel_size: float = 1.0,
 ) -> Plan:
     """Prepare everything that does not depend on the particle.
 
@@ -111,6 +119,16 @@ def plan_alignment(
         Of the last band, Fourier voxels; by default `information_radius`.
     mask_radius : float, optional
         Of the soft sphere around the reference, voxels; by default it touches the box.
+    record : mapping, optional
+        Of the tilt series, in place of the tilt range; see
+        `tomodask.arrays.tilt_weights.check_record`.
+    voxel_size : float
+        Å; only the record asks for it.
+
+    Raises
+    ------
+    InputError
+        If the tilt series measured nothing in the band of the search.
     """
     n = reference.shape[0]
     edge = 3.0
@@ -123,25 +141,48 @@ def plan_alignment(
     search_radius = float(np.clip(search_radius, min(4.0, last), last))
 
     k = half_sphere(last)
-    k = k[measured(k[:, 0], k[:, 2], tilt_range)]
+    held = Measurement(tilt_range, record).weights(k, box=n, voxel_size=voxel_size)
+    k = k[held != 0]
+    weights = None if record is None else held[held != 0]
     spectrum = padded_spectrum(masked, radius=last)
     length = np.linalg.norm(k, axis=1)
     low = np.flatnonzero(length <= search_radius)
+    if not len(low):
+        raise InputError(
+            f"the tilt series holds nothing of detail coarser than "
+            f"{n * voxel_size / search_radius:.0f} Å, which the search needs; take a smaller "
+            "angular_step, or say the tilt range alone (tilt_range=…, --tilt-range)"
+        )
     # A shift lattice as fine as the search's band resolves: a phase of 0.5 rad off per axis.
     lattice = shift_grid(shift_range, 0.32 * n / search_radius)
-    grid = search_grid(spectrum, k[low], low, rotation_grid(angular_step), lattice, separation=step)
+    grid = search_grid(
+        spectrum,
+        k[low],
+        low,
+        rotation_grid(angular_step),
+        lattice,
+        weights=None if weights is None else weights[low],
+        separation=step,
+    )
     radii = bands(search_radius, last)
     stages = [
-        _stage(k, length, r, batches=1 if i in (0, len(radii) - 1) else 2, passes=4)
+        _stage(k, weights, length, r, batches=1 if i in (0, len(radii) - 1) else 2, passes=4)
         for i, r in enumerate(radii)
     ]
-    return Plan(spectrum, k, grid, tuple(stages), 0.6 * step, 0.03 * n, shift_range)
+    return Plan(spectrum, k, weights, grid, tuple(stages), 0.6 * step, 0.03 * n, shift_range)
 
 
 def _stage(
-    frequencies: np.ndarray, length: np.ndarray, radius: float, *, batches: int, passes: int
+    frequencies: np.ndarray,
+    weights: np.ndarray | None,
+    length: np.ndarray,
+    radius: float,
+    *,
+    batches: int,
+    passes: int,
 ) -> Stage:
     """One band, dealt out to mini-batches at random, each batch in the order of memory."""
     dealt = np.random.default_rng(0).permutation(np.flatnonzero(length <= radius))
     index = np.concatenate([np.sort(part) for part in np.array_split(dealt, batches)])
-    return Stage(np.ascontiguousarray(frequencies[index]), index, batches, passes)
+    held = None if weights is None else weights[index]
+    return Stage(np.ascontiguousarray(frequencies[index]), index, batches, passes, held)

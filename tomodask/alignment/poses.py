@@ -22,7 +22,8 @@ from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_limits
 
 from tomodask.alignment.batches import BatchFolder, batches
-from tomodask.alignment.checks import check_alignment, check_box, tilt_ranges
+from tomodask.alignment.checks import check_alignment, check_box
+from tomodask.alignment.measurement import measurements
 from tomodask.alignment.plan import Plan, plan_alignment
 from tomodask.alignment.refinement import correlation, refine_pose
 from tomodask.alignment.search import candidate_poses
@@ -91,7 +92,8 @@ def align_subtomograms(
     reference : DataArray, shape of a box
         Same voxel size and contrast as the boxes; its centre is voxel ``size // 2``.
     tilt_range : (float, float), optional
-        Least and largest tilt, degrees; by default each particle's ``tilt_min``, ``tilt_max``.
+        Least and largest tilt, degrees, in place of what the boxes carry: the record of the tilt
+        series that each particle is of, else its ``tilt_min``, ``tilt_max``.
     angular_step : float
         Of the search grid, degrees.
     shift_range : float, optional
@@ -124,13 +126,16 @@ def align_subtomograms(
     Raises
     ------
     InputError
-        If box and reference differ in size or voxel size, the tilt range is missing or a length
-        is out of range; from a task, if a box holds NaN or nothing but one value.
+        If box and reference differ in size or voxel size, the tilt range is missing, the record of
+        a tilt series is damaged or a length is out of range; from a task, if a box holds NaN or
+        nothing but one value.
 
     Notes
     -----
     The chunks, the workers and the batches do not change a pose.  See `tomodask.alignment.search`
-    and `tomodask.alignment.refinement` for the method.
+    and `tomodask.alignment.refinement` for the method.  With a record, the reference is compared as
+    the series would have shown it: times its weights of wedge, contrast transfer and damage
+    (`tomodask.arrays.tilt_weights`), at the frequencies where these reach 0.05.
     """
     boxes = subtomograms["subtomogram"]
     n, voxel_size = int(boxes.shape[-1]), float(subtomograms.attrs["voxel_size"])
@@ -153,7 +158,7 @@ def align_subtomograms(
     reach = 0.1 * n if shift_range is None else shift_range / voxel_size
     radius = None if resolution is None else n * voxel_size / resolution
     mask_radius = None if diameter is None else diameter / 2 / voxel_size
-    tilts = tilt_ranges(table, tilt_range)
+    kind, kinds = measurements(table, subtomograms.attrs, tilt_range)
 
     volume = np.asarray(reference.values, np.float32)
     if not np.isfinite(volume).all() or np.ptp(volume) == 0:
@@ -170,16 +175,23 @@ def align_subtomograms(
     images = table["image"].astype(str) if "image" in table else table.index.astype(str)
     names = np.asarray(images)
     identities = np.asarray(table.index, np.int64)
-    content = tokenize(boxes.data), identities, names
+    tilts = np.array([one.tilt_range for one in kinds])[kind]
+    content: tuple[Any, ...] = (tilts, tokenize(boxes.data), identities, names)
+    if any(one.record is not None for one in kinds):
+        content += kind, [one.digest for one in kinds]
     folder = BatchFolder.open(
         checkpoint,
-        _fingerprint(volume, settings, tilts, *content, candidates, seed, batch, voxel_size),
+        _fingerprint(volume, settings, *content, candidates, seed, batch, voxel_size),
     )
     bags, done = [], []
-    for group, (low, high) in enumerate(np.unique(tilts, axis=0)):
-        rows = np.flatnonzero((tilts == (low, high)).all(1))
+    for group, measurement in enumerate(kinds):
+        rows = np.flatnonzero(kind == group)
         plan = delayed(plan_alignment, pure=True)(
-            volume, tilt_range=(float(low), float(high)), **settings
+            volume,
+            tilt_range=measurement.tilt_range,
+            record=measurement.record,
+            voxel_size=voxel_size,
+            **settings,
         )
         parts = []
         for number, block in enumerate(batches(boxes, rows, batch)):
@@ -293,7 +305,12 @@ def _refine_particle(one: _Candidates, plan: Plan, *, seed: int) -> np.ndarray:
                 reach=plan.reach,
             )
             pose["score"] = correlation(
-                plan.spectrum, stage.frequencies, data, pose["matrix"], pose["shift_xyz"]
+                plan.spectrum,
+                stage.frequencies,
+                data,
+                pose["matrix"],
+                pose["shift_xyz"],
+                stage.weights,
             )
         order = np.lexsort((poses["start"], -poses["score"]))
         poses = poses[order[: max(2, (2 * len(poses) + 2) // 3)]]

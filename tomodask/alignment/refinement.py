@@ -12,6 +12,9 @@ information.  Three things turn the descent into one that ends at the maximum of
   lies within the basin of the optimum;
 * the batch grows to the whole band in the last steps, so that the noise of the batches dies out.
 
+What the boxes hold of a particle is ``w(k)`` times its spectrum, with the weights w of the tilt
+series where they are known and 1 otherwise: the model and its derivatives are multiplied by them.
+
 The scale between reference and subtomogram is solved for in every step, which makes the misfit
 equivalent to the constrained correlation (d = 2 − 2 CCC at the best scale).
 
@@ -46,19 +49,25 @@ class Stage:
         The band is cut into so many mini-batches; 1 is the whole.
     passes : int
         How often all of them are seen.
+    weights : array of float32, shape (count,), optional
+        What the subtomograms hold of a particle there; by default all of it.
     """
 
     frequencies: np.ndarray
     index: np.ndarray
     batches: int
     passes: int
+    weights: np.ndarray | None = None
 
 
 _BLOCK = 128
+_NONE = np.empty(0, np.float32)
 
 
 @numba.njit(cache=True, fastmath=True, nogil=True, boundscheck=False)
-def _accumulate(values, padding, frequencies, data, start, stop, matrix, shift, box, out):  # type: ignore[no-untyped-def]
+def _accumulate(  # type: ignore[no-untyped-def]
+    values, padding, frequencies, weights, data, start, stop, matrix, shift, box, out
+):
     """Sums of products of the columns [turn x, y, z, move x, y, z, model, data], both parts.
 
     `matrix` (3, 3) takes reference to particle in xyz; `shift` xyz in voxels.
@@ -114,6 +123,11 @@ def _accumulate(values, padding, frequencies, data, start, stop, matrix, shift, 
             columns[6, 2 * j], columns[6, 2 * j + 1] = mre, mim
             columns[7, 2 * j] = data[begin + j].real
             columns[7, 2 * j + 1] = data[begin + j].imag
+        if weights.size:  # none: all are 1
+            for a in range(7):
+                for j in range(count):
+                    columns[a, 2 * j] *= weights[begin + j]
+                    columns[a, 2 * j + 1] *= weights[begin + j]
         for a in range(8):
             for b in range(a + 1):
                 total = np.float32(0.0)
@@ -125,20 +139,34 @@ def _accumulate(values, padding, frequencies, data, start, stop, matrix, shift, 
             out[b, a] = out[a, b]
 
 
+@numba.njit(cache=True, fastmath=True, inline="always")
+def _model(values, padding, frequencies, j, step, matrix, shift):  # type: ignore[no-untyped-def]
+    """The turned and moved reference at a Fourier voxel."""
+    kz, ky, kx = frequencies[j, 0], frequencies[j, 1], frequencies[j, 2]
+    qx = padding * (matrix[0, 0] * kx + matrix[1, 0] * ky + matrix[2, 0] * kz)
+    qy = padding * (matrix[0, 1] * kx + matrix[1, 1] * ky + matrix[2, 1] * kz)
+    qz = padding * (matrix[0, 2] * kx + matrix[1, 2] * ky + matrix[2, 2] * kz)
+    re, im, _, _, _, _, _, _ = trilinear(values, qz, qy, qx)
+    phase = step * (shift[0] * kx + shift[1] * ky + shift[2] * kz)
+    c, s = math.cos(phase), -math.sin(phase)
+    return c * re - s * im, c * im + s * re
+
+
 @numba.njit(cache=True, fastmath=True, nogil=True)
-def _products(values, padding, frequencies, data, start, stop, matrix, shift, box):  # type: ignore[no-untyped-def]
-    """<model, data>, <model, model>, <data, data> over a part of the Fourier voxels."""
+def _products(values, padding, frequencies, weights, data, matrix, shift, box):  # type: ignore[no-untyped-def]
+    """<model, data>, <model, model>, <data, data> over Fourier voxels; no weights: all are 1."""
     step = np.float32(2 * math.pi / box)
     cross, model, power = 0.0, 0.0, 0.0
-    for j in range(start, stop):
-        kz, ky, kx = frequencies[j, 0], frequencies[j, 1], frequencies[j, 2]
-        qx = padding * (matrix[0, 0] * kx + matrix[1, 0] * ky + matrix[2, 0] * kz)
-        qy = padding * (matrix[0, 1] * kx + matrix[1, 1] * ky + matrix[2, 1] * kz)
-        qz = padding * (matrix[0, 2] * kx + matrix[1, 2] * ky + matrix[2, 2] * kz)
-        re, im, _, _, _, _, _, _ = trilinear(values, qz, qy, qx)
-        phase = step * (shift[0] * kx + shift[1] * ky + shift[2] * kz)
-        c, s = math.cos(phase), -math.sin(phase)
-        mre, mim = c * re - s * im, c * im + s * re
+    if weights.size:
+        for j in range(frequencies.shape[0]):
+            mre, mim = _model(values, padding, frequencies, j, step, matrix, shift)
+            fre, fim, w = data[j].real, data[j].imag, weights[j]
+            cross += w * (mre * fre + mim * fim)
+            model += w * w * (mre * mre + mim * mim)
+            power += fre * fre + fim * fim
+        return cross, model, power
+    for j in range(frequencies.shape[0]):
+        mre, mim = _model(values, padding, frequencies, j, step, matrix, shift)
         fre, fim = data[j].real, data[j].imag
         cross += mre * fre + mim * fim
         model += mre * mre + mim * mim
@@ -152,6 +180,7 @@ def correlation(
     data: np.ndarray,
     matrix: np.ndarray,
     shift_xyz: np.ndarray,
+    weights: np.ndarray | None = None,
 ) -> float:
     """The constrained correlation of a subtomogram and the turned, moved reference.
 
@@ -167,6 +196,8 @@ def correlation(
         Reference → particle, acts on (x, y, z) columns.
     shift_xyz : array, shape (3,)
         Of the particle from the box's centre, voxels.
+    weights : array of float32, shape (count,), optional
+        What the subtomogram holds of a particle there; by default all of it.
 
     Returns
     -------
@@ -176,9 +207,8 @@ def correlation(
         spectrum.values,
         np.float32(spectrum.padding),
         frequencies,
+        _NONE if weights is None else weights,
         data,
-        0,
-        len(frequencies),
         np.asarray(matrix, np.float32),
         np.asarray(shift_xyz, np.float32),
         spectrum.box,
@@ -193,6 +223,7 @@ def normal_equations(
     matrix: np.ndarray,
     shift_xyz: np.ndarray,
     part: slice | None = None,
+    weights: np.ndarray | None = None,
 ) -> np.ndarray:
     """Products of model, its six derivatives and the data, summed over Fourier voxels.
 
@@ -208,6 +239,7 @@ def normal_equations(
         spectrum.values,
         np.float32(spectrum.padding),
         frequencies,
+        _NONE if weights is None else weights,
         data,
         start,
         stop,
@@ -292,6 +324,7 @@ def _descend(  # type: ignore[no-untyped-def]
     padding,
     box,
     frequencies,
+    weights,
     data,
     batches,
     passes,
@@ -318,6 +351,7 @@ def _descend(  # type: ignore[no-untyped-def]
                 values,
                 padding,
                 frequencies,
+                weights,
                 data,
                 total * part // batches,
                 total * (part + 1) // batches,
@@ -378,8 +412,8 @@ def refine_pose(
     matrix, shift = np.array(matrix, np.float64), np.array(shift_xyz, np.float64)
     order = np.concatenate([rng.permutation(stage.batches) for _ in range(stage.passes)])
     _descend(
-        spectrum.values, np.float32(spectrum.padding), spectrum.box, stage.frequencies, data,
-        stage.batches, stage.passes, order, matrix, shift,
-        turn_limit, shift_limit, reach, tolerance,
+        spectrum.values, np.float32(spectrum.padding), spectrum.box, stage.frequencies,
+        _NONE if stage.weights is None else stage.weights, data, stage.batches, stage.passes, order,
+        matrix, shift, turn_limit, shift_limit, reach, tolerance,
     )  # fmt: skip
     return matrix, shift

@@ -3,7 +3,8 @@
 The measured Fourier voxels inside a small radius make a vector of some hundreds of numbers.  Row j
 of a matrix is the reference turned by grid rotation j; row i of another is the subtomogram moved
 back by grid shift i.  The real part of their product holds the correlation of every pair, and
-costs what a matrix product costs: the machine's peak rate.
+costs what a matrix product costs: the machine's peak rate.  Where the weights of the tilt series
+are known (wedge, contrast transfer, damage), the turned reference is multiplied by them.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ __all__ = ["SearchGrid", "candidate_poses", "search_grid", "shift_grid"]
 
 @dataclass(frozen=True)
 class SearchGrid:
-    """All that the search needs of the reference, for one wedge.
+    """All that the search needs of the reference, for one measurement.
 
     Attributes
     ----------
     rotations : array of float64, shape (rotations, 3, 3)
         Reference → particle, acting on (x, y, z) columns.
     model : array of float32, shape (2 × count, rotations)
-        The turned references at the measured frequencies, real parts above imaginary ones,
-        each of unit norm.
+        The turned, weighted references at the measured frequencies, real parts above imaginary
+        ones, each of unit norm.
     index : array of intp, shape (count,)
         Where these frequencies stand in the subtomogram's list.
     shifts_xyz : array of float64, shape (shifts, 3)
@@ -65,8 +66,9 @@ def search_grid(
     shifts_xyz: np.ndarray,
     *,
     separation: float,
+    weights: np.ndarray | None = None,
 ) -> SearchGrid:
-    """Turn the reference by every rotation of the grid, once for all particles of one wedge.
+    """Turn the reference by every rotation of the grid, once for all particles of one measurement.
 
     Parameters
     ----------
@@ -80,10 +82,13 @@ def search_grid(
         Voxels.
     separation : float
         Candidates closer than this, in radians, are one.
+    weights : array of float32, shape (count,), optional
+        What the boxes hold of a particle at each frequency; by default all of it.
     """
     model = np.empty((2 * len(frequencies), len(rotations)), np.float32)
     for j, matrix in enumerate(matrices_zyx(rotations)):
         turned = sample(spectrum, frequencies, matrix.T)
+        turned = turned if weights is None else turned * weights
         norm = np.sqrt(np.vdot(turned, turned).real)
         turned = turned / norm if norm > 0 else turned
         model[: len(frequencies), j], model[len(frequencies) :, j] = turned.real, turned.imag

@@ -127,6 +127,10 @@ def align(
     order of the file names, the voxel size from their headers), a pattern, the boxes themselves, or
     a STAR file that lists them as rlnImageName.
 
+    Boxes that know the record of their tilt series (tilts, CTF, dose: those that were cut from a
+    tomogram which tomodask reconstructed or simulated) are compared as that series would have shown
+    the reference.  --tilt-range takes its place: then all within it counts as measured alike.
+
     Finished batches are kept beside the output, in POSES.star.part, until it is written: an
     alignment that was stopped goes on when the same command is given again.
 
@@ -227,6 +231,9 @@ def average(
 
     SUBTOMOGRAMS is what `tomodask align` takes.  FOLDER gets the average, the half maps and the
     Fourier shell correlation between them.
+
+    Boxes that know the record of their tilt series are weighted and corrected by it (CTF, dose);
+    --tilt-range takes its place.
 
     Example:
       tomodask average subtomograms.zarr --poses poses.star -o average
