@@ -90,6 +90,12 @@ class KindSettings:
     copies: int | None = _key(None, least=0)
     assembly: str | None = _key(None)
 
+    @property
+    def label(self) -> str:
+        """Its name in the truth."""
+        name = Path(self.structure).name
+        return self.name or name.split(".")[0] or name
+
 
 @dataclass(frozen=True)
 class VesicleSettings:
@@ -364,7 +370,7 @@ def _check_together(settings: SimulationSettings) -> None:
                 raise InputError(
                     f"particles[{number}].copies is missing; give it, or specimen.occupancy for all"
                 )
-    names = [kind.name or _stem(kind.structure) for kind in kinds]
+    names = [kind.label for kind in kinds]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise InputError(f"two kinds of particles are named {min(twice)}; give each a name")
@@ -376,8 +382,3 @@ def _check_together(settings: SimulationSettings) -> None:
         raise InputError(
             f"tilts.range must rise within -90 to 90 degrees, got {list(settings.tilts.range)}"
         )
-
-
-def _stem(structure: str) -> str:
-    name = Path(structure).name
-    return name.split(".")[0] or name
