@@ -143,7 +143,7 @@ def test_filter_across_a_tilt_is_that_of_each_column(gather, width, tilt):
     assert (got - want).std() < 0.02 * want.std()
     edges = np.r_[0:8, width - 8 : width]
     assert (got - want)[:, edges].std() < 0.03 * want.std()
-    assert (level - want).std() > 0.2 * want.std()  # without the gradient it is another image
+    assert (level - want).std() > 5 * (got - want).std()  # without the gradient it is another image
 
 
 def test_wide_images_are_filtered_in_strips():
