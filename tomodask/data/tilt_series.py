@@ -365,8 +365,8 @@ def _open_stack(
         pixel_size = cubic_voxel_size(stack, (None, *sizes[1:]), (1, *reader.shape[1:]), size)
     except UnknownVoxelSizeError:
         raise InputError(
-            f"{stack}: the file does not say its pixel size; pass pixel_size=… (--pixel-size on the "
-            "command line) in Å"
+            f"{stack}: the file does not say its pixel size; pass pixel_size=… (--pixel-size on "
+            "the command line) in Å"
         ) from None
     if aln is not None:
         return _with_aln(stack, images, pixel_size, name, columns, attrs, Path(aln), angle)

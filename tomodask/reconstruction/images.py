@@ -1,0 +1,462 @@
+"""Tilt images made ready: aligned, brought to the voxel size, corrected for lens and damage.
+
+An image is one task, whatever the chunks of the series, so that nothing depends on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil, tan
+from typing import Any, Literal
+
+import dask.array as da
+import numpy as np
+import scipy.fft
+import xarray as xr
+
+from tomodask.arrays.optics import (
+    ctf,
+    defocus_step,
+    delocalisation,
+    dose_attenuation,
+    filter_across,
+)
+from tomodask.data.tilt_series import (
+    aligned_shape,
+    as_tilt_series,
+    require_tilt_series,
+    transforms,
+)
+from tomodask.errors import InputError
+
+__all__ = ["Lens", "align_images", "extended", "prepare_image", "resample_image"]
+
+Normalize = Literal["mean", "std", "none"]
+
+_SPLINE = 5  # order: at 0.4 cycles per pixel a cubic spline has lost 16 % of the signal, this 8 %
+_MARGIN = 16  # pixels beyond the borders that the image is continued for, at least
+_SMEAR = 24  # pixels that a filter for damage alone reaches
+
+
+@dataclass(frozen=True)
+class Lens:
+    """What is undone in one aligned image: phases, damage or both.
+
+    Attributes
+    ----------
+    pixel_size : float
+        Å, of the aligned image.
+    slope : float
+        Å of defocus per Å along x: ``−handedness · tan θ``.
+    flip : bool
+        Turn over what the lens turned over.
+    exposures : (float, float) or None
+        Before and during the image, e/Å²: weight with what damage left.
+    """
+
+    pixel_size: float
+    slope: float
+    flip: bool
+    voltage: float
+    spherical_aberration: float = 2.7
+    amplitude_contrast: float = 0.1
+    phase_shift: float = 0.0
+    defocus_u: float = 0.0
+    defocus_v: float = 0.0
+    defocus_angle: float = 0.0
+    exposures: tuple[float, float] | None = None
+
+    def respond(self, ky: Any, kx: Any, change: float) -> Any:
+        """Response at frequencies (1/Å) where the defocus differs by `change` (Å)."""
+        out = np.ones(np.broadcast_shapes(ky.shape, kx.shape))
+        if self.flip:
+            lens = ctf(
+                ky,
+                kx,
+                voltage=self.voltage,
+                spherical_aberration=self.spherical_aberration,
+                amplitude_contrast=self.amplitude_contrast,
+                defocus_u=self.defocus_u + change,
+                defocus_v=self.defocus_v + change,
+                defocus_angle=self.defocus_angle,
+                phase_shift=self.phase_shift,
+            )
+            out = np.where(lens < 0, -1.0, 1.0)
+        if self.exposures is not None:
+            before, during = self.exposures
+            out = out * dose_attenuation(
+                np.hypot(ky, kx), pre_exposure=before, exposure=during, voltage=self.voltage
+            )
+        return out
+
+    def apply(self, image: np.ndarray) -> np.ndarray:
+        """Filter an aligned image."""
+        reach, step, slope = _SMEAR * self.pixel_size, 1.0, 0.0
+        if self.flip:
+            slope = self.slope
+            farthest = abs(slope) * image.shape[1] / 2 * self.pixel_size
+            most = max(abs(self.defocus_u), abs(self.defocus_v)) + farthest
+            reach = max(
+                reach,
+                delocalisation(
+                    self.pixel_size,
+                    voltage=self.voltage,
+                    spherical_aberration=self.spherical_aberration,
+                    defocus=most,
+                ),
+            )
+            step = defocus_step(self.pixel_size, self.voltage)
+        return np.asarray(
+            filter_across(
+                image,
+                self.respond,
+                pixel_size=self.pixel_size,
+                slope=slope,
+                step=step,
+                reach=min(reach, max(image.shape) * self.pixel_size),
+                gather=True,
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one image is made ready; plain numbers, so that tasks are told apart by them."""
+
+    number: int
+    matrix: tuple[float, float, float, float] | None
+    shift: tuple[float, float]
+    aligned: tuple[int, int]
+    shape: tuple[int, int]
+    factor: float
+    normalize: Normalize
+    sign: float
+    lens: Lens | None
+    source: str
+
+
+def align_images(
+    series: xr.DataArray,
+    *,
+    bin: float | None = None,
+    voxel_size: float | None = None,
+    normalize: Normalize = "mean",
+    ctf: Literal["none", "flip"] = "none",
+    dose_weight: bool = False,
+    invert: bool = False,
+) -> xr.DataArray:
+    """Aligned images at the voxel size wanted, the tilt axis along y through pixel ``size // 2``.
+
+    Images that are shifted only are shifted by Fourier phases; others are resampled once, by
+    splines of order 5, at their full sampling.  Binning cuts the spectrum, so that nothing folds
+    back.  Beyond its borders an image is continued by its mirror image, faded to its mean.  Values
+    are divided by the bin, so that sums along the beam over voxels mean the same at any of them.
+
+    Parameters
+    ----------
+    series : DataArray, dims (tilt, y, x)
+    bin : float, optional
+        Pixels of the series per voxel, at least 1 (the default); 2.5 is as good as 2.
+    voxel_size : float, optional
+        Å, in place of `bin`.
+    normalize : {"mean", "std", "none"}
+        Subtract the mean of each image; also divide by its standard deviation; or neither.
+    ctf : {"none", "flip"}
+        Flip phases, with the defocus of each place on the tilted slab.
+    dose_weight : bool
+        Filter each image with the share of the amplitude that radiation damage left.
+    invert : bool
+        Turn the contrast over.
+
+    Returns
+    -------
+    DataArray, dims (tilt, y, x)
+        Without transforms; lazy.
+
+    Raises
+    ------
+    InputError
+        If the series lacks what an option needs, or a number is out of range.  While computing: if
+        an image holds NaN or infinite pixels.
+    """
+    require_tilt_series(series)
+    factor = bin_factor(float(series.attrs["pixel_size"]), bin=bin, voxel_size=voxel_size)
+    if normalize not in ("mean", "std", "none"):
+        raise InputError(f"normalize must be mean, std or none, got {normalize!r}")
+    aligned = aligned_shape(series)
+    shape = (int(aligned[0] / factor + 1e-6), int(aligned[1] / factor + 1e-6))
+    if min(shape) < 4:
+        raise InputError(
+            f"bin must leave at least 4 pixels of {aligned[0]}×{aligned[1]} (y, x), got {factor:g}"
+        )
+    lenses = _lenses(series, factor, ctf, dose_weight)
+    transform = transforms(series)
+    recipes = tuple(
+        Recipe(
+            number=number,
+            matrix=None if transform is None else _matrix(transform[number]),
+            shift=(0.0, 0.0) if transform is None else tuple(transform[number, :, 2].tolist()),
+            aligned=aligned,
+            shape=shape,
+            factor=factor,
+            normalize=normalize,
+            sign=(-1.0 if invert else 1.0) / factor,
+            lens=lens,
+            source=str(series.attrs.get("source") or series.name or "the tilt series"),
+        )
+        for number, lens in enumerate(lenses)
+    )
+    data = series.data if isinstance(series.data, da.Array) else da.from_array(series.to_numpy())
+    images = data.rechunk((1, -1, -1)).map_blocks(
+        _prepare_block,
+        recipes=recipes,
+        dtype=np.float32,
+        chunks=((1,) * len(series), (shape[0],), (shape[1],)),
+        meta=np.empty((0, 0, 0), np.float32),
+    )
+    columns = {
+        str(key): np.asarray(value)
+        for key, value in series.coords.items()
+        if value.dims == ("tilt",) and key not in ("angle", "tilt")
+        and not str(key).startswith("transform")
+    }  # fmt: skip
+    if "defocus_angle" in columns and transform is not None:
+        turn = np.rad2deg(np.arctan2(transform[:, 1, 0], transform[:, 0, 0]))
+        columns["defocus_angle"] = columns["defocus_angle"] + turn
+    return as_tilt_series(
+        images,
+        angle=np.asarray(series["angle"]),
+        pixel_size=float(series.attrs["pixel_size"]) * factor,
+        name=str(series.name or "tilt_series"),
+        columns=columns,
+        attrs={
+            **{key: value for key, value in series.attrs.items() if key != "pixel_size"},
+            "phase_flipped": ctf == "flip",
+            "dose_weighted": dose_weight,
+        },
+    )
+
+
+def bin_factor(pixel_size: float, *, bin: float | None, voxel_size: float | None) -> float:
+    """Pixels per voxel, from what was given of the two."""
+    if bin is not None and voxel_size is not None:
+        raise InputError(f"bin and voxel_size are both given ({bin:g}, {voxel_size:g}); leave one")
+    if voxel_size is not None:
+        if not (np.isfinite(voxel_size) and voxel_size >= pixel_size * (1 - 1e-6)):
+            raise InputError(
+                f"voxel_size must be at least the pixel size, {pixel_size:g} Å, got {voxel_size:g}"
+            )
+        return max(1.0, float(voxel_size) / pixel_size)
+    if bin is None:
+        return 1.0
+    if not (np.isfinite(bin) and bin >= 1):
+        raise InputError(f"bin must be at least 1 pixel per voxel, got {bin}")
+    return float(bin)
+
+
+def _matrix(transform: np.ndarray) -> tuple[float, float, float, float] | None:
+    """The four numbers, or None where they turn and stretch by less than could be seen."""
+    if np.abs(transform[:, :2] - np.eye(2)).max() < 1e-7:
+        return None
+    a11, a12, a21, a22 = transform[:, :2].ravel().tolist()
+    return a11, a12, a21, a22
+
+
+def _lenses(
+    series: xr.DataArray, factor: float, method: str, dose_weight: bool
+) -> list[Lens | None]:
+    """What is undone in each image; errors where the series does not say what that needs."""
+    if method not in ("none", "flip"):
+        raise InputError(f"ctf must be none or flip, got {method!r}")
+    if method == "none" and not dose_weight:
+        return [None] * len(series)
+    where = str(series.attrs.get("source") or series.name or "the tilt series")
+
+    def column(name: str, need: str, way_out: str) -> np.ndarray:
+        if name not in series.coords:
+            raise InputError(f"{need} needs {name} of each image, which {where} lacks; {way_out}")
+        return np.asarray(series.coords[name], float)
+
+    voltage = series.attrs.get("voltage")
+    if voltage is None:
+        raise InputError(
+            f"ctf and dose_weight need the voltage, which {where} lacks; give voltage=… (--voltage)"
+        )
+    common: dict[str, Any] = {
+        "pixel_size": float(series.attrs["pixel_size"]) * factor,
+        "voltage": float(voltage),
+        "flip": method == "flip",
+    }
+    each: dict[str, np.ndarray] = {}
+    transform = transforms(series)
+    if method == "flip":
+        each["defocus_u"] = column("defocus_u", "ctf='flip'", "give defocus=… (--defocus)")
+        each["defocus_v"] = np.asarray(series.coords.get("defocus_v", each["defocus_u"]), float)
+        angle = np.asarray(series.coords.get("defocus_angle", np.zeros(len(series))), float)
+        if transform is not None:
+            angle = angle + np.rad2deg(np.arctan2(transform[:, 1, 0], transform[:, 0, 0]))
+        each["defocus_angle"] = angle
+        for key in ("spherical_aberration", "amplitude_contrast"):
+            if series.attrs.get(key) is None:
+                raise InputError(f"ctf='flip' needs {key}, which {where} lacks; give {key}=…")
+            common[key] = float(series.attrs[key])
+        common["phase_shift"] = float(series.attrs.get("phase_shift") or 0.0)
+    handedness = float(series.attrs.get("handedness", -1))
+    exposures: list[tuple[float, float] | None] = [None] * len(series)
+    if dose_weight:
+        way_out = "give an .mdoc that has the doses"
+        before = column("pre_exposure", "dose_weight", way_out)
+        during = np.asarray(series.coords.get("exposure", np.zeros(len(series))), float)
+        exposures = list(zip(before.tolist(), during.tolist(), strict=True))
+    return [
+        Lens(
+            **common,
+            **dict[str, Any]({key: float(values[number]) for key, values in each.items()}),
+            slope=-handedness * tan(np.deg2rad(float(theta))),
+            exposures=exposures[number],
+        )
+        for number, theta in enumerate(np.asarray(series["angle"]))
+    ]
+
+
+def _prepare_block(
+    block: np.ndarray, *, recipes: tuple[Recipe, ...], block_id: tuple[int, ...]
+) -> np.ndarray:
+    return prepare_image(block[0], recipes[block_id[0]])[None]
+
+
+def prepare_image(image: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """Make one image ready.
+
+    Parameters
+    ----------
+    image : array, shape (y, x)
+    recipe : Recipe
+
+    Returns
+    -------
+    array of float32, of the recipe's shape
+    """
+    values = np.asarray(image, np.float32)
+    if not np.isfinite(values).all():
+        raise InputError(
+            f"{recipe.source}: image {recipe.number + 1} holds pixels that are NaN or infinite; "
+            "replace them (tomodask convert --fill), or leave the image out"
+        )
+    # Continued to its mean beyond the borders, whatever becomes of the mean itself.
+    mean = np.float32(values.mean(dtype=np.float64))
+    values = values - mean
+    if recipe.normalize == "std":
+        spread = float(values.std(dtype=np.float64))
+        values *= np.float32(1 / spread if spread > 0 else 0)
+    shift = recipe.shift
+    if recipe.matrix is not None:
+        values, shift = _turned_image(values, recipe), (0.0, 0.0)
+    if recipe.factor != 1 or any(shift):
+        values = resample_image(values, factor=recipe.factor, shift=shift, shape=recipe.shape)
+    if recipe.normalize == "none":
+        values = values + mean
+    values = values * np.float32(recipe.sign)
+    return values if recipe.lens is None else recipe.lens.apply(values)
+
+
+def _turned_image(values: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """``out(new) = in(A⁻¹ (new − d − c') + c)``, about the middles of the images."""
+    from scipy import ndimage
+
+    assert recipe.matrix is not None
+    undo = np.linalg.inv(np.reshape(recipe.matrix, (2, 2)))
+    old = (np.array(values.shape[::-1]) - 1) / 2 + _MARGIN
+    new = (np.array(recipe.aligned[::-1]) - 1) / 2 + np.array(recipe.shift)
+    offset = old - undo @ new
+    return np.asarray(
+        ndimage.affine_transform(
+            extended(extended(values, _MARGIN, axis=0), _MARGIN, axis=1),
+            undo[::-1, ::-1],  # rows are y
+            offset[::-1],
+            output_shape=recipe.aligned,
+            output=np.float32,
+            order=_SPLINE,
+            mode="constant",
+        )
+    )
+
+
+def extended(values: np.ndarray, margin: int, *, axis: int = -1) -> np.ndarray:
+    """Continue beyond both ends by the mirror image, faded to zero.
+
+    Examples
+    --------
+    >>> extended(np.array([2.0, 4.0]), 2).round(2).tolist()
+    [1.0, 1.5, 2.0, 4.0, 3.0, 1.0]
+    """
+    pads = [(0, 0)] * values.ndim
+    pads[axis] = (margin, margin)
+    fade = 0.5 + 0.5 * np.cos(np.pi * np.arange(1, margin + 1) / (margin + 1))
+    window = np.concatenate([fade[::-1], np.ones(values.shape[axis]), fade]).astype(values.dtype)
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    return np.asarray(np.pad(values, pads, mode="symmetric") * window.reshape(shape))
+
+
+def resample_image(
+    image: np.ndarray, *, factor: float, shift: tuple[float, float], shape: tuple[int, int]
+) -> np.ndarray:
+    """Shift an image and bin it, by its Fourier series.
+
+    Parameters
+    ----------
+    image : array of float32, shape (y, x)
+        Of zero mean, or nearly so.
+    factor : float
+        Old pixels per new one, at least 1; frequencies beyond the new Nyquist are cut off.
+    shift : (float, float)
+        (x, y), in old pixels.
+    shape : (int, int)
+        Of the result; its pixel ``size // 2`` is the old one moved by `shift`.
+    """
+    margin = _MARGIN * ceil(factor)
+    spectrum: np.ndarray = extended(extended(image, margin, axis=0), margin, axis=1)
+    axes = []
+    for axis in (0, 1):
+        long, short = _lengths(spectrum.shape[axis], factor)
+        start = image.shape[axis] // 2 - shift[1 - axis] + margin - shape[axis] // 2 * factor
+        axes.append((long, short, start))
+    (ly, sy, y), (lx, sx, x) = axes
+    pads = (0, ly - spectrum.shape[0]), (0, lx - spectrum.shape[1])
+    spectrum = scipy.fft.rfft2(np.pad(spectrum, pads))
+    ky = np.fft.fftfreq(sy, 1 / sy).astype(int)
+    kx = np.arange(sx // 2 + 1)
+    kept = spectrum[ky][:, kx]
+    if sy % 2 == 0:
+        kept[sy // 2] = 0
+    if sx % 2 == 0:
+        kept[:, -1] = 0
+    kept *= np.exp(2j * np.pi * ky * (y / ly)).astype(np.complex64)[:, None]
+    kept *= np.exp(2j * np.pi * kx * (x / lx)).astype(np.complex64) * np.float32(
+        sy * sx / (ly * lx)
+    )
+    return np.ascontiguousarray(scipy.fft.irfft2(kept, (sy, sx))[: shape[0], : shape[1]])
+
+
+def _lengths(least: int, factor: float) -> tuple[int, int]:
+    """Old and new samples of one period, in the ratio `factor` (to 1e-6).
+
+    Where nothing is cut off the number is odd: without a Nyquist frequency, whose shift by a part
+    of a pixel has no meaning.
+    """
+    first = ceil(least / factor)
+    step = 1
+    if factor == 1:
+        first, step = first // 2 * 2 + 1, 2
+    new = first + step * np.arange(max(first, 200))
+    old = np.rint(new * factor).astype(int)
+    off = np.abs(old / (new * factor) - 1)
+    exact = np.flatnonzero((off < 1e-6) & (old >= least))
+    if not len(exact):
+        best = int(np.argmin(np.where(old >= least, off, 1.0)))
+        return int(old[best]), int(new[best])
+    for place in exact[:48]:  # of the shortest, one that is quick
+        if scipy.fft.next_fast_len(int(new[place]), real=True) == new[place]:
+            return int(old[place]), int(new[place])
+    return int(old[exact[0]]), int(new[exact[0]])
