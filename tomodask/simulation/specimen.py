@@ -1,0 +1,564 @@
+"""The volumes of a packing: density, labels and occupancy, each built block by block on demand.
+
+A block draws only what reaches it, and each voxel sums what it holds in one order (vesicles, beads,
+particles as in the table), from the places in the whole volume; so any chunks give equal bits, and
+memory goes with the blocks.  A particle is turned and moved by evaluating the cubic B-spline of its
+density where the voxels of the volume lie.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numba
+import numpy as np
+import pandas as pd
+import xarray as xr
+from dask.base import tokenize
+from dask.delayed import delayed
+
+from tomodask.arrays.geometry import matrices_zyx
+from tomodask.data.particles import orientations, write_particles
+from tomodask.data.tomograms import save_tomogram
+from tomodask.errors import InputError
+from tomodask.simulation.membranes import (
+    GOLD_POTENTIAL,
+    MEMBRANE_HALF_THICKNESS,
+    add_bead,
+    add_vesicle,
+    bilayer_profile,
+    vesicle_arrays,
+)
+from tomodask.simulation.packing import Packing, bodies_of
+from tomodask.simulation.shapes import distance_at
+
+__all__ = ["specimen_density", "specimen_labels", "specimen_occupancy", "write_truth"]
+
+_CHUNKS = (128, 256, 256)  # 8 million voxels, 0.2 s of work where a quarter is filled
+_STEP = 0.25  # Å, of tabulated profiles
+_NOTHING = 1e-3  # of the highest voxel: where a density ends
+
+
+def specimen_density(
+    packing: Packing,
+    densities: Mapping[str, xr.DataArray],
+    *,
+    chunks: Any = None,
+    resolution: float | None = None,
+    bead_potential: float = GOLD_POTENTIAL,
+    membrane_contrast: float = 1.0,
+) -> xr.DataArray:
+    """The electrostatic potential of a specimen above that of the ice, in volts, lazily.
+
+    Parameters
+    ----------
+    packing : Packing
+    densities : mapping of str to DataArray, dims (z, y, x)
+        A map in volts for each kind that occurs, with ``attrs["voxel_size"]``, the particle's
+        centre in voxel ``box // 2``.  Best at half the voxel size of the packing and a resolution
+        of at least two voxels of it: what is finer is faded out where the map's voxels are
+        smaller than that, and maps of larger voxels are brought to finer ones by their Fourier
+        series first.
+    chunks : int or tuple, optional
+        Of the Dask array, as Dask takes them; by default about 128 × 256 × 256 voxels.
+    resolution : float, optional
+        Å, of membranes and beads: their edges are blurred by ``exp(-(resolution · k)²)``, as
+        `structure_density` does; by default two voxels.
+    bead_potential : float
+        V above ice.
+    membrane_contrast : float
+        Factor of `bilayer_profile`.
+
+    Returns
+    -------
+    DataArray of float32, dims (z, y, x)
+        ``attrs`` `voxel_size` and `source`.  Nothing is drawn before it is computed.
+
+    Raises
+    ------
+    InputError
+        If a kind has no density, or a length is out of range.
+    """
+    voxel_size = packing.voxel_size
+    resolution = 2 * voxel_size if resolution is None else float(resolution)
+    if not resolution > 0:
+        raise InputError(f"resolution must be above 0 Å, got {resolution}")
+    missing = [name for name, count in packing.counts.items() if count and name not in densities]
+    if missing:
+        raise InputError(
+            f"densities has none for {', '.join(map(repr, missing))}; give one for each kind of "
+            f"{', '.join(map(repr, packing.shapes))}"
+        )
+    splines = [
+        _spline(densities[name], voxel_size) if count else _Spline.nothing()
+        for name, count in packing.counts.items()
+    ]
+    blur = resolution / (math.pi * math.sqrt(2))
+    reach = MEMBRANE_HALF_THICKNESS + 5 * blur
+    bilayer = membrane_contrast * bilayer_profile(np.arange(0, reach, _STEP), blur=blur)
+    scene = _Scene.of(
+        packing,
+        splines,
+        np.array([one.radius for one in splines]),
+        bilayer,
+        [_ball_profile(d, blur) * bead_potential for d in packing.beads.get("diameter", ())],
+    )
+    return _lay(packing, scene, _density_block, np.float32, chunks, "density")
+
+
+def specimen_labels(packing: Packing, *, classes: bool = False, chunks: Any = None) -> xr.DataArray:
+    """Which particle, or which kind of particle, each voxel belongs to, lazily.
+
+    A voxel belongs to a particle if its middle lies in the particle's body (`particle_shape`), to a
+    membrane within 24 Å of its middle, to a bead within its radius.  No voxel belongs to two.
+
+    Parameters
+    ----------
+    packing : Packing
+    classes : bool
+        False: the number of the particle, its row in ``packing.particles`` from 1 on; then beads,
+        then vesicles go on counting.  True: ``packing.classes``.
+    chunks : int or tuple, optional
+
+    Returns
+    -------
+    DataArray of int32, dims (z, y, x)
+        0 is empty.
+    """
+    particles, beads = packing.particles, packing.beads
+    if classes:
+        values = [t["class"].to_numpy(np.int32) for t in (particles, beads, packing.vesicles)]
+    else:
+        counts = np.cumsum([0, len(particles), len(beads), len(packing.vesicles)])
+        values = [
+            np.arange(low + 1, high + 1, dtype=np.int32) for low, high in itertools.pairwise(counts)
+        ]
+    scene = _solid(packing, values)
+    return _lay(packing, scene, _labels_block, np.int32, chunks, "classes" if classes else "labels")
+
+
+def specimen_occupancy(packing: Packing, *, chunks: Any = None) -> xr.DataArray:
+    """The share of each voxel, 0 to 1, that particles, membranes and beads fill, lazily.
+
+    From the distance d between the voxel's middle and the nearest surface: ½ − d in voxels, cut to
+    0 … 1; its sum is the volume of all bodies.
+
+    Parameters
+    ----------
+    packing : Packing
+    chunks : int or tuple, optional
+
+    Returns
+    -------
+    DataArray of float32, dims (z, y, x)
+    """
+    scene = _solid(packing, None)
+    return _lay(packing, scene, _occupancy_block, np.float32, chunks, "occupancy")
+
+
+def write_truth(
+    packing: Packing,
+    folder: str | os.PathLike[str],
+    *,
+    chunks: Any = None,
+    overwrite: bool = False,
+) -> dict[str, Path]:
+    """Write what is known of a specimen: tables and maps.  Computes.
+
+    ``particles.star`` (positions, orientations, ``kind``, ``class``), ``vesicles.csv`` and
+    ``beads.csv`` where there are any, ``classes.csv`` (number, name, copies, radius and volume),
+    ``labels.zarr``, ``classes.zarr`` and ``occupancy.zarr`` (0 to 1, see `specimen_occupancy`).
+
+    Parameters
+    ----------
+    packing : Packing
+    folder : path
+        Made if it is not there.
+    chunks : int or tuple, optional
+        Of the blocks that are drawn at once.
+    overwrite : bool
+
+    Returns
+    -------
+    dict
+        Path by what it holds.
+
+    Raises
+    ------
+    InputError
+        If a file exists and may not be overwritten, or the disk is full.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "vesicles": packing.vesicles,
+        "beads": packing.beads,
+        "classes": _class_table(packing),
+    }
+    paths = {"particles": folder / "particles.star"}
+    paths |= {name: folder / f"{name}.csv" for name, table in tables.items() if len(table)}
+    maps = {
+        "labels": specimen_labels(packing, chunks=chunks),
+        "class_map": specimen_labels(packing, classes=True, chunks=chunks),
+        "occupancy": specimen_occupancy(packing, chunks=chunks),
+    }
+    paths |= {name: folder / f"{volume.name}.zarr" for name, volume in maps.items()}
+    if not overwrite and (there := [path for path in paths.values() if path.exists()]):
+        raise InputError(f"{there[0]} exists; allow it to be overwritten, or choose another folder")
+    write_particles(packing.particles, paths["particles"], voxel_size=packing.voxel_size)
+    for name, table in tables.items():
+        if name in paths:
+            table.to_csv(paths[name], index=False)
+    for name, volume in maps.items():
+        # One level: the mean of two labels is no label.
+        levels = None if name == "occupancy" else 1
+        save_tomogram(volume, paths[name], levels=levels, overwrite=overwrite)
+    return paths
+
+
+def _class_table(packing: Packing) -> pd.DataFrame:
+    counts = {**packing.counts, "bead": len(packing.beads), "vesicle": len(packing.vesicles)}
+    table = pd.DataFrame({"class": packing.classes, "copies": counts})
+    table["radius"] = pd.Series({name: shape.radius for name, shape in packing.shapes.items()})
+    table["volume"] = pd.Series({name: shape.volume for name, shape in packing.shapes.items()})
+    table["level"] = pd.Series({name: shape.level for name, shape in packing.shapes.items()})
+    return table.rename_axis("kind").reset_index()
+
+
+@dataclass(frozen=True)
+class _Spline:
+    """Coefficients of a density's cubic B-spline, 0 around it."""
+
+    values: np.ndarray  # float32, volts
+    spacing: float  # Å
+    center: np.ndarray  # (3,): where the particle's centre lies, in samples
+    radius: float  # Å, beyond which it is 0
+
+    @classmethod
+    def nothing(cls) -> _Spline:
+        return cls(np.zeros((8, 8, 8), np.float32), 1.0, np.full(3, 4.0), 0.0)
+
+
+def _spline(density: xr.DataArray, voxel_size: float) -> _Spline:
+    """Prepare a density for being turned, sampled finely enough and not too finely."""
+    from scipy import ndimage
+
+    own = float(density.attrs["voxel_size"])
+    values = np.asarray(density.values, np.float64)
+    if not np.isfinite(values).all():
+        raise InputError(f"{density.name}: some voxels are NaN or infinite; repair the map first")
+    if own < 0.45 * voxel_size:
+        values = _faded(values, own, voxel_size)
+    finer = max(1, math.ceil(own / (0.6 * voxel_size)))
+    center = np.array(values.shape) // 2 * finer
+    if finer > 1:
+        values = _finer(values, finer)
+    spacing = own / finer
+    filled = np.argwhere(np.abs(values) > _NOTHING * np.abs(values).max())
+    if not len(filled):
+        return _Spline.nothing()
+    radius = float(np.linalg.norm(filled - center, axis=1).max()) + 1
+    rim = math.ceil(radius) + 8  # the prefilter's ringing falls by 3.7 a sample
+    low, high = center - rim, center + rim + 1
+    before, after = np.clip(-low, 0, None), np.clip(high - values.shape, 0, None)
+    cut = values[tuple(slice(max(a, 0), b) for a, b in zip(low, high, strict=True))]
+    padded = np.pad(cut, list(zip(before, after, strict=True)))
+    coefficients = ndimage.spline_filter(padded, order=3, mode="mirror")
+    return _Spline(
+        values=np.ascontiguousarray(coefficients, np.float32),
+        spacing=spacing,
+        center=np.full(3, float(rim)),
+        radius=(radius + 1) * spacing,
+    )
+
+
+def _faded(values: np.ndarray, own: float, voxel_size: float) -> np.ndarray:
+    """Without what is finer than two voxels of the volume, faded out over a fifth of the band."""
+    import scipy.fft
+
+    k2 = 0.0
+    for axis, n in enumerate(values.shape):
+        k = scipy.fft.rfftfreq(n, own) if axis == 2 else scipy.fft.fftfreq(n, own)
+        k2 = k2 + (k**2).reshape([-1 if a == axis else 1 for a in range(3)])
+    limit = 0.5 / voxel_size
+    edge = np.clip((np.sqrt(k2) - 0.9 * limit) / (0.2 * limit), 0, 1)
+    spectrum = scipy.fft.rfftn(values) * (0.5 + 0.5 * np.cos(np.pi * edge))
+    return np.asarray(scipy.fft.irfftn(spectrum, s=values.shape))
+
+
+def _finer(values: np.ndarray, times: int) -> np.ndarray:
+    """`times` as many samples along each axis, by the Fourier series; sample 0 stays in place."""
+    import scipy.signal
+
+    for axis, n in enumerate(values.shape):
+        values = scipy.signal.resample(values, n * times, axis=axis)
+    return values
+
+
+def _ball_profile(diameter: float, blur: float) -> np.ndarray:
+    """Share of gold by the distance from a bead's centre, blurred as if its surface were flat."""
+    from scipy.special import erfc
+
+    far = np.arange(0, diameter / 2 + 5 * blur + 2 * _STEP, _STEP)
+    return np.asarray(0.5 * erfc((far - diameter / 2) / (math.sqrt(2) * blur)))
+
+
+def _slab_profile(half: float, softness: float) -> np.ndarray:
+    """1 until `softness` / 2 before `half`, ½ at `half`, 0 from `softness` / 2 beyond it on."""
+    far = np.arange(0, half + softness + 2 * _STEP, _STEP)
+    return np.clip(0.5 - (far - half) / softness, 0, 1)
+
+
+@dataclass(frozen=True)
+class _Scene:
+    """All that a block needs, as plain arrays: one small value that the tasks share."""
+
+    voxel_size: float
+    kinds: np.ndarray
+    centers: np.ndarray
+    matrices: np.ndarray
+    reaches: np.ndarray  # Å, of each particle
+    maps: Any  # a `_Spline` a kind, or all `Bodies`
+    vesicles: tuple[np.ndarray, np.ndarray, np.ndarray] | None
+    bilayer: np.ndarray
+    beads: np.ndarray
+    balls: list[np.ndarray]
+    marks: list[np.ndarray] | None  # of particles, beads, vesicles in a label map
+
+    @classmethod
+    def of(
+        cls,
+        packing: Packing,
+        maps: Any,
+        radii: np.ndarray,
+        bilayer: np.ndarray,
+        balls: list[np.ndarray],
+        marks: list[np.ndarray] | None = None,
+    ) -> _Scene:
+        table = packing.particles
+        kinds = table["class"].to_numpy(np.int64) - 1
+        return cls(
+            voxel_size=packing.voxel_size,
+            kinds=kinds,
+            centers=np.ascontiguousarray(table[["z", "y", "x"]], float),
+            matrices=matrices_zyx(orientations(table)).reshape(-1, 3, 3),
+            reaches=np.asarray(radii, float)[kinds],
+            maps=maps,
+            vesicles=vesicle_arrays(packing.vesicles) if len(packing.vesicles) else None,
+            bilayer=bilayer,
+            beads=np.ascontiguousarray(packing.beads[["z", "y", "x"]], float),
+            balls=balls,
+            marks=marks,
+        )
+
+    def particles_in(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Rows that reach the voxels from `low` to `high`, by rising number."""
+        return _reaching(self.centers, self.reaches, low * self.voxel_size, high * self.voxel_size)
+
+
+def _reaching(centers: np.ndarray, reaches: Any, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Which spheres touch a box; all in Å."""
+    away = np.maximum(np.maximum(low - centers, centers - high), 0)
+    return np.flatnonzero((away**2).sum(1) <= np.square(reaches))
+
+
+def _solid(packing: Packing, values: list[np.ndarray] | None) -> _Scene:
+    """The scene of bodies."""
+    voxel = packing.voxel_size
+    softness = voxel if values is None else 4 * _STEP
+    return _Scene.of(
+        packing,
+        bodies_of(packing.shapes, voxel),
+        np.array([shape.radius for shape in packing.shapes.values()]) + voxel,
+        _slab_profile(MEMBRANE_HALF_THICKNESS, softness),
+        [_slab_profile(d / 2, softness) for d in packing.beads.get("diameter", ())],
+        values,
+    )
+
+
+def _lay(
+    packing: Packing, scene: _Scene, block: Any, dtype: Any, chunks: Any, what: str
+) -> xr.DataArray:
+    try:
+        laid = da.core.normalize_chunks(
+            _CHUNKS if chunks is None else chunks, packing.shape, dtype=dtype
+        )
+    except ValueError as error:
+        raise InputError(f"chunks={chunks} do not fit the shape {packing.shape}: {error}") from None
+    token = tokenize(block.__name__, scene, laid)
+    shared = delayed(scene, name=f"scene-{token}", traverse=False)
+    array = da.map_blocks(
+        _draw,
+        block=block,
+        scene=shared,
+        chunks=laid,
+        dtype=dtype,
+        meta=np.empty((0, 0, 0), dtype),
+        name=f"specimen-{what}-{token}",
+    )
+    return xr.DataArray(
+        array,
+        dims=("z", "y", "x"),
+        coords={
+            axis: np.arange(size) * packing.voxel_size
+            for axis, size in zip("zyx", packing.shape, strict=True)
+        },
+        name=what,
+        attrs={"voxel_size": packing.voxel_size, "source": f"specimen {what}"},
+    )
+
+
+def _draw(*, block: Any, scene: _Scene, block_info: Any = None) -> np.ndarray:
+    """One block: told its place by Dask."""
+    here = block_info[None]
+    place = np.array(here["array-location"], np.int64)
+    out = np.zeros(place[:, 1] - place[:, 0], here["dtype"])
+    block(out, place[:, 0], scene)
+    return out
+
+
+def _density_block(out: np.ndarray, corner: np.ndarray, scene: _Scene) -> None:
+    _solids(out, corner, scene, mode=0)
+    for i in scene.particles_in(corner, corner + out.shape - 1):
+        one = scene.maps[scene.kinds[i]]
+        _add_spline(
+            out, corner, scene.voxel_size, scene.centers[i], scene.matrices[i],
+            one.values, one.spacing, one.center, one.radius,
+        )  # fmt: skip
+
+
+def _labels_block(out: np.ndarray, corner: np.ndarray, scene: _Scene) -> None:
+    assert scene.marks is not None
+    _solids(out, corner, scene, mode=1)
+    _bodies(out, corner, scene, scene.marks[0])
+
+
+def _occupancy_block(out: np.ndarray, corner: np.ndarray, scene: _Scene) -> None:
+    _solids(out, corner, scene, mode=2)
+    _bodies(out, corner, scene, None)
+
+
+def _bodies(out: np.ndarray, corner: np.ndarray, scene: _Scene, values: np.ndarray | None) -> None:
+    b = scene.maps
+    for i in scene.particles_in(corner, corner + out.shape - 1):
+        kind = scene.kinds[i]
+        _add_body(
+            out, corner, scene.voxel_size, scene.centers[i], scene.matrices[i], scene.reaches[i],
+            b.fields, b.starts[kind], b.sizes[kind], b.firsts[kind],
+            values is not None, 0 if values is None else values[i],
+        )  # fmt: skip
+
+
+def _solids(out: np.ndarray, corner: np.ndarray, scene: _Scene, *, mode: int) -> None:
+    """Vesicles and beads."""
+    low, high = corner * scene.voxel_size, (corner + out.shape - 1) * scene.voxel_size
+    marks = scene.marks or [np.zeros(0)] * 3
+    if scene.vesicles is not None:
+        centers, matrices, axes = scene.vesicles
+        far = axes.max(1) + _STEP * len(scene.bilayer)
+        for i in _reaching(centers, far, low, high):
+            add_vesicle(
+                out, corner, scene.voxel_size, centers[i], matrices[i], axes[i], scene.bilayer,
+                _STEP, mode, marks[2][i] if mode == 1 else 0,
+            )  # fmt: skip
+    sizes = np.array([_STEP * len(ball) for ball in scene.balls])
+    for i in _reaching(scene.beads, sizes, low, high) if len(scene.balls) else ():
+        add_bead(
+            out, corner, scene.voxel_size, scene.beads[i], scene.balls[i], _STEP, mode,
+            marks[1][i] if mode == 1 else 0,
+        )  # fmt: skip
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _add_spline(out, corner, voxel_size, center, matrix, values, spacing, middle, radius):  # type: ignore[no-untyped-def]
+    """Add a density, turned and moved, to a block whose first voxel is `corner` of the volume.
+
+    Each coordinate comes from the voxel's number in the whole volume, never from a running sum: so
+    a voxel is the same in whatever block it lies.
+    """
+    sixth, half = np.float32(1 / 6), np.float32(0.5)
+    two_thirds, one = np.float32(2 / 3), np.float32(1)
+    wz, wy, wx = np.empty(4, np.float32), np.empty(4, np.float32), np.empty(4, np.float32)
+    for k in range(out.shape[0]):
+        dz = (corner[0] + k) * voxel_size - center[0]
+        if abs(dz) > radius:
+            continue
+        for j in range(out.shape[1]):
+            dy = (corner[1] + j) * voxel_size - center[1]
+            chord = radius * radius - dz * dz - dy * dy
+            if chord < 0:
+                continue
+            chord = math.sqrt(chord)
+            first = max(math.ceil((center[2] - chord) / voxel_size) - corner[2], 0)
+            last = min(math.floor((center[2] + chord) / voxel_size) - corner[2], out.shape[2] - 1)
+            for i in range(first, last + 1):
+                dx = (corner[2] + i) * voxel_size - center[2]
+                z = (matrix[0, 0] * dz + matrix[1, 0] * dy + matrix[2, 0] * dx) / spacing
+                y = (matrix[0, 1] * dz + matrix[1, 1] * dy + matrix[2, 1] * dx) / spacing
+                x = (matrix[0, 2] * dz + matrix[1, 2] * dy + matrix[2, 2] * dx) / spacing
+                z, y, x = z + middle[0], y + middle[1], x + middle[2]
+                iz, iy, ix = math.floor(z), math.floor(y), math.floor(x)
+                for w, t in (
+                    (wz, np.float32(z - iz)),
+                    (wy, np.float32(y - iy)),
+                    (wx, np.float32(x - ix)),
+                ):
+                    r = one - t
+                    w[0] = sixth * r * r * r
+                    w[1] = two_thirds - t * t * (one - half * t)
+                    w[2] = two_thirds - r * r * (one - half * r)
+                    w[3] = sixth * t * t * t
+                total = np.float32(0)
+                for a in range(4):
+                    plane = np.float32(0)
+                    for b in range(4):
+                        row = (
+                            wx[0] * values[iz + a - 1, iy + b - 1, ix - 1]
+                            + wx[1] * values[iz + a - 1, iy + b - 1, ix]
+                            + wx[2] * values[iz + a - 1, iy + b - 1, ix + 1]
+                            + wx[3] * values[iz + a - 1, iy + b - 1, ix + 2]
+                        )
+                        plane += wy[b] * row
+                    total += wz[a] * plane
+                out[k, j, i] += total
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _add_body(  # type: ignore[no-untyped-def]
+    out, corner, voxel_size, center, matrix, radius, field, start, size, first_zyx, mark, value
+):
+    """Mark a body in a block with `value`, or with the share of the voxel that it fills."""
+    for k in range(out.shape[0]):
+        dz = (corner[0] + k) * voxel_size - center[0]
+        if abs(dz) > radius:
+            continue
+        for j in range(out.shape[1]):
+            dy = (corner[1] + j) * voxel_size - center[1]
+            chord = radius * radius - dz * dz - dy * dy
+            if chord < 0:
+                continue
+            chord = math.sqrt(chord)
+            first = max(math.ceil((center[2] - chord) / voxel_size) - corner[2], 0)
+            last = min(math.floor((center[2] + chord) / voxel_size) - corner[2], out.shape[2] - 1)
+            for i in range(first, last + 1):
+                dx = (corner[2] + i) * voxel_size - center[2]
+                far = distance_at(
+                    field, start, size, first_zyx, voxel_size,
+                    matrix[0, 0] * dz + matrix[1, 0] * dy + matrix[2, 0] * dx,
+                    matrix[0, 1] * dz + matrix[1, 1] * dy + matrix[2, 1] * dx,
+                    matrix[0, 2] * dz + matrix[1, 2] * dy + matrix[2, 2] * dx,
+                )  # fmt: skip
+                if mark:
+                    if far <= 0:
+                        out[k, j, i] = value
+                else:
+                    share = min(max(0.5 - far / voxel_size, 0.0), 1.0)
+                    if share > out[k, j, i]:
+                        out[k, j, i] = share
