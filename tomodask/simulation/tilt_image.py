@@ -80,7 +80,7 @@ def counted_image(projections: Array, tilt: Tilt) -> Array:
         noise = noise * np.float32(tilt.detector.ntf[0])
     else:
         noise = _coloured(noise, _noise_transfer(noise, tilt))
-    return _centred(_blurred((expected / mean - 1).astype(np.float32), tilt)) + noise
+    return _blurred((expected / mean - 1).astype(np.float32), tilt) + noise
 
 
 def _contrast(projections: Array, tilt: Tilt) -> Array:
