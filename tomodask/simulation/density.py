@@ -297,16 +297,17 @@ def _map_density(
 ) -> np.ndarray:
     """A map of unknown scale as volts above the solvent; see `structure_density`."""
     source = str(volume.attrs.get("source") or volume.name or "the map")
-    fine = resample_map(volume, voxel_size=voxel_size).to_numpy()
-    border = np.concatenate([np.take(fine, (0, -1), axis=axis).ravel() for axis in range(3)])
-    fine = fine - np.float32(np.median(border))
-    threshold = _threshold(fine)
-    if not threshold > 0:
+    values = np.asarray(volume.to_numpy(), np.float32)
+    faces = [np.take(values, (0, -1), axis=axis).ravel() for axis in range(3)]
+    values = values - np.median(np.concatenate(faces))
+    if not _threshold(values) > 0:
         raise InputError(
             f"{source}: nothing in the map is above its border; density must be positive: turn "
             "its contrast over"
         )
-    fine *= np.float32(contrast / inner_contrast(fine))
+    # Before it is resampled: the scale of a map is one at all voxel sizes and resolutions.
+    scaled = volume.copy(data=values * np.float32(contrast / inner_contrast(values)))
+    fine = resample_map(scaled, voxel_size=voxel_size).to_numpy()
     inside = np.argwhere(fine > _threshold(fine))
     weights = fine[tuple(inside.T)].astype(np.float64)
     center = weights @ inside / weights.sum()
