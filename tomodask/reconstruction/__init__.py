@@ -1,0 +1,1 @@
+"""From tilt series to tomograms: alignment, correction, weighted back-projection, SIRT."""

@@ -185,9 +185,10 @@ def align_images(
         raise InputError(f"normalize must be mean, std or none, got {normalize!r}")
     aligned = aligned_shape(series)
     shape = (int(aligned[0] / factor + 1e-6), int(aligned[1] / factor + 1e-6))
-    if min(shape) < 4:
+    if shape[0] < 1 or shape[1] < 4:
         raise InputError(
-            f"bin must leave at least 4 pixels of {aligned[0]}×{aligned[1]} (y, x), got {factor:g}"
+            f"bin must leave at least 4 pixels along x of {aligned[0]}×{aligned[1]} (y, x), got "
+            f"{factor:g}"
         )
     lenses = _lenses(series, factor, ctf, dose_weight)
     transform = transforms(series)
@@ -388,7 +389,7 @@ def extended(values: np.ndarray, margin: int, *, axis: int = -1) -> np.ndarray:
     Examples
     --------
     >>> extended(np.array([2.0, 4.0]), 2).round(2).tolist()
-    [1.0, 1.5, 2.0, 4.0, 3.0, 1.0]
+    [1.0, 1.5, 2.0, 4.0, 3.0, 0.5]
     """
     pads = [(0, 0)] * values.ndim
     pads[axis] = (margin, margin)
