@@ -172,12 +172,14 @@ def project(
         out = np.zeros((-(-ny // _ROWS), len(cosines) * 2 * length * _ROWS), np.float32)
         _project(_blocks(volume), nz, nx, cosines, sines, cz, cx, middle, TABLE, out)
         lines = _unblocked(out, len(cosines), ny, 2 * length)
-    spectrum = fft(lines).rfft(lines, axis=-1)[..., : length // 2 + 1]
-    spectrum = spectrum * xp.asarray(1 / _transform(length), xp.float32)
-    if length % 2 == 0:
-        spectrum[..., -1] = spectrum[..., -1].real  # half of each of its two, which fall together
-    images = fft(lines).irfft(spectrum, length, axis=-1)
-    return xp.ascontiguousarray(images[..., margin : margin + width])
+    images = xp.empty((len(cosines), ny, width), xp.float32)
+    factor = xp.asarray(1 / _transform(length), xp.float32)
+    for line, image in zip(lines, images, strict=True):  # one by one: they stay in the cache
+        spectrum = fft(line).rfft(line, axis=-1)[..., : length // 2 + 1] * factor
+        if length % 2 == 0:
+            spectrum[..., -1] = spectrum[..., -1].real  # half of each of its two, which coincide
+        image[:] = fft(line).irfft(spectrum, length, axis=-1)[..., margin : margin + width]
+    return images
 
 
 def _transform(length: int) -> np.ndarray:
@@ -211,8 +213,15 @@ def fine_rows(
     if length % 2 == 0:
         factor[-1] /= 2  # of a pair of frequencies, each gets half
     rows = xp.asarray(images, xp.float32)
-    spectrum = fft(rows).rfft(rows, length, axis=-1) * xp.asarray(2 * factor, xp.float32)
-    return xp.ascontiguousarray(fft(rows).irfft(spectrum, 2 * length, axis=-1)[..., : 2 * width])
+    rows = rows.reshape(-1, rows.shape[-2] if rows.ndim > 1 else 1, width)
+    out = xp.empty((*rows.shape[:-1], 2 * width), xp.float32)
+    padded = xp.zeros((rows.shape[1], length), xp.float32)
+    factor = xp.asarray(2 * factor, xp.float32)
+    for image, fine in zip(rows, out, strict=True):  # one by one: they stay in the cache
+        padded[:, :width] = image
+        spectrum = fft(padded).rfft(padded, axis=-1) * factor
+        fine[:] = fft(padded).irfft(spectrum, 2 * length, axis=-1)[:, : 2 * width]
+    return out.reshape(*images.shape[:-1], 2 * width)
 
 
 def window(angles: Any, zs: np.ndarray, xs: np.ndarray, width: int) -> tuple[int, int]:
