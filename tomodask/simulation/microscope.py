@@ -107,7 +107,7 @@ class Beads:
     positions_zyx : sequence of (float, float, float)
         Å, in the volume's frame: the middle of voxel (0, 0, 0) is the origin.
     diameter : float
-        Å, of the disk that is left out of each image.
+        Å, of a bead.  Left out is its disk, and around it as far as the lens carries its signal.
     """
 
     positions_zyx: tuple[tuple[float, float, float], ...]

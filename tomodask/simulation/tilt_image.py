@@ -88,17 +88,6 @@ def _contrast(projections: Array, tilt: Tilt) -> Array:
     scope, pixel = tilt.microscope, tilt.pixel_size
     turn = math.radians(tilt.angle)
     slope = -scope.handedness * math.tan(turn) if scope.ctf else 0.0
-    reach = 0.0
-    if scope.ctf:
-        most = max(abs(tilt.defocus_u), abs(tilt.defocus_v))
-        most += abs(slope) * pixel * projections.shape[-1] / 2
-        most += max(map(abs, tilt.heights)) / math.cos(turn)
-        reach = delocalisation(
-            pixel,
-            voltage=scope.voltage,
-            spherical_aberration=scope.spherical_aberration,
-            defocus=most,
-        )
     total = None
     for projection, height in zip(projections, tilt.heights, strict=True):
         offset = scope.handedness * height / math.cos(turn)
@@ -108,7 +97,7 @@ def _contrast(projections: Array, tilt: Tilt) -> Array:
             pixel_size=pixel,
             slope=slope,
             step=defocus_step(pixel, scope.voltage),
-            reach=reach,
+            reach=_reach(tilt, projections.shape[-1]),
         )
         total = image if total is None else total + image
     assert total is not None
@@ -117,6 +106,22 @@ def _contrast(projections: Array, tilt: Tilt) -> Array:
     if tilt.rotation or any(tilt.shift):
         contrast = _moved(contrast, tilt.shift, tilt.rotation)
     return contrast
+
+
+def _reach(tilt: Tilt, width: int) -> float:
+    """How far, in Å, the lens carries signal anywhere on an image of `width` pixels."""
+    scope, turn = tilt.microscope, math.radians(tilt.angle)
+    if not scope.ctf:
+        return 0.0
+    most = max(abs(tilt.defocus_u), abs(tilt.defocus_v))
+    most += math.tan(abs(turn)) * tilt.pixel_size * width / 2
+    most += max(map(abs, tilt.heights)) / math.cos(turn)
+    return delocalisation(
+        tilt.pixel_size,
+        voltage=scope.voltage,
+        spherical_aberration=scope.spherical_aberration,
+        defocus=most,
+    )
 
 
 def _response(ky: Array, kx: Array, change: float, *, tilt: Tilt, offset: float) -> Array:
@@ -226,12 +231,13 @@ def _coloured(noise: Array, transfer: Array) -> Array:
 def clear_of(
     beads: tuple[np.ndarray, float] | None, tilt: Tilt, shape: tuple[int, int]
 ) -> np.ndarray:
-    """True at the pixels of a tilt that no bead covers."""
+    """True at the pixels of a tilt to which the lens carries nothing of any bead."""
     keep = np.ones(shape, bool)
     if beads is None:
         return keep
     ny, nx = shape
     offsets, radius = beads  # pixels
+    radius += _reach(tilt, nx) / tilt.pixel_size
     turn = math.radians(tilt.angle)
     place = np.stack(
         [offsets[:, 2] * math.cos(turn) + offsets[:, 0] * math.sin(turn), offsets[:, 1]], axis=1
