@@ -421,6 +421,14 @@ def test_transforms_undo_the_motion():
         assert (aligned - want)[inside].std() < 0.01 * want[inside].std()
 
 
+def test_what_does_not_move_is_aligned_already():
+    scheme = tilt_scheme((-3, 3), 3)
+    volume = as_volume(noise((4, 16, 16)))
+    still = simulate_tilt_series(volume, scheme=scheme, microscope=PERFECT, motion=Motion())
+    assert transforms(still) is None
+    np.testing.assert_array_equal(still.to_numpy(), images(volume, scheme))
+
+
 def test_motion_has_the_size_asked_for_and_belongs_to_the_order():
     scheme = tilt_scheme((-60, 60), 0.25)
     flat = xr.DataArray(

@@ -462,7 +462,7 @@ def _series(
         attrs["phase_shift"] = microscope.phase_shift
         names += ["defocus_u", "defocus_v", "defocus_angle"]
     size = projections.sizes["x"], projections.sizes["y"]
-    moved = motion is not None
+    moved = motion is not None and (motion.shift > 0 or motion.rotation > 0)
     return as_tilt_series(
         images,
         angle=[tilt.angle for tilt in tilts],

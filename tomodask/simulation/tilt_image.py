@@ -72,7 +72,7 @@ def counted_image(projections: Array, tilt: Tilt) -> Array:
     xp = namespace(contrast)
     mean = tilt.exposure * tilt.pixel_size**2
     # Where gold scatters more than weakly there are no fewer electrons than none.
-    expected = np.maximum(mean * (1 + _centred(contrast).astype(np.float64)), 0.0)
+    expected = xp.maximum(mean * (1 + _centred(contrast).astype(np.float64)), 0.0)
     rng = np.random.default_rng([tilt.seed, tilt.order])
     counts = xp.asarray(rng.poisson(to_numpy(expected)))
     noise = ((counts - expected) / mean).astype(np.float32)
