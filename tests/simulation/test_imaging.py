@@ -421,6 +421,26 @@ def test_transforms_undo_the_motion():
         assert (aligned - want)[inside].std() < 0.01 * want[inside].std()
 
 
+def test_the_specimen_turns_and_the_lens_does_not():
+    """With strong astigmatism the zeros stay where they were, whatever the motion."""
+    volume = as_volume(noise((2, 256, 256)), voxel_size=4.0)
+    scope = Microscope(defocus=20_000.0, astigmatism=8_000.0, astigmatism_angle=30.0)
+    still = images(volume, one_tilt(0.0), scope)[0]
+    moved = images(volume, one_tilt(0.0), scope, motion=Motion(0.0, 20.0), seed=5)[0]
+
+    def smoothed(image):
+        return ndi.gaussian_filter(np.abs(np.fft.fft2(image)) ** 2, 2.0, mode="wrap")
+
+    series = simulate_tilt_series(
+        volume, scheme=one_tilt(0.0), microscope=scope, motion=Motion(0.0, 20.0), seed=5
+    )
+    a11, a21 = transforms(series)[0, :, 0]
+    assert abs(np.rad2deg(np.arctan2(a21, a11))) > 5
+    log = [np.log(smoothed(image)).ravel() for image in (still, moved)]
+    turned = np.log(smoothed(ndi.rotate(still, 15.0, reshape=False, mode="mirror"))).ravel()
+    assert np.corrcoef(*log)[0, 1] > np.corrcoef(log[0], turned)[0, 1] + 0.1
+
+
 def test_what_does_not_move_is_aligned_already():
     scheme = tilt_scheme((-3, 3), 3)
     volume = as_volume(noise((4, 16, 16)))

@@ -91,6 +91,8 @@ def _contrast(projections: Array, tilt: Tilt) -> Array:
     total = None
     for projection, height in zip(projections, tilt.heights, strict=True):
         offset = scope.handedness * height / math.cos(turn)
+        if tilt.rotation or any(tilt.shift):  # it is the specimen that moves, not the lens
+            projection = _moved(projection, tilt.shift, tilt.rotation)
         image = filter_across(
             projection,
             partial(_response, tilt=tilt, offset=offset),
@@ -102,10 +104,7 @@ def _contrast(projections: Array, tilt: Tilt) -> Array:
         total = image if total is None else total + image
     assert total is not None
     # Volts times voxels times Å a voxel times rad per V Å: the phase.
-    contrast = total * np.float32(-2 * pixel * interaction_constant(scope.voltage))
-    if tilt.rotation or any(tilt.shift):
-        contrast = _moved(contrast, tilt.shift, tilt.rotation)
-    return contrast
+    return total * np.float32(-2 * pixel * interaction_constant(scope.voltage))
 
 
 def _reach(tilt: Tilt, width: int) -> float:
