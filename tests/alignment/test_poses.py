@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import pandas as pd
 import pytest
 from alignment.scenes import VOXEL, boxes, dataset_of
 from scipy.spatial.transform import Rotation
+from threadpoolctl import threadpool_info
 
 from tomodask.alignment import poses as module
 from tomodask.alignment.poses import align_subtomograms
 from tomodask.alignment.refinement import Stage
+from tomodask.alignment.threads import one_thread_each
 from tomodask.arrays.geometry import angular_distance
 from tomodask.data.particles import orientations
 from tomodask.errors import InputError
@@ -100,6 +103,34 @@ def test_workers_change_nothing():
         scheduler="threads", num_workers=3
     )
     pd.testing.assert_frame_equal(got, want)
+
+
+def blas_threads():
+    return [one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"]
+
+
+def test_tasks_side_by_side_hold_blas_to_one_thread_until_the_last_ends():
+    before = blas_threads()
+    seen, first, second = [], threading.Event(), threading.Event()
+
+    def short():
+        with one_thread_each():
+            first.wait(10)
+
+    def long():
+        with one_thread_each():
+            first.set()
+            second.wait(10)
+            seen.append(blas_threads())
+
+    one, two = threading.Thread(target=short), threading.Thread(target=long)
+    one.start()
+    two.start()
+    one.join()
+    second.set()
+    two.join()
+    assert seen == [[1] * len(before)]
+    assert blas_threads() == before
 
 
 def test_a_particle_is_the_same_in_any_company():

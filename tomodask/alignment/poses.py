@@ -19,7 +19,6 @@ import xarray as xr
 from dask.base import tokenize
 from dask.delayed import Delayed, delayed
 from scipy.spatial.transform import Rotation
-from threadpoolctl import threadpool_limits
 
 from tomodask.alignment.batches import BatchFolder, batches
 from tomodask.alignment.checks import check_alignment, check_box
@@ -27,6 +26,7 @@ from tomodask.alignment.measurement import measurements
 from tomodask.alignment.plan import Plan, plan_alignment
 from tomodask.alignment.refinement import correlation, refine_pose
 from tomodask.alignment.search import candidate_poses
+from tomodask.alignment.threads import one_thread_each
 from tomodask.arrays.sampling import spectrum_at
 from tomodask.data.particles import with_orientations
 from tomodask.data.subtomogram_table import batch_size, particle_table
@@ -260,7 +260,7 @@ def search(
 ) -> list[_Batch]:
     """Candidate poses of a batch of boxes (the task ``search``)."""
     out = []
-    with threadpool_limits(1):  # a particle a thread, not several threads in a product
+    with one_thread_each():
         for box, row, identity, image in zip(boxes, rows, identities, names, strict=True):
             box = check_box(box, int(identity), str(image))
             data = spectrum_at(box, plan.frequencies)

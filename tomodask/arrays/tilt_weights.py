@@ -12,7 +12,8 @@ Fourier voxels from the plane.  So the box holds ``w(k)`` times the particle's s
 where ``d_t`` is the distance from the plane and ``k_t`` the frequency along x' in it.  ``N(u)`` is
 what tilts all the way round would add up to, ``2 ∫₀ᵘ slab``, which is 1 but for the lowest
 frequencies: there slabs overlap, and so does the ramp of a back-projection.  H_t is the contrast
-transfer function (its magnitude where phases were flipped) times what radiation damage left.
+transfer function (its magnitude where phases were flipped) times what radiation damage left
+(squared where the images were weighted by it).
 
 The lens carries signal off its place, and what it carries out of the box is lost to it.  Where the
 phase of the lens turns so fast that it carries by δ, the oscillating part of H_t is multiplied by
@@ -281,7 +282,8 @@ def _transfer(
             exposure=series["exposure"][tilt] if "exposure" in series else 0.0,
             voltage=series.get("voltage", 300.0),
         )
-        out = out * left
+        # The specimen fades by it; images that were weighted are multiplied by it once more.
+        out = out * (left * left if series["dose_weighted"] else left)
     return out
 
 
