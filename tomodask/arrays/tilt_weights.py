@@ -71,21 +71,20 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
     if not isinstance(record, Mapping):
         raise refuse(f"it is no table of names and values but {type(record).__name__}")
     kept: dict[str, Any] = {str(key): _plain(value) for key, value in record.items()}
+    kept = {key: value for key, value in kept.items() if value is not None}
     missing = [name for name in ("angle", "weight", "pixel_size", "method") if name not in kept]
     if missing:
         raise refuse(f"{', '.join(missing)} not there")
     for name in ("angle", "weight", *_LISTS):
-        if kept.get(name) is None:
-            kept.pop(name, None)
+        if name not in kept:
             continue
         kept[name] = _numbers(kept[name])
-        if kept[name] is None or not kept[name]:
+        if not kept[name]:
             raise refuse(f"{name} is no list of numbers")
         if len(kept[name]) != len(kept["angle"]):
             raise refuse(f"{len(kept['angle'])} tilts, but {len(kept[name])} of {name}")
     for name in ("pixel_size", *_SCALARS):
-        if kept.get(name) is None:
-            kept.pop(name, None)
+        if name not in kept:
             continue
         one = _numbers([kept[name]])
         if one is None:
@@ -232,7 +231,7 @@ def weights_at(
 
 def _overlap(u: np.ndarray) -> np.ndarray:
     """``2 ∫₀ᵘ sinc(s) sinc(s / 2) ds``."""
-    steps = np.linspace(0.0, max(float(u.max()), 1.0), max(int(100 * u.max()), 100) + 1)
+    steps = np.arange(int(100 * u.max()) + 2) / 100  # the same wherever they end
     slab = np.sinc(steps) * np.sinc(steps / 2)
     total = np.concatenate([[0.0], np.cumsum((slab[1:] + slab[:-1]) * steps[1])])
     return np.asarray(np.interp(u, steps, total))
