@@ -74,6 +74,23 @@ def test_a_turn_is_about_the_middle_and_may_turn_the_image_over(degrees, shape):
     assert transforms(out) is None
 
 
+@pytest.mark.parametrize("factor", [2, 2.5, 4])
+@pytest.mark.parametrize("degrees", [7.0, 85.3])
+def test_a_turn_and_a_bin_together(degrees, factor):
+    theta = np.deg2rad(degrees)
+    matrix = np.array([[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]])
+    shape, place, shift = (201, 240), np.array([-20.1, 11.3]), np.array([1.3, -2.2])
+    series = one_image(spot(shape, place[::-1], 9.0), transform=np.column_stack([matrix, shift]))
+    out = align_images(series, bin=factor, normalize="none").to_numpy()[0]
+    new_shape = shape if degrees < 45 else shape[::-1]
+    half = [np.array([n // 2 - (n - 1) / 2 for n in each[::-1]]) for each in (shape, new_shape)]
+    new = matrix @ (place + half[0]) + shift - half[1]
+    assert out.shape == tuple(int(n / factor) for n in new_shape)
+    wanted = spot(out.shape, new[::-1] / factor, 9.0 / factor) / factor
+    inner = slice(10, -10), slice(10, -10)
+    np.testing.assert_allclose(out[inner], wanted[inner], atol=1e-3)
+
+
 def test_binning_folds_nothing_back():
     # A wave beyond the new Nyquist frequency is gone, one below it stays as it is.
     x = np.arange(256) - 128

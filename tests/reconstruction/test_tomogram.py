@@ -99,6 +99,20 @@ def test_chunks_do_not_change_a_bit(chunks):
         np.testing.assert_array_equal(cut.to_numpy(), whole)
 
 
+@pytest.mark.parametrize("method", ["wbp", "sirt"])
+def test_workers_do_not_change_a_byte(tmp_path, method):
+    series = series_of(blobs((24, 21, 40), PLACES), TILTS[::4])
+    options = {"thickness": 120.0, "method": method, "iterations": 2, "bin": 1.5}
+    told = []
+    for name, scheduler in (("one", "synchronous"), ("two", "threads")):
+        (tmp_path / name).mkdir()
+        with dask.config.set(scheduler=scheduler, num_workers=2):
+            told.append(save_reconstruction(series, tmp_path / name / "a.mrc", **options))
+    assert told[0] == told[1]
+    one, two = ((tmp_path / name / "a.mrc").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
 def test_slabs_do_not_change_a_bit(monkeypatch):
     series = series_of(blobs((24, 21, 40), PLACES), TILTS[::4])
     options = {"thickness": 120.0, "method": "sirt", "iterations": 3}

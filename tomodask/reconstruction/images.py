@@ -148,9 +148,10 @@ def align_images(
     """Aligned images at the voxel size wanted, the tilt axis along y through pixel ``size // 2``.
 
     Images that are shifted only are shifted by Fourier phases; others are resampled once, by
-    splines of order 5, at their full sampling.  Binning cuts the spectrum, so that nothing folds
-    back.  Beyond its borders an image is continued by its mirror image, faded to its mean.  Values
-    are divided by the bin, so that sums along the beam over voxels mean the same at any of them.
+    splines of order 5, at their full sampling or at least at twice the final one.  Binning cuts the
+    spectrum, so that nothing folds back.  Beyond its borders an image is continued by its mirror
+    image, faded to its mean.  Values are divided by the bin, so that sums along the beam over
+    voxels mean the same at any of them.
 
     Parameters
     ----------
@@ -212,6 +213,7 @@ def align_images(
         _prepare_block,
         recipes=recipes,
         dtype=np.float32,
+        token="align",
         chunks=((1,) * len(series), (shape[0],), (shape[1],)),
         meta=np.empty((0, 0, 0), np.float32),
     )
@@ -350,37 +352,51 @@ def prepare_image(image: np.ndarray, recipe: Recipe) -> np.ndarray:
     if recipe.normalize == "std":
         spread = float(values.std(dtype=np.float64))
         values *= np.float32(1 / spread if spread > 0 else 0)
-    shift = recipe.shift
+    shift, factor = recipe.shift, recipe.factor
     if recipe.matrix is not None:
-        values, shift = _turned_image(values, recipe), (0.0, 0.0)
-    if recipe.factor != 1 or any(shift):
-        values = resample_image(values, factor=recipe.factor, shift=shift, shape=recipe.shape)
+        values, factor = _turned_image(values, recipe)
+        shift = (0.0, 0.0)
+    if factor != 1 or any(shift):
+        values = resample_image(values, factor=factor, shift=shift, shape=recipe.shape)
     if recipe.normalize == "none":
         values = values + mean
     values = values * np.float32(recipe.sign)
     return values if recipe.lens is None else recipe.lens.apply(values)
 
 
-def _turned_image(values: np.ndarray, recipe: Recipe) -> np.ndarray:
-    """``out(new) = in(A⁻¹ (new − d − c') + c)``, about the middles of the images."""
+def _turned_image(values: np.ndarray, recipe: Recipe) -> tuple[np.ndarray, float]:
+    """The image turned and shifted, and the bin that is left to do.
+
+    Of a bin of more than two, all but the last factor of two is done before: the spline has then
+    little to do, and no detail near its Nyquist frequency.
+    """
     from scipy import ndimage
 
     assert recipe.matrix is not None
-    undo = np.linalg.inv(np.reshape(recipe.matrix, (2, 2)))
-    old = (np.array(values.shape[::-1]) - 1) / 2 + _MARGIN
-    new = (np.array(recipe.aligned[::-1]) - 1) / 2 + np.array(recipe.shift)
-    offset = old - undo @ new
-    return np.asarray(
-        ndimage.affine_transform(
-            extended(extended(values, _MARGIN, axis=0), _MARGIN, axis=1),
-            undo[::-1, ::-1],  # rows are y
-            offset[::-1],
-            output_shape=recipe.aligned,
-            output=np.float32,
-            order=_SPLINE,
-            mode="constant",
-        )
+    matrix = np.reshape(recipe.matrix, (2, 2))
+    # Of places from pixel size // 2, instead of from the middle: new = A old + d.
+    old, new = (np.array([n // 2 - (n - 1) / 2 for n in shape[::-1]])
+                for shape in (values.shape, recipe.aligned))  # fmt: skip
+    shift = matrix @ old + recipe.shift - new
+    first = max(1.0, recipe.factor / 2)
+    aligned = recipe.aligned
+    if first > 1:
+        shape = int(values.shape[0] / first), int(values.shape[1] / first)
+        values = resample_image(values, factor=first, shift=(0.0, 0.0), shape=shape)
+        aligned = int(aligned[0] / first), int(aligned[1] / first)
+    undo = np.linalg.inv(matrix)
+    center = np.array([n // 2 for n in values.shape[::-1]]) + _MARGIN
+    offset = center - undo @ (np.array([n // 2 for n in aligned[::-1]]) + shift / first)
+    turned = ndimage.affine_transform(
+        extended(extended(values, _MARGIN, axis=0), _MARGIN, axis=1),
+        undo[::-1, ::-1],  # rows are y
+        offset[::-1],
+        output_shape=aligned,
+        output=np.float32,
+        order=_SPLINE,
+        mode="constant",
     )
+    return np.asarray(turned), recipe.factor / first
 
 
 def extended(values: np.ndarray, margin: int, *, axis: int = -1) -> np.ndarray:

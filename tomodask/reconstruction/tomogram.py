@@ -6,6 +6,7 @@ import logging
 import os
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,6 +67,7 @@ class _Job:
             _filter_block,
             filter=self.filter,
             dtype=np.float32,
+            token="filter",
             chunks=((1,) * tilts, (ny,), (2 * nx,)),
             meta=np.empty((0, 0, 0), np.float32),
         )
@@ -226,7 +228,7 @@ def save_reconstruction(
     store = RowStore.open_or_create(
         path.with_name(f".{path.name}.rows"),
         (rows, tilts, samples),
-        fingerprint=tokenize(fine.name, job.filter, job.method),
+        fingerprint=tokenize(version("tomodask"), fine.name, job.filter, job.method),
     )
     write = delayed(_write_image, pure=False)
     blocks = fine.to_delayed(optimize_graph=False).ravel()
@@ -236,7 +238,12 @@ def save_reconstruction(
         "tilts": tilts,
     }
     try:
-        compute([write(blocks[tilt], store, tilt) for tilt in store.missing()], label="images")
+        # A running scheduler may serve other reconstructions too: keys tell them apart.
+        key = f"write-rows-{tokenize(fine.name, store.path, os.getpid())}"
+        writes = [
+            write(blocks[tilt], store, tilt, dask_key_name=(key, tilt)) for tilt in store.missing()
+        ]
+        compute(writes, label="images")
         if method == "sirt":
             array = _sirt_slabs(job, store)
         else:
