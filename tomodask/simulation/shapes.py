@@ -19,6 +19,7 @@ __all__ = ["Shape", "distance_at", "particle_shape"]
 
 _SMOOTHING = 5.0  # Å, deviation of the Gaussian: atoms become one body, domains stay apart
 _MARGIN = 2  # voxels of the field beyond the body; farther out the distance is bounded from below
+_BALLS = 16
 _SPECK = 0.05  # of the largest piece: smaller ones are noise of a map, not parts of the body
 
 
@@ -39,6 +40,9 @@ class Shape:
     points_zyx : array of float32, shape (n, 3)
         Å, on the surface, no place of which is farther than about a voxel from one of them; the
         first ones are far from each other.
+    balls : array of float32, shape (m, 4)
+        z, y, x and radius in Å of balls within the body, the largest first: what comes too near
+        to a ball comes too near to the body, which is told by one look.
     radius : float
         Å, of the sphere about the centre that holds the body.
     inner_radius : float
@@ -52,6 +56,7 @@ class Shape:
     distance: np.ndarray
     first_zyx: np.ndarray
     points_zyx: np.ndarray
+    balls: np.ndarray
     radius: float
     inner_radius: float
     volume: float
@@ -143,6 +148,7 @@ def particle_shape(
         distance=np.ascontiguousarray(nodes, np.float32),
         first_zyx=(low - np.asarray(reach) // 2) * size,
         points_zyx=np.ascontiguousarray(points, np.float32),
+        balls=_balls(nodes, low - np.asarray(reach) // 2, size),
         radius=float(np.linalg.norm(onto, axis=1).max()),
         inner_radius=max(-centre, 0.0),
         volume=float(body.sum() * fine**3),
@@ -157,6 +163,21 @@ def _one_body(mask: np.ndarray) -> np.ndarray:
     sizes = np.bincount(pieces.ravel())
     sizes[0] = 0
     return np.asarray(ndimage.binary_fill_holes((sizes > _SPECK * sizes.max())[pieces]))
+
+
+def _balls(distance: np.ndarray, first: np.ndarray, spacing: float) -> np.ndarray:
+    """Balls in a body: the deepest node, then the deepest that is in no ball yet, and so on."""
+    depth = -np.ascontiguousarray(distance, np.float64)
+    grid = np.indices(depth.shape)
+    out: list[list[float]] = []
+    while len(out) < _BALLS and depth.max() > 0:
+        at = np.array(np.unravel_index(np.argmax(depth), depth.shape))
+        deepest = float(depth[tuple(at)])
+        # Smaller by what a distance field of voxels may be wrong: no pair that fits is refused.
+        out.append([*((at + first) * spacing), max(deepest - 0.25 * spacing, 0.0)])
+        away2 = sum((axis - place) ** 2 for axis, place in zip(grid, at, strict=True))
+        depth[away2 * spacing**2 <= deepest**2] = 0
+    return np.array(out, np.float32).reshape(-1, 4)
 
 
 @numba.njit(cache=True, nogil=True)
