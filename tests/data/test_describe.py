@@ -13,7 +13,7 @@ from helpers import shared_data
 
 from tomodask.data.describe import describe
 from tomodask.data.particles import write_particles
-from tomodask.data.subtomograms import open_subtomograms
+from tomodask.data.subtomograms import extract_subtomograms, open_subtomograms, save_subtomograms
 from tomodask.data.tomograms import save_tomogram
 from tomodask.errors import InputError
 
@@ -144,3 +144,26 @@ def test_counts_what_is_no_number(tmp_path):
     array[:] = values
     told = describe(tmp_path / "a.zarr", voxel_size=1.0)
     assert (told["nonfinite"], told["mean"]) == (1, 0.0)
+
+
+def test_what_a_tilt_series_measured_in_one_line(tmp_path):
+    series = {
+        "angle": [-51.0, 0.0, 48.0], "weight": [0.3, 0.4, 0.5], "pixel_size": 5.0, "method": "wbp",
+    }  # fmt: skip
+    lens = {
+        "voltage": 300.0, "spherical_aberration": 2.7, "amplitude_contrast": 0.07,
+        "defocus_u": [31000.0, 30000.0, 29000.0], "defocus_v": [29000.0, 28000.0, 27000.0],
+        "phase_flipped": True,
+    }  # fmt: skip
+    dose = {"pre_exposure": [3.0, 0.0, 6.0], "exposure": [3.0] * 3, "dose_weighted": True}
+    tomogram = volume().assign_attrs(tilt_series=series)
+    save_tomogram(tomogram, tmp_path / "a.zarr")
+    told = describe(tmp_path / "a.zarr")["tilt_series"]
+    assert told == "3 tilts, -51 to 48°, WBP, defocus unknown"
+    tomogram.attrs["tilt_series"] = series | lens | dose
+    save_tomogram(tomogram, tmp_path / "b.zarr")
+    line = "3 tilts, -51 to 48°, WBP, phases flipped, defocus 2.8 to 3 µm, 9 e/Å², weighted"
+    assert describe(tmp_path / "b.zarr")["tilt_series"] == line
+    picks = pd.DataFrame({"z": [50.0], "y": [50.0], "x": [50.0]})
+    save_subtomograms(extract_subtomograms(tomogram, picks, box=8), tmp_path / "s.zarr")
+    assert describe(tmp_path / "s.zarr")["tilt_series"] == {"TS_01": line}

@@ -52,6 +52,16 @@ def tomogram(values, chunks=None):
     )
 
 
+def tilt_series(**changed):
+    """The record of a tilt series, as reconstruction leaves it."""
+    return {
+        "angle": [-51.0, 0.1, 48.0], "weight": [0.3, 0.4, 0.5], "pixel_size": 5.0,
+        "phase_flipped": True, "dose_weighted": False, "method": "wbp",
+        "defocus_u": [31000.0, 30000.0, 29000.0], "voltage": 300.0,
+        "spherical_aberration": 2.7, "amplitude_contrast": 0.07, **changed,
+    }  # fmt: skip
+
+
 def picks_at(zyx):
     return pd.DataFrame(np.asarray(zyx, float) * VOXEL, columns=["z", "y", "x"])
 
@@ -178,6 +188,25 @@ def test_tilt_range_is_said_or_the_table_s_or_the_tomogram_s():
     assert found == [(-60, 60), (-50, 40), (-30, 30)]
 
 
+def recorded(name="ts", **changed):
+    """A tomogram that has the record of its tilt series."""
+    volume = tomogram(noise()).rename(name)
+    del volume.attrs["tilt_range"]
+    return volume.assign_attrs(tilt_series=tilt_series(**changed))
+
+
+def test_the_record_of_the_tilt_series_goes_with_the_boxes():
+    picks = picks_at([[20, 20, 20]])
+    boxes = extract_subtomograms(recorded(), picks, box=8)
+    assert boxes.attrs["tilt_series"] == {"ts": tilt_series()}
+    assert (boxes.tilt_min.item(), boxes.tilt_max.item()) == (-51, 48)
+    said = extract_subtomograms(recorded(), picks, box=8, tilt_range=(-30, 30))
+    assert "tilt_series" not in said.attrs
+    assert said.tilt_min.item() == -30
+    with pytest.raises(InputError, match="ts: the record of the tilt series is damaged"):
+        extract_subtomograms(recorded(angle=[0.0]), picks, box=8)
+
+
 def test_only_the_rows_of_this_tomogram():
     picks = picks_at([[20, 20, 20], [21, 21, 21], [22, 22, 22]])
     boxes = extract_subtomograms(
@@ -293,6 +322,61 @@ def test_store_reads_back_equal(tmp_path):
     assert back.attrs["voxel_size"] == VOXEL
     assert back.attrs["padded"] == boxes.attrs["padded"]
     assert not (tmp_path / "s.zarr.part").exists()
+
+
+def test_the_store_keeps_records_of_tilt_series(tmp_path):
+    boxes = extract_subtomograms(recorded(), picks_at([[20, 20, 20]]), box=8)
+    both = {"ts": tilt_series(), "other": tilt_series(method="sirt", pre_exposure=[1.0, 2.0, 3.0])}
+    boxes.attrs["tilt_series"] = both
+    path = tmp_path / "s.zarr"
+    save_subtomograms(boxes, path)
+    back = open_subtomograms(path)
+    assert back.attrs["tilt_series"] == both
+    save_subtomograms(back, tmp_path / "again.zarr")
+    assert open_subtomograms(tmp_path / "again.zarr").attrs["tilt_series"] == both
+    said = open_subtomograms(path, tilt_range=(-20, 30))
+    assert "tilt_series" not in said.attrs
+    assert said.tilt_min.item() == -20
+    boxes.attrs["tilt_series"] = {"ts": {"angle": [0.0]}}
+    with pytest.raises(InputError, match=r"b\.zarr, tomogram ts: the record"):
+        save_subtomograms(boxes, tmp_path / "b.zarr")
+    (path / "zarr.json").write_text((path / "zarr.json").read_text().replace('"sirt"', '"s"'))
+    with pytest.raises(InputError, match=r"s\.zarr, tomogram other: the record"):
+        open_subtomograms(path)
+
+
+def test_an_unfinished_store_of_another_record_is_begun_anew(tmp_path, monkeypatch):
+    one, two = (
+        extract_subtomograms(recorded(**how), picks_at([[20, 20, 20]]), box=8)
+        for how in ({}, {"phase_flipped": False})
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(subtomogram_store, "_publish", lambda *_: None)
+        save_subtomograms(one, tmp_path / "s.zarr")
+    save_subtomograms(two, tmp_path / "s.zarr")
+    series = open_subtomograms(tmp_path / "s.zarr").attrs["tilt_series"]
+    assert series["ts"]["phase_flipped"] is False
+
+
+def test_a_star_of_several_stores_keeps_each_record(tmp_path):
+    for name, flipped in (("a", True), ("b", False)):
+        volume = recorded(name, phase_flipped=flipped)
+        boxes = extract_subtomograms(volume, random_picks(volume.shape, 3), box=8)
+        save_subtomograms(boxes, tmp_path / f"{name}.zarr")
+    images = ["1@b.zarr", "0@a.zarr", "2@b.zarr"]
+    write_particles(pd.DataFrame({"image": images}), tmp_path / "all.star")
+    back = open_subtomograms(tmp_path / "all.star")
+    assert back.tomogram.values.tolist() == ["b", "a", "b"]
+    assert back.attrs["tilt_series"] == {
+        "a": tilt_series(), "b": tilt_series(phase_flipped=False)
+    }  # fmt: skip
+    own = pd.DataFrame({"image": images, "tomogram": ["B", "A", "B"]})  # names of its own
+    write_particles(own, tmp_path / "own.star")
+    series = open_subtomograms(tmp_path / "own.star").attrs["tilt_series"]
+    assert series == {"A": tilt_series(), "B": tilt_series(phase_flipped=False)}
+    write_particles(own.assign(tomogram="C"), tmp_path / "mixed.star")
+    with pytest.raises(InputError, match="two stores have tomogram C, but not the same record"):
+        open_subtomograms(tmp_path / "mixed.star")
 
 
 def test_others_read_the_store(tmp_path):

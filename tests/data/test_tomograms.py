@@ -47,6 +47,16 @@ def noise(shape, dtype=np.float32, seed=0):
     return values.astype(dtype)
 
 
+def tilt_series(**changed):
+    """The record of a tilt series, as reconstruction leaves it."""
+    return {
+        "angle": [-51.0, 0.1, 48.0], "weight": [0.3, 0.4, 0.5], "pixel_size": 5.0,
+        "phase_flipped": True, "dose_weighted": False, "method": "wbp",
+        "defocus_u": [31000.0, 30000.0, 29000.0], "voltage": 300.0,
+        "spherical_aberration": 2.7, "amplitude_contrast": 0.07, **changed,
+    }  # fmt: skip
+
+
 def never_compute(*args, **kwargs):
     raise AssertionError("the graph was computed while it was being built")
 
@@ -113,6 +123,39 @@ def test_name_tilt_range_and_voxel_size_are_kept(tmp_path, suffix):
     assert back.attrs["voxel_size"] == 13.48
     assert back.attrs["source"].endswith(f"other.{suffix}")
     np.testing.assert_allclose(back["x"], np.arange(6) * 13.48)
+
+
+def test_the_record_of_the_tilt_series_is_kept(tmp_path):
+    volume = tomogram(noise((8, 9, 70)), tilt_series=tilt_series())
+    save_tomogram(volume, tmp_path / "a.zarr", levels=2)
+    back = open_tomogram(tmp_path / "a.zarr")
+    assert back.attrs["tilt_series"] == tilt_series()  # to the last bit
+    assert back.attrs["tilt_range"] == (-51.0, 48.0)
+    assert open_tomogram(tmp_path / "a.zarr" / "1").attrs["tilt_series"] == tilt_series()
+    save_tomogram(back, tmp_path / "again.zarr")
+    assert open_tomogram(tmp_path / "again.zarr").attrs["tilt_series"] == tilt_series()
+    save_tomogram(back, tmp_path / "a.mrc")  # has room for the range only
+    attrs = open_tomogram(tmp_path / "a.mrc").attrs
+    assert attrs["tilt_range"] == (-51.0, 48.0)
+    assert "tilt_series" not in attrs
+    said = back.assign_attrs(tilt_range=(-60.0, 60.0))
+    save_tomogram(said, tmp_path / "said.zarr")
+    assert open_tomogram(tmp_path / "said.zarr").attrs["tilt_range"] == (-60.0, 60.0)
+
+
+def test_a_damaged_record_of_the_tilt_series_is_named(tmp_path):
+    wrong = tomogram(noise((8, 8, 8)), tilt_series=tilt_series(weight=[1.0])).rename("TS_3")
+    for suffix in ("mrc", "zarr"):
+        with pytest.raises(InputError, match=r"TS_3: the record .* 3 tilts, but 1 of weight"):
+            save_tomogram(wrong, tmp_path / f"a.{suffix}")
+    assert list(tmp_path.iterdir()) == []
+    save_tomogram(tomogram(noise((8, 8, 8)), tilt_series=tilt_series()), tmp_path / "a.zarr")
+    mark = tmp_path / "a.zarr" / "zarr.json"
+    mark.write_text(mark.read_text().replace('"wbp"', '"sart"'))
+    with pytest.raises(
+        InputError, match=r"a\.zarr: .* method must be one of wbp, sirt, got 'sart'"
+    ):
+        open_tomogram(tmp_path / "a.zarr")
 
 
 def test_third_parties_open_the_mrc(tmp_path, capsys):

@@ -19,6 +19,7 @@ import zarr
 import tomodask.project
 from tomodask.arrays.geometry import angular_distance
 from tomodask.data.particles import orientations, read_particles
+from tomodask.data.subtomograms import open_subtomograms
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
 from tomodask.project import run
@@ -453,6 +454,31 @@ def test_an_unknown_tilt_range_is_asked_for(files, tmp_path):
     with pytest.raises(InputError, match=r"does not say its tilt range; give it: .*--tilt-range"):
         run(volume, template=folder / "template.mrc", output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_record_of_the_tilt_series_reaches_the_average(files, tmp_path):
+    """It is kept with the boxes, another one is another run, and a range takes its place."""
+    folder, _ = files
+    angle = list(np.arange(-60.0, 61.0, 2.0))
+    series = {
+        "angle": angle, "weight": [float(np.deg2rad(2.0))] * len(angle), "pixel_size": 10.0,
+        "method": "wbp",
+    }  # fmt: skip
+    volume = open_tomogram(folder / "tomogram.mrc").assign_attrs(tilt_series=series)
+    del volume.attrs["tilt_range"]
+    save_tomogram(volume, tmp_path / "in.zarr")
+    job = {"template": folder / "template.mrc", "scheduler": "synchronous", **SETTINGS}
+    done = run(tmp_path / "in.zarr", output=tmp_path / "out", **job)
+    kept = open_subtomograms(done.subtomograms).attrs["tilt_series"]
+    assert list(kept) == ["phantom"]
+    assert kept["phantom"]["angle"] == angle
+    said = run(tmp_path / "in.zarr", output=tmp_path / "said", tilt_range=(-60, 60), **job)
+    assert "tilt_series" not in open_subtomograms(said.subtomograms).attrs
+    assert content(done.average) != content(said.average)
+    other = open_tomogram(tmp_path / "in.zarr")
+    other.attrs["tilt_series"]["phase_flipped"] = True
+    with pytest.raises(InputError, match=r"tilt_series is .* there and .* here"):
+        run(other, output=tmp_path / "out", **job)
 
 
 def test_dark_particles_are_found_with_the_template_inverted(files, tmp_path):
