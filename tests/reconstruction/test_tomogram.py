@@ -18,6 +18,7 @@ from tomodask.data.tilt_series import (
 )
 from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
+from tomodask.reconstruction.row_store import RowStore
 from tomodask.reconstruction.tomogram import reconstruct, save_reconstruction
 
 WIDE = np.arange(-90.0, 90.0, 2.0)
@@ -252,6 +253,24 @@ def test_the_stream_through_the_disk_gives_what_the_graph_gives(tmp_path, method
     if suffix == ".zarr":
         assert saved.attrs["tilt_series"] == wanted.attrs["tilt_series"]
     assert [each.name for each in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_block_reads_the_rows_and_the_window_it_needs(tmp_path, monkeypatch):
+    read = []
+
+    def watched(store, rows, samples):
+        read.append((rows.start, rows.stop, samples.stop - samples.start))
+        return original(store, rows, samples)
+
+    original = RowStore.read
+    monkeypatch.setattr(RowStore, "read", watched)
+    series = series_of(blobs((8, 130, 512), [(0, 0, 0)]), [-40.0, 0.0, 40.0])
+    with dask.config.set(scheduler="synchronous"):
+        save_reconstruction(series, tmp_path / "a.mrc", thickness=40.0)
+    assert sorted({(start, stop) for start, stop, _ in read}) == [(0, 128), (128, 130)]
+    assert len(read) == 2 * 4
+    # 128 voxels are imaged onto 128 pixels at most, 98 at 40°, whose middles lie elsewhere.
+    assert max(samples for *_, samples in read) < 0.45 * 2 * 512
 
 
 def test_a_stopped_run_goes_on_with_the_images_that_are_missing(tmp_path):
