@@ -265,6 +265,34 @@ def test_one_defocus_or_a_file_of_them(tmp_path):
     assert series["defocus_v"].to_numpy().tolist() == [30000] * 5
 
 
+def test_a_star_of_relion_lists_images_in_any_order_or_a_file_each(tmp_path):
+    series = small_series()
+    write_tilt_series(series, tmp_path / "a.mrc")
+    (tmp_path / "frames").mkdir()
+    for number in range(5):
+        with mrcfile.new(tmp_path / "frames" / f"{number}.mrc") as image:
+            image.set_data(series.to_numpy()[number])
+    head = "data_global\n\nloop_\n_rlnTomoName #1\n_rlnVoltage #2\n_rlnTomoHand #3\n"
+    head += "_rlnTomoTiltSeriesPixelSize #4\nTS 300.0 -1.0 4.3\n\ndata_TS\n\nloop_\n"
+    head += (
+        "_rlnMicrographName #1\n_rlnTomoNominalStageTiltAngle #2\n_rlnMicrographPreExposure #3\n"
+    )
+    for names in (["3@a.mrc", "1@a.mrc", "5@a.mrc"], [f"frames/{n}.mrc" for n in (2, 0, 4)]):
+        rows = [f"{name} {angle} 3.0" for name, angle in zip(names, (0, -20, 20), strict=True)]
+        (tmp_path / "b.star").write_text(head + "\n".join(rows) + "\n")
+        opened = open_tilt_series(tmp_path / "b.star")
+        np.testing.assert_array_equal(opened, series[[2, 0, 4]])
+        assert opened["angle"].to_numpy().tolist() == [0, -20, 20]
+        assert (opened.attrs["voltage"], opened.attrs["handedness"]) == (300, -1)
+        assert opened["pre_exposure"].to_numpy().tolist() == [3, 3, 3]
+    (tmp_path / "b.star").write_text(head + "9@a.mrc 0 3.0\n3@a.mrc 3 3.0\n")
+    with pytest.raises(InputError, match=r"9@a\.mrc, but .* has 5 images"):
+        open_tilt_series(tmp_path / "b.star")
+    (tmp_path / "b.star").write_text(head + "1@none.mrc 0 3.0\n2@none.mrc 3 3.0\n")
+    with pytest.raises(InputError, match=r"image file none\.mrc is not there"):
+        open_tilt_series(tmp_path / "b.star")
+
+
 def test_a_star_without_images_is_told():
     path = shared_data(
         *("metadata", "star", "relion5", "Tomograms", "job_tomo", "tilt_series", "13pf_MT.star")
