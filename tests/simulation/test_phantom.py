@@ -117,3 +117,13 @@ def test_says_what_does_not_fit():
         phantom_tomogram((60, 60, 60), particles=500, decoys=0)
     with pytest.raises(InputError, match="at least 40 voxels along each axis"):
         phantom_tomogram((30, 60, 60))
+
+
+def test_the_same_bits_on_any_number_of_threads():
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        one = phantom_particle().density(box=64, voxel_size=5.0)
+    with threadpool_limits(2):
+        two = phantom_particle().density(box=64, voxel_size=5.0)
+    assert np.array_equal(one, two)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -135,7 +136,7 @@ def project_volume(
     attrs = {
         "pixel_size": voxel_size,
         "volume_shape": [int(n) for n in volume.shape],
-        "source": str(volume.attrs.get("source", "")),
+        "source": Path(str(volume.attrs.get("source", ""))).name,
     }
     coords: dict[str, Any] = {"angle": ("tilt", angles)}
     if slabs == 1:

@@ -13,6 +13,7 @@ import pandas as pd
 import scipy.fft
 import xarray as xr
 from scipy.spatial.transform import Rotation
+from threadpoolctl import threadpool_limits
 
 from tomodask.arrays.fourier import wedge
 from tomodask.arrays.geometry import matrices_zyx
@@ -64,7 +65,8 @@ class Phantom:
         axes = np.exp(-0.5 * (offsets / self.sigma) ** 2).astype(np.float32)
         z, y, x = axes[:, 0] * self.weights[:, None].astype(np.float32), axes[:, 1], axes[:, 2]
         zy = (z[:, :, None] * y[:, None, :]).reshape(len(z), -1)
-        return np.ascontiguousarray((zy.T @ x).reshape(box, box, box))
+        with threadpool_limits(1):  # several threads share a sum out otherwise: other last bits
+            return np.ascontiguousarray((zy.T @ x).reshape(box, box, box))
 
 
 def phantom_particle(kind: str = "particle", *, seed: int = 7) -> Phantom:
