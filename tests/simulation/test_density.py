@@ -285,14 +285,18 @@ def aligned(atoms, theirs, *, resolution=20.0):
 
 
 @pytest.mark.parametrize(
-    ("model", "other"),
-    [("4v4r_30S.pdb.gz", "4v4r_30S.mrc"), ("4v5a_70S.cif.gz", "4v4r.mrc")],
+    ("model", "other", "box"),
+    [
+        ("3j9i.pdb.gz", "3j9i.mrc", 50),
+        ("4v4r_30S.pdb.gz", "4v4r_30S.mrc", 60),
+        ("4v5a_70S.cif.gz", "4v4r.mrc", 72),
+    ],
 )
-def test_agrees_with_maps_of_others(model, other):
-    """The 70S is another entry (other tRNAs) of the same ribosome."""
+def test_agrees_with_maps_of_others(model, other, box):
+    """The 70S is another entry, in another state."""
     atoms = read_structure(shared_data("structures", model))
     theirs = structure_density(
-        shared_data("maps", "10A", other), voxel_size=5.0, resolution=10.0, box=80
+        shared_data("maps", "10A", other), voxel_size=5.0, resolution=10.0, box=box
     )
     assert aligned(atoms, theirs) > 0.9
 
@@ -334,6 +338,13 @@ def test_a_map_is_centered_and_scaled(tmp_path, voxel_size, box):
 def test_bad_maps_are_refused(tmp_path):
     path = box_map(tmp_path, value=-7.0)
     with pytest.raises(InputError, match="nothing in the map is above its border"):
+        structure_density(path, voxel_size=5.0, resolution=10.0)
+    path = box_map(tmp_path)
+    import mrcfile
+
+    with mrcfile.open(path, "r+") as file:
+        file.voxel_size = 0.0
+    with pytest.raises(InputError, match="does not say its voxel size"):
         structure_density(path, voxel_size=5.0, resolution=10.0)
     path = box_map(tmp_path)
     with pytest.raises(InputError, match=r"too small for .*ball.mrc"):

@@ -29,6 +29,7 @@ from tomodask.arrays.gridding import WIDTH, kernel_transform, spread
 from tomodask.arrays.resampling import fitted
 from tomodask.data.resample import resample_map
 from tomodask.data.tomograms import open_tomogram, tomogram_format
+from tomodask.data.volumes import UnknownVoxelSizeError
 from tomodask.errors import InputError
 from tomodask.simulation.structures import (
     STRUCTURE_SUFFIXES,
@@ -164,7 +165,13 @@ def _opened(path: Path, assembly: str | None) -> Structure | xr.DataArray:
         )
     if assembly is not None:
         raise InputError(f"assembly {assembly!r} cannot be built of a map, {path}; leave it out")
-    return open_tomogram(path)
+    try:
+        return open_tomogram(path)
+    except UnknownVoxelSizeError:
+        raise InputError(
+            f"{path}: the map does not say its voxel size, and none is asked for here that is not "
+            "of the result; write a map that does (tomodask convert … --voxel-size …)"
+        ) from None
 
 
 def _solvent_potential(solvent: float | bool) -> float:
