@@ -14,6 +14,14 @@ def test_every_public_name_is_there_and_documented():
     assert set(dir(tomodask)) == set(tomodask.__all__)
 
 
+def test_every_public_name_of_the_simulation():
+    from tomodask import simulation
+
+    for name in simulation.__all__:
+        assert getattr(simulation, name) is not None
+    assert set(dir(simulation)) == set(simulation.__all__)
+
+
 def test_unknown_names_are_refused():
     assert not hasattr(tomodask, "no_such_thing")
 

@@ -5,8 +5,9 @@ The public names, each loaded when it is first asked for, so that ``tomodask --h
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from tomodask.lazy import lazy_names
 
 if TYPE_CHECKING:
     from tomodask.alignment.averaging import Average, average_subtomograms
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         particle_table,
         save_subtomograms,
     )
+    from tomodask.data.tilt_series import open_tilt_series, write_tilt_series
     from tomodask.data.tomograms import open_tomogram, save_tomogram
     from tomodask.errors import InputError
     from tomodask.picking.centers import collect_centers, find_centers
@@ -37,7 +39,11 @@ if TYPE_CHECKING:
         save_scores,
     )
     from tomodask.project import Run, run
+    from tomodask.reconstruction.tomogram import reconstruct, save_reconstruction
+    from tomodask.simulation.boxes import simulate_subtomograms
+    from tomodask.simulation.density import structure_density
     from tomodask.simulation.phantom import phantom_map, phantom_subtomograms, phantom_tomogram
+    from tomodask.simulation.tomogram import Simulation, simulate
 
 _HOMES = {
     "alignment.averaging": ("Average", "average_subtomograms"),
@@ -58,6 +64,7 @@ _HOMES = {
         "particle_table",
         "save_subtomograms",
     ),
+    "data.tilt_series": ("open_tilt_series", "write_tilt_series"),
     "data.tomograms": ("open_tomogram", "save_tomogram"),
     "errors": ("InputError",),
     "picking.centers": ("collect_centers", "find_centers"),
@@ -68,14 +75,18 @@ _HOMES = {
         "save_scores",
     ),
     "project": ("Run", "run"),
+    "reconstruction.tomogram": ("reconstruct", "save_reconstruction"),
+    "simulation.boxes": ("simulate_subtomograms",),
+    "simulation.density": ("structure_density",),
     "simulation.phantom": ("phantom_map", "phantom_subtomograms", "phantom_tomogram"),
+    "simulation.tomogram": ("Simulation", "simulate"),
 }
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "Average",
     "InputError",
     "Run",
+    "Simulation",
     "__version__",
     "align_subtomograms",
     "angular_distance",
@@ -90,6 +101,7 @@ __all__ = [
     "match_template",
     "open_scores",
     "open_subtomograms",
+    "open_tilt_series",
     "open_tomogram",
     "orientations",
     "particle_table",
@@ -98,15 +110,24 @@ __all__ = [
     "phantom_tomogram",
     "pick_particles",
     "read_particles",
+    "reconstruct",
     "resolution_at",
     "rotation_grid",
     "run",
+    "save_reconstruction",
     "save_scores",
     "save_subtomograms",
     "save_tomogram",
+    "simulate",
+    "simulate_subtomograms",
+    "structure_density",
     "with_orientations",
     "write_particles",
+    "write_tilt_series",
 ]
+
+
+_get, _ = lazy_names(__name__, _HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -114,9 +135,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("tomodask")
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'tomodask' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"tomodask.{_HOME_OF[name]}"), name)
+    return _get(name)
 
 
 def __dir__() -> list[str]:

@@ -30,6 +30,9 @@ Example:
 _COMMANDS = {
     "info": "volumes",
     "convert": "volumes",
+    "density": "density",
+    "simulate": "simulation",
+    "reconstruct": "reconstruction",
     "match": "picking",
     "pick": "picking",
     "extract": "picking",

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 
@@ -318,6 +319,9 @@ def _project(folder: RunFolder, settings: SimulationSettings) -> None:
             angles=angles,
             microscope=settings.microscope,
         )
+        # Beyond its borders the slab goes on at its mean: else each tilt would see it end.
+        mean = compute(volume.data.mean(dtype="float64"), label="mean")
+        volume = volume.copy(data=volume.data - np.float32(mean))
         save_projections(
             project_volume(volume, angles, slabs=slabs), folder.path / "projections.zarr"
         )
