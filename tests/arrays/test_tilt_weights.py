@@ -199,6 +199,14 @@ def test_astigmatism_and_damage_are_in_the_images():
     np.testing.assert_allclose(twice[0, 0, 1:], (worn[0, 0] * left)[1:], rtol=0.15, atol=0.01)
 
 
+def test_a_table_of_radii_is_as_good_as_the_function():
+    """Astigmatism of nothing at all takes the other way."""
+    n, voxel = 24, 5.0
+    lens = with_lens(50000.0, pixel_size=voxel, pre_exposure=np.arange(41) * 2.0)
+    one = tilt_weights(n, voxel, {**lens, "defocus_v": [50000.0 * (1 + 1e-13)] * 41})
+    np.testing.assert_allclose(tilt_weights(n, voxel, lens), one, atol=1e-4)
+
+
 @pytest.mark.parametrize("n", [16, 17])
 def test_they_are_those_of_a_real_box(n):
     """The transform of real, even numbers: w(k) = w(−k), also on the planes kept whole."""

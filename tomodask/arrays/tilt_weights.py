@@ -26,9 +26,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import numba
 import numpy as np
 
 from tomodask.arrays.optics import ctf, dose_attenuation, wavelength
@@ -39,6 +41,7 @@ __all__ = ["check_record", "record_digest", "record_range", "tilt_weights", "wei
 _LISTS = ("defocus_u", "defocus_v", "defocus_angle", "pre_exposure", "exposure")
 _SCALARS = ("voltage", "spherical_aberration", "amplitude_contrast", "phase_shift", "handedness")
 _METHODS = ("wbp", "sirt")
+_STEPS = 16384  # of a radial table: some hundredths of a radian each, whatever the defocus
 _REACH = 8.0  # Fourier voxels from a plane: beyond, a slab has less than 0.004 of its height
 
 
@@ -211,6 +214,10 @@ def weights_at(
     norm = _overlap(length)
     plain = "defocus_u" not in series and "pre_exposure" not in series
     out = np.zeros((len(z), 1 if plain else len(ky)))
+    # Without astigmatism an image's transfer follows from the radius: a table of it is as good.
+    round_ = series.get("defocus_v", series.get("defocus_u")) == series.get("defocus_u")
+    farthest = float(np.hypot(np.hypot(z, x).max(), np.abs(ky).max()))
+    radii = np.linspace(0.0, max(farthest, 1e-3), _STEPS)
     for tilt, (angle, turn) in enumerate(zip(series["angle"], series["weight"], strict=True)):
         c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
         off, along = box * (z * c - x * s), x * c + z * s
@@ -222,11 +229,26 @@ def weights_at(
         share = turn * ramp * np.sinc(off) * np.sinc(off / 2)
         if plain:
             out[near, 0] += share
+        elif round_:
+            table = _transfer(series, tilt, np.zeros(1), radii, box, voxel_size)
+            _add_round(near, along, share, ky, table, 1 / radii[1], out)
         else:
             image = _transfer(series, tilt, ky[None, :], along[:, None], box, voxel_size)
             out[near] += share[:, None] * image
     volume = out.reshape(len(kz), len(kx), -1).transpose(0, 2, 1).astype(np.float32)
     return np.array(np.broadcast_to(volume, (len(kz), len(ky), len(kx))), order="C")
+
+
+@numba.njit(cache=True, nogil=True)
+def _add_round(near, along, share, ky, table, scale, out):  # type: ignore[no-untyped-def]
+    """Add share × table at the radius √(along² + ky²), linearly between its samples."""
+    last = len(table) - 2
+    for i in range(len(near)):
+        line = out[near[i]]
+        for y in range(len(ky)):
+            at = scale * math.sqrt(along[i] * along[i] + ky[y] * ky[y])
+            j = min(int(at), last)
+            line[y] += share[i] * (table[j] + (at - j) * (table[j + 1] - table[j]))
 
 
 def _overlap(u: np.ndarray) -> np.ndarray:
