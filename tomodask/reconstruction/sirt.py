@@ -9,7 +9,7 @@ from tomodask.reconstruction.wbp import centered
 
 __all__ = ["ray_lengths", "sirt", "slab_rows"]
 
-_BUDGET = 256 << 20  # bytes of a slab with all that is made of it
+_BUDGET = 512 << 20  # bytes of a slab with all that is made of it; few rows take twice as long each
 _MOST_ROWS = 128
 
 
@@ -102,6 +102,6 @@ def _tilts_that_see(angles: np.ndarray, zs: np.ndarray, xs: np.ndarray) -> np.nd
 
 def slab_rows(depth: int, width: int, tilts: int, rows: int) -> int:
     """Rows of a slab whose work fits the memory of a task: a power of two, or all."""
-    each = 4 * width * (7 * depth + 12 * tilts)
+    each = 4 * width * (3 * depth + 6 * tilts)
     most = max(1, min(_BUDGET // each, _MOST_ROWS))
     return rows if rows <= most else 1 << int(np.log2(most))
