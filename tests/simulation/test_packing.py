@@ -13,6 +13,7 @@ from scipy.stats import kstest
 from tomodask.arrays.geometry import matrices_zyx
 from tomodask.data.particles import orientations
 from tomodask.errors import InputError
+from tomodask.simulation.collisions import bodies_of, collide
 from tomodask.simulation.membranes import (
     MEMBRANE_HALF_THICKNESS,
     bilayer_profile,
@@ -21,7 +22,7 @@ from tomodask.simulation.membranes import (
     place_vesicles,
     vesicle_arrays,
 )
-from tomodask.simulation.packing import _collide, bodies_of, pack
+from tomodask.simulation.packing import pack
 from tomodask.simulation.phantom import phantom_map
 from tomodask.simulation.shapes import distance_at, particle_shape
 
@@ -130,7 +131,7 @@ def test_the_collision_test_agrees_with_voxels(shapes):
         place = rng.normal(size=3)
         place *= rng.uniform(0, 220) / np.linalg.norm(place)
         said.append(
-            _collide(
+            collide(
                 0.0, 0.0, 0.0, turns[0], 0, np.array([0]), place[None], turns[1:], np.array([1]),
                 VOXEL, bodies.spacing, bodies.fields, bodies.starts, bodies.sizes, bodies.firsts,
                 bodies.points, bodies.ends, bodies.balls, bodies.ball_ends, bodies.radii,

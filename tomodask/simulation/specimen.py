@@ -28,6 +28,7 @@ from tomodask.arrays.geometry import matrices_zyx
 from tomodask.data.particles import orientations, write_particles
 from tomodask.data.tomograms import save_tomogram
 from tomodask.errors import InputError
+from tomodask.simulation.collisions import bodies_of
 from tomodask.simulation.membranes import (
     GOLD_POTENTIAL,
     MEMBRANE_HALF_THICKNESS,
@@ -36,14 +37,14 @@ from tomodask.simulation.membranes import (
     bilayer_profile,
     vesicle_arrays,
 )
-from tomodask.simulation.packing import Packing, bodies_of
+from tomodask.simulation.packing import Packing
 from tomodask.simulation.shapes import distance_at
+from tomodask.simulation.splines import SplineDensity
 
 __all__ = ["specimen_density", "specimen_labels", "specimen_occupancy", "write_truth"]
 
 _CHUNKS = (128, 256, 256)  # 8 million voxels, 0.2 s of work where a quarter is filled
 _STEP = 0.25  # Å, of tabulated profiles
-_NOTHING = 1e-3  # of the highest voxel: where a density ends
 
 
 def specimen_density(
@@ -97,7 +98,9 @@ def specimen_density(
             f"{', '.join(map(repr, packing.shapes))}"
         )
     splines = [
-        _spline(densities[name], voxel_size) if count else _Spline.nothing()
+        SplineDensity.of(densities[name], voxel_size=voxel_size)
+        if count
+        else SplineDensity.nothing()
         for name, count in packing.counts.items()
     ]
     blur = resolution / (math.pi * math.sqrt(2))
@@ -232,76 +235,6 @@ def _class_table(packing: Packing) -> pd.DataFrame:
     return table.rename_axis("kind").reset_index()
 
 
-@dataclass(frozen=True)
-class _Spline:
-    """Coefficients of a density's cubic B-spline, 0 around it."""
-
-    values: np.ndarray  # float32, volts
-    spacing: float  # Å
-    center: np.ndarray  # (3,): where the particle's centre lies, in samples
-    radius: float  # Å, beyond which it is 0
-
-    @classmethod
-    def nothing(cls) -> _Spline:
-        return cls(np.zeros((8, 8, 8), np.float32), 1.0, np.full(3, 4.0), 0.0)
-
-
-def _spline(density: xr.DataArray, voxel_size: float) -> _Spline:
-    """Prepare a density for being turned, sampled finely enough and not too finely."""
-    from scipy import ndimage
-
-    own = float(density.attrs["voxel_size"])
-    values = np.asarray(density.values, np.float64)
-    if not np.isfinite(values).all():
-        raise InputError(f"{density.name}: some voxels are NaN or infinite; repair the map first")
-    if own < 0.45 * voxel_size:
-        values = _faded(values, own, voxel_size)
-    finer = max(1, math.ceil(own / (0.6 * voxel_size)))
-    center = np.array(values.shape) // 2 * finer
-    if finer > 1:
-        values = _finer(values, finer)
-    spacing = own / finer
-    filled = np.argwhere(np.abs(values) > _NOTHING * np.abs(values).max())
-    if not len(filled):
-        return _Spline.nothing()
-    radius = float(np.linalg.norm(filled - center, axis=1).max()) + 1
-    rim = math.ceil(radius) + 8  # the prefilter's ringing falls by 3.7 a sample
-    low, high = center - rim, center + rim + 1
-    before, after = np.clip(-low, 0, None), np.clip(high - values.shape, 0, None)
-    cut = values[tuple(slice(max(a, 0), b) for a, b in zip(low, high, strict=True))]
-    padded = np.pad(cut, list(zip(before, after, strict=True)))
-    coefficients = ndimage.spline_filter(padded, order=3, mode="mirror")
-    return _Spline(
-        values=np.ascontiguousarray(coefficients, np.float32),
-        spacing=spacing,
-        center=np.full(3, float(rim)),
-        radius=(radius + 1) * spacing,
-    )
-
-
-def _faded(values: np.ndarray, own: float, voxel_size: float) -> np.ndarray:
-    """Without what is finer than two voxels of the volume, faded out over a fifth of the band."""
-    import scipy.fft
-
-    k2 = 0.0
-    for axis, n in enumerate(values.shape):
-        k = scipy.fft.rfftfreq(n, own) if axis == 2 else scipy.fft.fftfreq(n, own)
-        k2 = k2 + (k**2).reshape([-1 if a == axis else 1 for a in range(3)])
-    limit = 0.5 / voxel_size
-    edge = np.clip((np.sqrt(k2) - 0.9 * limit) / (0.2 * limit), 0, 1)
-    spectrum = scipy.fft.rfftn(values) * (0.5 + 0.5 * np.cos(np.pi * edge))
-    return np.asarray(scipy.fft.irfftn(spectrum, s=values.shape))
-
-
-def _finer(values: np.ndarray, times: int) -> np.ndarray:
-    """`times` as many samples along each axis, by the Fourier series; sample 0 stays in place."""
-    import scipy.signal
-
-    for axis, n in enumerate(values.shape):
-        values = scipy.signal.resample(values, n * times, axis=axis)
-    return values
-
-
 def _ball_profile(diameter: float, blur: float) -> np.ndarray:
     """Share of gold by the distance from a bead's centre, blurred as if its surface were flat."""
     from scipy.special import erfc
@@ -325,7 +258,7 @@ class _Scene:
     centers: np.ndarray
     matrices: np.ndarray
     reaches: np.ndarray  # Å, of each particle
-    maps: Any  # a `_Spline` a kind, or all `Bodies`
+    maps: Any  # a `SplineDensity` a kind, or all `Bodies`
     vesicles: tuple[np.ndarray, np.ndarray, np.ndarray] | None
     bilayer: np.ndarray
     beads: np.ndarray
@@ -428,10 +361,13 @@ def _density_block(out: np.ndarray, corner: np.ndarray, scene: _Scene) -> None:
     _solids(out, corner, scene, mode=0)
     for i in scene.particles_in(corner, corner + out.shape - 1):
         one = scene.maps[scene.kinds[i]]
-        _add_spline(
-            out, corner, scene.voxel_size, scene.centers[i], scene.matrices[i],
-            one.values, one.spacing, one.center, one.radius,
-        )  # fmt: skip
+        one.add_to(
+            out,
+            corner=corner,
+            voxel_size=scene.voxel_size,
+            center_zyx=scene.centers[i],
+            matrix_zyx=scene.matrices[i],
+        )
 
 
 def _labels_block(out: np.ndarray, corner: np.ndarray, scene: _Scene) -> None:
@@ -474,60 +410,6 @@ def _solids(out: np.ndarray, corner: np.ndarray, scene: _Scene, *, mode: int) ->
             out, corner, scene.voxel_size, scene.beads[i], scene.balls[i], _STEP, mode,
             marks[1][i] if mode == 1 else 0,
         )  # fmt: skip
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _add_spline(out, corner, voxel_size, center, matrix, values, spacing, middle, radius):  # type: ignore[no-untyped-def]
-    """Add a density, turned and moved, to a block whose first voxel is `corner` of the volume.
-
-    Each coordinate comes from the voxel's number in the whole volume, never from a running sum: so
-    a voxel is the same in whatever block it lies.
-    """
-    sixth, half = np.float32(1 / 6), np.float32(0.5)
-    two_thirds, one = np.float32(2 / 3), np.float32(1)
-    wz, wy, wx = np.empty(4, np.float32), np.empty(4, np.float32), np.empty(4, np.float32)
-    for k in range(out.shape[0]):
-        dz = (corner[0] + k) * voxel_size - center[0]
-        if abs(dz) > radius:
-            continue
-        for j in range(out.shape[1]):
-            dy = (corner[1] + j) * voxel_size - center[1]
-            chord = radius * radius - dz * dz - dy * dy
-            if chord < 0:
-                continue
-            chord = math.sqrt(chord)
-            first = max(math.ceil((center[2] - chord) / voxel_size) - corner[2], 0)
-            last = min(math.floor((center[2] + chord) / voxel_size) - corner[2], out.shape[2] - 1)
-            for i in range(first, last + 1):
-                dx = (corner[2] + i) * voxel_size - center[2]
-                z = (matrix[0, 0] * dz + matrix[1, 0] * dy + matrix[2, 0] * dx) / spacing
-                y = (matrix[0, 1] * dz + matrix[1, 1] * dy + matrix[2, 1] * dx) / spacing
-                x = (matrix[0, 2] * dz + matrix[1, 2] * dy + matrix[2, 2] * dx) / spacing
-                z, y, x = z + middle[0], y + middle[1], x + middle[2]
-                iz, iy, ix = math.floor(z), math.floor(y), math.floor(x)
-                for w, t in (
-                    (wz, np.float32(z - iz)),
-                    (wy, np.float32(y - iy)),
-                    (wx, np.float32(x - ix)),
-                ):
-                    r = one - t
-                    w[0] = sixth * r * r * r
-                    w[1] = two_thirds - t * t * (one - half * t)
-                    w[2] = two_thirds - r * r * (one - half * r)
-                    w[3] = sixth * t * t * t
-                total = np.float32(0)
-                for a in range(4):
-                    plane = np.float32(0)
-                    for b in range(4):
-                        row = (
-                            wx[0] * values[iz + a - 1, iy + b - 1, ix - 1]
-                            + wx[1] * values[iz + a - 1, iy + b - 1, ix]
-                            + wx[2] * values[iz + a - 1, iy + b - 1, ix + 1]
-                            + wx[3] * values[iz + a - 1, iy + b - 1, ix + 2]
-                        )
-                        plane += wy[b] * row
-                    total += wz[a] * plane
-                out[k, j, i] += total
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
