@@ -1,7 +1,7 @@
 """Whether bodies are clear of each other: fields, points and balls of all kinds in flat arrays.
 
-What lies in the slab is kept in lists of cells; what is cheap is asked first: spheres within bodies,
-beads, balls of one body in the field of the other, points of surfaces, membranes.
+What lies in the slab is kept in lists of cells; what is cheap is asked first: spheres within
+bodies, beads, balls of one body in the field of the other, points of surfaces, membranes.
 """
 
 from __future__ import annotations
