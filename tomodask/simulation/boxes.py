@@ -65,6 +65,11 @@ class Protocol:
     detector : Detector
     phase_flip : bool
         Whether phases are flipped before the reconstruction.
+    crowding : float, optional
+        Share of a slab that the kinds' bounding spheres fill together: boxes are then cut from
+        crowded tomograms, around each particle with its neighbours.  None: particles by
+        themselves.  In crowded tomograms `snr` is that of the tilt images, there is no
+        `shift_range`, and no box is empty.
     """
 
     box: int
@@ -78,6 +83,7 @@ class Protocol:
     microscope: Microscope = field(default_factory=Microscope)
     detector: Detector = field(default_factory=ideal_detector)
     phase_flip: bool = False
+    crowding: float | None = None
 
     def __post_init__(self) -> None:
         for name, value, least in (("box", self.box, 8), ("count", self.count, 1)):
@@ -94,6 +100,8 @@ class Protocol:
         low, high = self.tilt_range
         if not -85 <= low < high <= 85:
             raise InputError(f"tilt_range must rise within -85 to 85°, got {low:g} to {high:g}")
+        if self.crowding is not None and not 0 < self.crowding < 0.6:
+            raise InputError(f"crowding must be above 0 and below 0.6, got {self.crowding:g}")
         if not 0 <= self.shift_range <= self.box * self.voxel_size / 2:
             raise InputError(
                 f"shift_range must be within 0 and half the box, "
@@ -129,6 +137,17 @@ PROTOCOLS: Mapping[str, Protocol] = {
         microscope=Microscope(defocus=50_000.0, spherical_aberration=2.0),
         detector=sinc_detector(shaped_noise=True),
     ),
+    "contrastive": Protocol(
+        box=32,
+        voxel_size=10.0,
+        resolution=20.0,
+        count=500,
+        snr=0.05,
+        tilt_increment=2.0,
+        microscope=Microscope(defocus=50_000.0, spherical_aberration=2.0),
+        detector=sinc_detector(shaped_noise=True),
+        crowding=0.2,
+    ),
 }
 
 
@@ -147,7 +166,7 @@ def simulate_subtomograms(
     structures : mapping
         Name of each kind → an atomic model or a map (see `structure_density`), a density in volts,
         ``"phantom"``, or None for boxes without a particle.
-    protocol : {"mbgd", "subdivision"} or Protocol
+    protocol : {"mbgd", "subdivision", "contrastive"} or Protocol
         The protocol of a paper, or one's own.
     seed : int
         Particle i of a kind draws from ``default_rng([seed, kind, i])``: the same bytes whatever
@@ -183,7 +202,20 @@ def simulate_subtomograms(
         raise InputError("structures is empty; give at least one kind, e.g. {'phantom': 'phantom'}")
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
         raise InputError(f"seed must be a whole number, at least 0, got {seed!r}")
-    splines = [_spline(name, source, how) for name, source in structures.items()]
+    densities = {name: _density(source, how) for name, source in structures.items()}
+    if how.crowding is not None:
+        bare = [name for name, density in densities.items() if density is None]
+        if bare:
+            raise InputError(
+                f"structures[{bare[0]!r}] is None: a crowded tomogram has no empty boxes; leave it "
+                "out, or give crowding=None"
+            )
+        kinds_there = {name: one for name, one in densities.items() if one is not None}
+        from tomodask.simulation.crowds import crowded_subtomograms
+
+        title = protocol if isinstance(protocol, str) else "boxes"
+        return crowded_subtomograms(kinds_there, how, name=title, seed=int(seed))
+    splines = [_spline(name, density, how) for name, density in densities.items()]
     table, turns = _poses(list(structures), splines, how, int(seed))
     plan = _Plan.of(how)
     if batch is None:
@@ -243,19 +275,24 @@ def _protocol(protocol: str | Protocol, changes: Mapping[str, Any]) -> Protocol:
     return replace(protocol, **changes)
 
 
-def _spline(
-    name: str, source: str | os.PathLike[str] | xr.DataArray | None, how: Protocol
-) -> SplineDensity | None:
-    """A kind's density, ready to be turned; refused where it may leave the box."""
+def _density(
+    source: str | os.PathLike[str] | xr.DataArray | None, how: Protocol
+) -> xr.DataArray | None:
+    """A kind's density in volts at half the voxel size: fine enough to be turned."""
     if source is None:
         return None
     half = how.voxel_size / 2
     if isinstance(source, str) and source == "phantom":
-        density = phantom_map(voxel_size=half, box=2 * math.ceil(320 / how.voxel_size))
-    elif isinstance(source, xr.DataArray) and math.isclose(source.attrs["voxel_size"], half):
-        density = source
-    else:
-        density = structure_density(source, voxel_size=half, resolution=how.resolution)
+        return phantom_map(voxel_size=half, box=2 * math.ceil(320 / how.voxel_size))
+    if isinstance(source, xr.DataArray) and math.isclose(source.attrs["voxel_size"], half):
+        return source
+    return structure_density(source, voxel_size=half, resolution=how.resolution)
+
+
+def _spline(name: str, density: xr.DataArray | None, how: Protocol) -> SplineDensity | None:
+    """A kind's density, ready to be turned; refused where it may leave the box."""
+    if density is None:
+        return None
     spline = SplineDensity.of(density, voxel_size=how.voxel_size)
     # Of a box of n voxels, n // 2 lie before the centre and one less behind it.
     room = (how.box - how.box // 2 - 1) * how.voxel_size - how.shift_range
