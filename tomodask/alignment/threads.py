@@ -6,7 +6,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 __all__ = ["one_thread_each"]
 
@@ -24,9 +24,12 @@ class _Keeper:
         self.tasks = 0
         self.thread: threading.Thread | None = None
         self.set, self.done = threading.Event(), threading.Event()
+        self.libraries: ThreadpoolController
 
     def hold(self, set_: threading.Event, done: threading.Event) -> None:
-        with threadpool_limits(1):
+        # Looking for libraries calls back from C, where a Ctrl-C would be lost: not in a task.
+        self.libraries = ThreadpoolController()
+        with self.libraries.limit(limits=1):
             set_.set()
             done.wait()
 
@@ -57,7 +60,9 @@ def one_thread_each() -> Iterator[None]:
     """Hold BLAS to one thread while any task of this process is within."""
     _keeper.come()
     try:
-        with threadpool_limits(1):  # where each thread has a limit of its own, as under OpenMP
+        with _keeper.libraries.limit(
+            limits=1
+        ):  # where each thread has a limit of its own, as under OpenMP
             yield
     finally:
         _keeper.go()
