@@ -325,3 +325,19 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     with progress:
         progress.update(3, 4)
         assert progress.bar.tasks[0].percentage == 75
+
+
+def test_a_worker_is_told_to_use_its_gpu():
+    import os
+
+    from distributed import Client, LocalCluster
+
+    from tomodask.arrays.backend import DEVICE
+    from tomodask.cluster.worker import OnGpu
+
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        Client(cluster) as client,
+    ):
+        client.register_plugin(OnGpu())
+        assert set(client.run(os.getenv, DEVICE).values()) == {"cuda"}

@@ -19,8 +19,8 @@ from threadpoolctl import threadpool_info
 from tomodask.alignment import poses as module
 from tomodask.alignment.poses import align_subtomograms
 from tomodask.alignment.refinement import Stage
-from tomodask.alignment.threads import one_thread_each
 from tomodask.arrays.geometry import angular_distance
+from tomodask.arrays.threads import one_thread_each
 from tomodask.data.particles import orientations
 from tomodask.errors import InputError
 

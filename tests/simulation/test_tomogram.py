@@ -167,7 +167,7 @@ def test_what_is_wrong_is_said_before_any_work(tmp_path):
         simulate(settings(detector={"model": "file", "mtf": "none.star"}), tmp_path / "a")
     assert not (tmp_path / "a").exists()
     crowded = settings(specimen={"shape": [48, 96, 112], "occupancy": 0.9}, beads={})
-    with pytest.raises(InputError, match="occupancy=0.9 is out of reach: .* 0.2"):
+    with pytest.raises(InputError, match=r"occupancy=0\.9 is out of reach: .* 0\.2"):
         simulate(crowded, tmp_path / "a", scheduler="synchronous")
 
 

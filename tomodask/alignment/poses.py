@@ -26,8 +26,8 @@ from tomodask.alignment.measurement import measurements
 from tomodask.alignment.plan import Plan, plan_alignment
 from tomodask.alignment.refinement import correlation, refine_pose
 from tomodask.alignment.search import candidate_poses
-from tomodask.alignment.threads import one_thread_each
 from tomodask.arrays.sampling import spectrum_at
+from tomodask.arrays.threads import one_thread_each
 from tomodask.data.particles import with_orientations
 from tomodask.data.subtomogram_table import batch_size, particle_table
 from tomodask.errors import InputError

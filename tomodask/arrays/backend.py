@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import scipy.fft
 import scipy.ndimage
 
-__all__ = ["Array", "fft", "is_cupy", "namespace", "ndimage", "to_numpy"]
+__all__ = ["DEVICE", "Array", "fft", "is_cupy", "namespace", "ndimage", "on_device", "to_numpy"]
+
+#: Environment variable of a worker: "cuda" where kernels that can shall work on its GPU.
+DEVICE = "TOMODASK_DEVICE"
 
 Array = Any  # numpy.ndarray, cupy.ndarray or dask.array.Array
 
@@ -48,3 +53,20 @@ def fft(array: Array) -> Any:
 def to_numpy(array: Array) -> np.ndarray:
     """The array in the memory of the CPU; a NumPy array is returned as it is."""
     return array.get() if is_cupy(array) else np.asarray(array)
+
+
+def on_device(kernel: Callable[[Array], Array], array: Array) -> Array:
+    """A kernel's result for an array, worked out on the worker's GPU where it is to use one.
+
+    A NumPy array is taken there and its result brought back; a CuPy array stays where it is.
+
+    Examples
+    --------
+    >>> on_device(lambda a: a + 1, np.zeros(2))
+    array([1., 1.])
+    """
+    if is_cupy(array) or os.environ.get(DEVICE) != "cuda":
+        return kernel(array)
+    import cupy
+
+    return to_numpy(kernel(cupy.asarray(array)))

@@ -53,7 +53,7 @@ def density(
     output: Path,
     overwrite: bool,
 ) -> None:
-    """Compute the electrostatic potential of a structure, V, above that of ice.
+    """Turn a structure into its potential above that of ice, V.
 
     STRUCTURE is an atomic model (PDB, mmCIF, also .gz) or a map (MRC …), which is resampled and
     scaled.  The centre of mass lies on voxel N // 2.

@@ -91,10 +91,13 @@ def connect(
             client = _local(stack, workers, memory)
         elif scheduler == "cuda":
             client = _cuda(stack, workers, memory)
+            from tomodask.cluster.worker import OnGpu
+
+            client.register_plugin(OnGpu())
             _log.warning(
-                "scheduler 'cuda': only find_centers computes on the GPU; matching, alignment and "
-                "averages run on the processor, on one worker for each GPU: leave scheduler out to "
-                "use all cores"
+                "scheduler 'cuda': projection, back-projection and find_centers compute on the "
+                "GPU; matching, alignment and averages run on the processor, on one worker for "
+                "each GPU: leave scheduler out to use all cores"
             )
         elif scheduler == "slurm":
             client = _slurm(stack, workers, memory, _slurm_options(config))

@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 
+from tomodask.arrays.backend import on_device
 from tomodask.arrays.projection import back_project, fine_rows
 from tomodask.reconstruction.images import extended
 from tomodask.reconstruction.weighting import Filter, ramp
@@ -56,8 +57,13 @@ def voxels(
     first: int,
 ) -> np.ndarray:
     """A block of the tomogram from a window of the filtered rows, shape (tilts, rows, samples)."""
-    return np.asarray(
-        back_project(
-            fine, np.array(angles), zs, xs, width=width, weights=np.array(weights), first=first
-        )
+    kernel = partial(
+        back_project,
+        angles=np.array(angles),
+        zs=zs,
+        xs=xs,
+        width=width,
+        weights=np.array(weights),
+        first=first,
     )
+    return np.asarray(on_device(kernel, fine))

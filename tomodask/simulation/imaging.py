@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tomodask.arrays.backend import Array, namespace
+from tomodask.arrays.backend import Array, namespace, on_device
 from tomodask.arrays.optics import defocus_step
 from tomodask.arrays.projection import project
 from tomodask.data.tilt_series import as_tilt_series
@@ -273,7 +273,7 @@ def signal_variance(
 
 def _project_block(block: Array, *, angles: np.ndarray, center_z: float) -> Array:
     """`project_volume` on one block in memory: all planes of a slab, some rows."""
-    return project(block, angles, center_z=center_z)
+    return on_device(partial(project, angles=angles, center_z=center_z), block)
 
 
 def _image_block(

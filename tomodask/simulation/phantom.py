@@ -13,10 +13,10 @@ import pandas as pd
 import scipy.fft
 import xarray as xr
 from scipy.spatial.transform import Rotation
-from threadpoolctl import threadpool_limits
 
 from tomodask.arrays.fourier import wedge
 from tomodask.arrays.geometry import matrices_zyx
+from tomodask.arrays.threads import one_thread_each
 from tomodask.data.particles import with_orientations
 from tomodask.errors import InputError
 
@@ -65,7 +65,7 @@ class Phantom:
         axes = np.exp(-0.5 * (offsets / self.sigma) ** 2).astype(np.float32)
         z, y, x = axes[:, 0] * self.weights[:, None].astype(np.float32), axes[:, 1], axes[:, 2]
         zy = (z[:, :, None] * y[:, None, :]).reshape(len(z), -1)
-        with threadpool_limits(1):  # several threads share a sum out otherwise: other last bits
+        with one_thread_each():  # several threads share a sum out otherwise: other last bits
             return np.ascontiguousarray((zy.T @ x).reshape(box, box, box))
 
 
