@@ -327,17 +327,19 @@ def test_a_terminal_gets_a_bar(monkeypatch):
         assert progress.bar.tasks[0].percentage == 75
 
 
-def test_a_worker_is_told_to_use_its_gpu():
-    import os
+@pytest.mark.parametrize("there", [True, False])
+def test_a_worker_is_told_to_use_its_gpu(monkeypatch, there):
+    import types
 
-    from distributed import Client, LocalCluster
+    from distributed import Client
 
     from tomodask.arrays.backend import DEVICE
     from tomodask.cluster.worker import OnGpu
 
-    with (
-        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
-        Client(cluster) as client,
-    ):
+    card = types.SimpleNamespace(is_available=lambda: there)
+    monkeypatch.setitem(sys.modules, "cupy", types.SimpleNamespace(cuda=card))
+    monkeypatch.delenv(DEVICE, raising=False)
+    with Client(processes=False, n_workers=1, dashboard_address=None) as client:
         client.register_plugin(OnGpu())
-        assert set(client.run(os.getenv, DEVICE).values()) == {"cuda"}
+        assert os.environ.get(DEVICE) == ("cuda" if there else None)
+    assert DEVICE not in os.environ

@@ -20,8 +20,17 @@ def dask_setup(worker: object) -> None:
 
 
 class OnGpu(WorkerPlugin):  # type: ignore[misc]
-    """Tells a worker that kernels which can shall work on its GPU."""
+    """Tells a worker that has a GPU that kernels which can shall work on it."""
 
     def setup(self, worker: object) -> None:
         """Set what `tomodask.arrays.backend.on_device` looks at."""
-        os.environ[DEVICE] = "cuda"
+        try:
+            import cupy
+        except ImportError:
+            return
+        if cupy.cuda.is_available():  # CuPy is imported without a GPU, too
+            os.environ[DEVICE] = "cuda"
+
+    def teardown(self, worker: object) -> None:
+        """Take it back: the process may live on."""
+        os.environ.pop(DEVICE, None)
