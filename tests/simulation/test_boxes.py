@@ -12,10 +12,11 @@ from tomodask.arrays.geometry import angular_distance
 from tomodask.data.particles import orientations
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError
-from tomodask.simulation.boxes import PROTOCOLS, Protocol, simulate_subtomograms
+from tomodask.simulation.boxes import simulate_subtomograms
 from tomodask.simulation.detector import sinc_detector
 from tomodask.simulation.microscope import Microscope
 from tomodask.simulation.phantom import phantom_map, phantom_particle
+from tomodask.simulation.protocols import PROTOCOLS, Protocol
 
 PERFECT = Microscope(ctf=False)
 SMALL = Protocol(

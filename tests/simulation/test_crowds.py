@@ -8,9 +8,10 @@ from tomodask.alignment.averaging import average_subtomograms
 from tomodask.arrays.fourier import shell_correlation
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError
-from tomodask.simulation.boxes import PROTOCOLS, Protocol, simulate_subtomograms
+from tomodask.simulation.boxes import simulate_subtomograms
 from tomodask.simulation.microscope import Microscope
 from tomodask.simulation.phantom import phantom_map
+from tomodask.simulation.protocols import PROTOCOLS, Protocol
 
 KINDS = {kind: phantom_map(voxel_size=5.0, box=64, kind=kind) for kind in ("particle", "decoy")}
 CROWDED = Protocol(

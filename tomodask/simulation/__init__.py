@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tomodask.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from tomodask.simulation.boxes import PROTOCOLS, Protocol, simulate_subtomograms
+    from tomodask.simulation.boxes import simulate_subtomograms
     from tomodask.simulation.density import structure_density
     from tomodask.simulation.detector import (
         Detector,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tomodask.simulation.membranes import place_beads, place_vesicles
     from tomodask.simulation.microscope import Beads, Microscope, Motion
     from tomodask.simulation.packing import Packing, pack
+    from tomodask.simulation.protocols import PROTOCOLS, Protocol
     from tomodask.simulation.settings import SimulationSettings, read_settings
     from tomodask.simulation.shapes import Shape, particle_shape
     from tomodask.simulation.specimen import (
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from tomodask.simulation.tomogram import Simulation, simulate
 
 _HOMES = {
-    "boxes": ("PROTOCOLS", "Protocol", "simulate_subtomograms"),
+    "boxes": ("simulate_subtomograms",),
     "density": ("structure_density",),
     "detector": (
         "Detector",
@@ -53,6 +54,7 @@ _HOMES = {
     "membranes": ("place_beads", "place_vesicles"),
     "microscope": ("Beads", "Microscope", "Motion"),
     "packing": ("Packing", "pack"),
+    "protocols": ("PROTOCOLS", "Protocol"),
     "settings": ("SimulationSettings", "read_settings"),
     "shapes": ("Shape", "particle_shape"),
     "specimen": ("specimen_density", "specimen_labels", "specimen_occupancy", "write_truth"),

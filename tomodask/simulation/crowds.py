@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -20,11 +19,9 @@ from tomodask.errors import InputError
 from tomodask.reconstruction.tomogram import reconstruct
 from tomodask.simulation.imaging import project_volume, simulate_tilt_series
 from tomodask.simulation.packing import Packing, pack
+from tomodask.simulation.protocols import Protocol
 from tomodask.simulation.shapes import particle_shape
 from tomodask.simulation.specimen import specimen_density
-
-if TYPE_CHECKING:
-    from tomodask.simulation.boxes import Protocol
 
 __all__ = ["crowded_subtomograms"]
 
