@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tomodask.arrays.fourier import frequency_grid, measured
-from tomodask.arrays.optics import ctf, dose_attenuation
+from tomodask.arrays.optics import ctf, dose_attenuation, wavelength
 from tomodask.arrays.projection import back_project, fine_rows, project
 from tomodask.arrays.tilt_weights import (
     check_record,
@@ -199,12 +199,48 @@ def test_astigmatism_and_damage_are_in_the_images():
     np.testing.assert_allclose(twice[0, 0, 1:], (worn[0, 0] * left)[1:], rtol=0.15, atol=0.01)
 
 
-def test_a_table_of_radii_is_as_good_as_the_function():
-    """Astigmatism of nothing at all takes the other way."""
+@pytest.mark.parametrize("flipped", [False, True])
+@pytest.mark.parametrize("dose", [False, True])
+def test_against_the_transfer_function_itself(flipped, dose):
+    """One tilt along x at frequencies in its plane, where the slab is 1: `optics.ctf` by itself."""
     n, voxel = 24, 5.0
-    lens = with_lens(50000.0, pixel_size=voxel, pre_exposure=np.arange(41) * 2.0)
-    one = tilt_weights(n, voxel, {**lens, "defocus_v": [50000.0 * (1 + 1e-13)] * 41})
-    np.testing.assert_allclose(tilt_weights(n, voxel, lens), one, atol=1e-4)
+    lens = LENS | {"phase_shift": 30.0}
+    one = {"defocus_u": [52000.0], "defocus_v": [47000.0], "defocus_angle": [25.0]}
+    worn = {"pre_exposure": [20.0], "exposure": [4.0], "dose_weighted": True} if dose else {}
+    series = record(0.0, 0.0, 3.0, pixel_size=voxel, phase_flipped=flipped, **one, **lens, **worn)
+    ky, kx = np.fft.fftfreq(n), np.fft.rfftfreq(n)[1:]
+    got = weights_at(np.zeros(1), ky, kx, box=n, voxel_size=voxel, record=series)[0]
+    bare = record(0.0, 0.0, 3.0, pixel_size=voxel)
+    share = weights_at(np.zeros(1), ky, kx, box=n, voxel_size=voxel, record=bare)[0]
+    ky, kx = ky[:, None] / voxel, kx[None] / voxel
+    k = np.hypot(ky, kx)
+    contrast = ctf(ky, kx, **{key: value[0] for key, value in one.items()}, **lens)
+    wave = wavelength(300.0)
+    carried = np.abs(wave * 49500.0 * k - 2.7e7 * wave**3 * k**3) / voxel / n
+    if flipped:
+        stays = np.clip((0.75 - 2 * carried) / 0.5, 0, 1)
+        want = 2 / np.pi + stays * (np.abs(contrast) - 2 / np.pi)
+    else:
+        want = np.clip((0.75 - carried) / 0.5, 0, 1) * contrast
+    if dose:
+        want = want * dose_attenuation(k, pre_exposure=20.0, exposure=4.0) ** 2
+    np.testing.assert_allclose(got, share * want, atol=1e-4 * np.abs(share).max())
+
+
+def test_a_window_on_the_ramp_is_in_the_weights():
+    n, voxel = 32, 10.0
+    plain, damped = record(step=1.0), record(step=1.0, filter="hamming", voxel_size=voxel)
+    one, two = (tilt_weights(n, voxel, series) for series in (plain, damped))
+    k = np.arange(n // 2) / n  # along x and along the tilt axis, which the window does not see
+    seen = slice(3, n // 2)
+    share = 0.54 + 0.46 * np.cos(2 * np.pi * k)
+    np.testing.assert_allclose(two[0, 0, seen] / one[0, 0, seen], share[seen], atol=0.02)
+    np.testing.assert_allclose(two[0, seen, 5] / one[0, seen, 5], share[5], atol=0.02)
+    coarse = tilt_weights(n, 2 * voxel, damped), tilt_weights(n, 2 * voxel, plain)
+    share = 0.54 + 0.46 * np.cos(np.pi * k)  # of a coarser level: half the cycles per voxel
+    np.testing.assert_allclose(
+        coarse[0][0, 0, seen] / coarse[1][0, 0, seen], share[seen], atol=0.02
+    )
 
 
 @pytest.mark.parametrize("n", [16, 17])
@@ -255,6 +291,7 @@ def test_records_are_plain_and_told_apart():
         ({"weight": [0.0] * 41}, "weight must not be negative, nor 0 for all"),
         ({"angle": [100.0] * 41}, "within -90 to 90°"),
         ({"pixel_size": 0.0}, "pixel_size must be above 0 Å"),
+        ({"voxel_size": -1.0}, "voxel_size must be above 0 Å"),
         ({"pixel_size": "big"}, "pixel_size is no number: 'big'"),
         ({"method": "art"}, "method must be one of wbp, sirt, got 'art'"),
         ({"phase_flipped": "no"}, "phase_flipped must be true or false, got 'no'"),

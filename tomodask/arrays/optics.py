@@ -24,6 +24,7 @@ __all__ = [
     "filter_across",
     "image_frequencies",
     "interaction_constant",
+    "phase_coefficients",
     "wavelength",
 ]
 
@@ -155,10 +156,22 @@ def ctf_radial(
     )
 
 
+def phase_coefficients(voltage: float, spherical_aberration: float) -> tuple[float, float]:
+    """Phase of the lens, rad, per defocus × k² and per k⁴ (Å, 1/Å): ``π λ`` and ``−½ π Cs λ³``.
+
+    Examples
+    --------
+    >>> round(phase_coefficients(300.0, 2.7)[0], 5)
+    0.06185
+    """
+    length = wavelength(voltage)
+    return pi * length, -0.5 * pi * spherical_aberration * 1e7 * length**3
+
+
 def _phase(squared: Array, defocused: Array, voltage: float, aberration: float) -> Array:
     """Phase of the lens: `squared` is k², `defocused` is defocus times k²."""
-    length = wavelength(voltage)
-    return pi * length * defocused - (0.5 * pi * aberration * 1e7 * length**3) * squared * squared
+    per_defocus, per_fourth = phase_coefficients(voltage, aberration)
+    return per_defocus * defocused + per_fourth * squared * squared
 
 
 def critical_exposure(k: Array, *, voltage: float = 300.0) -> Array:

@@ -13,7 +13,8 @@ where ``d_t`` is the distance from the plane and ``k_t`` the frequency along x' 
 what tilts all the way round would add up to, ``2 ∫₀ᵘ slab``, which is 1 but for the lowest
 frequencies: there slabs overlap, and so does the ramp of a back-projection.  H_t is the contrast
 transfer function (its magnitude where phases were flipped) times what radiation damage left
-(squared where the images were weighted by it).
+(squared where the images were weighted by it), and times the window on the ramp, where there was
+one.
 
 The lens carries signal off its place, and what it carries out of the box is lost to it.  Where the
 phase of the lens turns so fast that it carries by δ, the oscillating part of H_t is multiplied by
@@ -33,10 +34,17 @@ from typing import Any
 import numba
 import numpy as np
 
-from tomodask.arrays.optics import ctf, dose_attenuation, wavelength
+from tomodask.arrays.optics import dose_attenuation, phase_coefficients, wavelength
 from tomodask.errors import InputError
 
-__all__ = ["check_record", "record_digest", "record_range", "tilt_weights", "weights_at"]
+__all__ = [
+    "check_record",
+    "hamming",
+    "record_digest",
+    "record_range",
+    "tilt_weights",
+    "weights_at",
+]
 
 _LISTS = ("defocus_u", "defocus_v", "defocus_angle", "pre_exposure", "exposure")
 _SCALARS = ("voltage", "spherical_aberration", "amplitude_contrast", "phase_shift", "handedness")
@@ -55,7 +63,8 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
         ``phase_flipped``, ``dose_weighted``, ``method``, and where known ``defocus_u``,
         ``defocus_v`` (Å), ``defocus_angle`` (degrees), ``pre_exposure``, ``exposure`` (e/Å²) of
         each tilt and ``voltage`` (kV), ``spherical_aberration`` (mm), ``amplitude_contrast``,
-        ``phase_shift`` (degrees), ``handedness``.  Other keys are kept as they are.
+        ``phase_shift`` (degrees), ``handedness``; ``filter``, ``"ramp"`` or ``"hamming"``, with
+        the ``voxel_size`` (Å) at which it was applied.  Other keys are kept as they are.
     where : str
         What the message calls it: a file, a tomogram.
 
@@ -86,7 +95,7 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
             raise refuse(f"{name} is no list of numbers")
         if len(kept[name]) != len(kept["angle"]):
             raise refuse(f"{len(kept['angle'])} tilts, but {len(kept[name])} of {name}")
-    for name in ("pixel_size", *_SCALARS):
+    for name in ("pixel_size", "voxel_size", *_SCALARS):
         if name not in kept:
             continue
         one = _numbers([kept[name]])
@@ -97,8 +106,9 @@ def check_record(record: Any, where: str) -> dict[str, Any]:
         raise refuse("angle must be within -90 to 90°")
     if min(kept["weight"]) < 0 or not max(kept["weight"]) > 0:
         raise refuse("weight must not be negative, nor 0 for all tilts")
-    if not kept.get("pixel_size", 0.0) > 0:
-        raise refuse("pixel_size must be above 0 Å")
+    for name in ("pixel_size", "voxel_size"):
+        if name in kept and not kept[name] > 0:
+            raise refuse(f"{name} must be above 0 Å")
     if kept["method"] not in _METHODS:
         raise refuse(f"method must be one of {', '.join(_METHODS)}, got {kept['method']!r}")
     for name in ("phase_flipped", "dose_weighted"):
@@ -214,10 +224,10 @@ def weights_at(
     norm = _overlap(length)
     plain = "defocus_u" not in series and "pre_exposure" not in series
     out = np.zeros((len(z), 1 if plain else len(ky)))
-    # Without astigmatism an image's transfer follows from the radius: a table of it is as good.
-    round_ = series.get("defocus_v", series.get("defocus_u")) == series.get("defocus_u")
     farthest = float(np.hypot(np.hypot(z, x).max(), np.abs(ky).max()))
     radii = np.linspace(0.0, max(farthest, 1e-3), _STEPS)
+    # Of voxels of the tomogram that was filtered; a box of a coarser level has larger ones.
+    filtered = series.get("voxel_size", voxel_size) / voxel_size
     for tilt, (angle, turn) in enumerate(zip(series["angle"], series["weight"], strict=True)):
         c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
         off, along = box * (z * c - x * s), x * c + z * s
@@ -227,28 +237,47 @@ def weights_at(
         ramp = np.where(norm[near] > 0, box * np.abs(along), 1 / np.pi)
         ramp = ramp / np.where(norm[near] > 0, norm[near], 1.0)
         share = turn * ramp * np.sinc(off) * np.sinc(off / 2)
+        if series.get("filter") == "hamming":
+            share *= hamming(filtered * along)
         if plain:
             out[near, 0] += share
-        elif round_:
-            table = _transfer(series, tilt, np.zeros(1), radii, box, voxel_size)
-            _add_round(near, along, share, ky, table, 1 / radii[1], out)
-        else:
-            image = _transfer(series, tilt, ky[None, :], along[:, None], box, voxel_size)
-            out[near] += share[:, None] * image
+            continue
+        steady, swing = _radial(series, tilt, radii / voxel_size, box, voxel_size)
+        lens = _lens(series, tilt, voxel_size)
+        flipped = series["phase_flipped"]
+        _add_image(near, along, share, ky, steady, swing, 1 / radii[1], lens, flipped, out)
     volume = out.reshape(len(kz), len(kx), -1).transpose(0, 2, 1).astype(np.float32)
     return np.array(np.broadcast_to(volume, (len(kz), len(ky), len(kx))), order="C")
 
 
+def hamming(frequency: np.ndarray) -> np.ndarray:
+    """The window ``0.54 + 0.46 cos 2πk`` on the ramp, k in cycles per voxel: 0.08 at Nyquist."""
+    return np.asarray(0.54 + 0.46 * np.cos(2 * np.pi * frequency))
+
+
 @numba.njit(cache=True, nogil=True)
-def _add_round(near, along, share, ky, table, scale, out):  # type: ignore[no-untyped-def]
-    """Add share × table at the radius √(along² + ky²), linearly between its samples."""
-    last = len(table) - 2
+def _add_image(near, along, share, ky, steady, swing, scale, lens, flipped, out):  # type: ignore[no-untyped-def]
+    """Add share × (steady + swing · sin χ), or |sin χ|, at (ky, along), in cycles per voxel.
+
+    `steady` and `swing` are looked up at the radius, linearly between their samples.
+    """
+    last = len(steady) - 2
+    squares, cosine, sine, fourth, constant = lens
     for i in range(len(near)):
-        line = out[near[i]]
-        for y in range(len(ky)):
-            at = scale * math.sqrt(along[i] * along[i] + ky[y] * ky[y])
-            j = min(int(at), last)
-            line[y] += share[i] * (table[j] + (at - j) * (table[j + 1] - table[j]))
+        line, x = out[near[i]], along[i]
+        for j in range(len(ky)):
+            y = ky[j]
+            squared = x * x + y * y
+            at = scale * math.sqrt(squared)
+            k = min(int(at), last)
+            at -= k
+            value = steady[k] + at * (steady[k + 1] - steady[k])
+            factor = swing[k] + at * (swing[k + 1] - swing[k])
+            if factor != 0:
+                phase = squares * squared + cosine * (x * x - y * y) + sine * (2 * x * y)
+                contrast = math.sin(phase + fourth * squared * squared + constant)
+                value += factor * (abs(contrast) if flipped else contrast)
+            line[j] += share[i] * value
 
 
 def _overlap(u: np.ndarray) -> np.ndarray:
@@ -259,33 +288,46 @@ def _overlap(u: np.ndarray) -> np.ndarray:
     return np.asarray(np.interp(u, steps, total))
 
 
-def _transfer(
-    series: Mapping[str, Any],
-    tilt: int,
-    ky: np.ndarray,
-    kx: np.ndarray,
-    box: int,
-    voxel_size: float,
-) -> np.ndarray:
-    """What the microscope did to an image at (ky, kx), cycles per voxel, as the box holds it."""
-    ky, kx = ky / voxel_size, kx / voxel_size
-    k = np.hypot(ky, kx)
-    out = np.ones_like(k)
+def _astigmatism(series: Mapping[str, Any], tilt: int) -> tuple[float, float, float]:
+    """Defocus U and V (Å) and the angle of U (degrees) of an image."""
+    u = series["defocus_u"][tilt]
+    v = series["defocus_v"][tilt] if "defocus_v" in series else u
+    return u, v, series["defocus_angle"][tilt] if "defocus_angle" in series else 0.0
+
+
+def _lens(
+    series: Mapping[str, Any], tilt: int, voxel_size: float
+) -> tuple[float, float, float, float, float]:
+    """Coefficients of the phase χ at (ky, kx), cycles per voxel (see `optics.ctf`).
+
+    Of k², of kx² − ky² and of 2 kx ky, of k⁴, and the constant.
+    """
+    if "defocus_u" not in series:
+        return 0.0, 0.0, 0.0, 0.0, 0.0
+    per_defocus, fourth = phase_coefficients(series["voltage"], series["spherical_aberration"])
+    u, v, angle = _astigmatism(series, tilt)
+    scale = per_defocus / voxel_size**2
+    twice = 2 * math.radians(angle)
+    apart = 0.5 * scale * (u - v)
+    return (
+        0.5 * scale * (u + v),
+        apart * math.cos(twice),
+        apart * math.sin(twice),
+        fourth / voxel_size**4,
+        math.radians(series.get("phase_shift", 0.0)) + math.asin(series["amplitude_contrast"]),
+    )
+
+
+def _radial(
+    series: Mapping[str, Any], tilt: int, k: np.ndarray, box: int, voxel_size: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the microscope did to an image, as the box holds it: ``steady + swing · sin χ``.
+
+    At radii k (1/Å); where phases were flipped, it is |sin χ|.
+    """
+    steady, swing = np.ones_like(k), np.zeros_like(k)
     if "defocus_u" in series:
-        u = series["defocus_u"][tilt]
-        v = series["defocus_v"][tilt] if "defocus_v" in series else u
-        angle = series["defocus_angle"][tilt] if "defocus_angle" in series else 0.0
-        out = ctf(
-            ky,
-            kx,
-            voltage=series["voltage"],
-            spherical_aberration=series["spherical_aberration"],
-            amplitude_contrast=series["amplitude_contrast"],
-            defocus_u=u,
-            defocus_v=None if u == v else v,
-            defocus_angle=angle,
-            phase_shift=series.get("phase_shift", 0.0),
-        )
+        u, v, _ = _astigmatism(series, tilt)
         wave = wavelength(series["voltage"])
         carried = (
             np.abs(wave * 0.5 * (u + v) * k - series["spherical_aberration"] * 1e7 * wave**3 * k**3)
@@ -293,9 +335,11 @@ def _transfer(
         )
         if series["phase_flipped"]:
             # |sin χ| = 2/π − (4/π) Σ cos(2jχ) / (4j² − 1): its mean stays, cos 2χ is carried twice.
-            out = 2 / np.pi + _fits(2 * carried / box) * (np.abs(out) - 2 / np.pi)
+            swing = _fits(2 * carried / box)
+            steady = 2 / np.pi * (1 - swing)
         else:
-            out = _fits(carried / box) * out
+            swing = _fits(carried / box)
+            steady = np.zeros_like(k)
     if "pre_exposure" in series:
         left = dose_attenuation(
             k,
@@ -304,8 +348,9 @@ def _transfer(
             voltage=series.get("voltage", 300.0),
         )
         # The specimen fades by it; images that were weighted are multiplied by it once more.
-        out = out * (left * left if series["dose_weighted"] else left)
-    return out
+        left = left * left if series["dose_weighted"] else left
+        steady, swing = left * steady, left * swing
+    return steady, swing
 
 
 def _fits(distance: np.ndarray) -> np.ndarray:

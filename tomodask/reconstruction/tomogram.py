@@ -119,8 +119,7 @@ def reconstruct(
     method : {"wbp", "sirt"}
         Weighted back-projection, or simultaneous iterative reconstruction.
     filter : {"ramp", "hamming"}
-        Of weighted back-projection: `hamming` damps what is finest, and its noise.  The weights in
-        Fourier space that are computed from the record know the plain ramp.
+        Of weighted back-projection: `hamming` damps what is finest, and its noise.
     iterations, relaxation
         Of SIRT: how many steps, and how large (above 0, below 2).
     ctf, dose_weight, normalize, invert
@@ -296,6 +295,7 @@ def _checked(
         "angle": angles.tolist(),
         "weight": weights.tolist(),
         "pixel_size": float(series.attrs["pixel_size"]),
+        "voxel_size": size,
         "phase_flipped": ctf == "flip",
         "dose_weighted": bool(dose_weight),
         "method": method,

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from tomodask.arrays.tilt_weights import hamming
 from tomodask.errors import InputError
 
 __all__ = ["Filter", "angular_weights", "ramp", "ramp_response"]
@@ -83,5 +84,5 @@ def ramp(frequency: np.ndarray, *, filter: Filter = "ramp") -> np.ndarray:
     length = round(1 / frequency[1])
     response = ramp_response(length)
     if filter == "hamming":
-        response = response * (0.54 + 0.46 * np.cos(2 * np.pi * frequency))
+        response = response * hamming(frequency)
     return np.asarray(response)
