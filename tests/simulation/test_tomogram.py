@@ -17,7 +17,7 @@ from tomodask.arrays.fourier import shell_correlation
 from tomodask.data.extraction import extract_subtomograms
 from tomodask.data.particles import read_particles
 from tomodask.data.tilt_series import open_tilt_series
-from tomodask.data.tomograms import open_tomogram
+from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
 from tomodask.simulation.phantom import phantom_map
 from tomodask.simulation.projections import open_projections, save_projections
@@ -165,10 +165,49 @@ def test_what_is_wrong_is_said_before_any_work(tmp_path):
         simulate(settings(particles=[{"structure": "none.pdb", "copies": 1}]), tmp_path / "a")
     with pytest.raises(InputError, match=r"none.star does not exist"):
         simulate(settings(detector={"model": "file", "mtf": "none.star"}), tmp_path / "a")
+    with pytest.raises(InputError, match="finer than the detector's of 12 Å"):
+        simulate(settings(detector={"model": "sinc", "pixel_size": 12.0}), tmp_path / "a")
     assert not (tmp_path / "a").exists()
     crowded = settings(specimen={"shape": [48, 96, 112], "occupancy": 0.9}, beads={})
     with pytest.raises(InputError, match=r"occupancy=0\.9 is out of reach: .* 0\.2"):
         simulate(crowded, tmp_path / "a", scheduler="synchronous")
+
+
+@pytest.fixture
+def cell(tmp_path):
+    """A simulation whose structure and detector are files beside it."""
+    save_tomogram(phantom_map(voxel_size=10.0, box=40), tmp_path / "map.mrc")
+    mtf = "data_\nloop_\n_rlnResolutionInversePixel #1\n_rlnMtfValue #2\n0.0 1.0\n0.5 0.6\n"
+    (tmp_path / "mtf.star").write_text(mtf)
+    (tmp_path / "cell.toml").write_text(
+        "[specimen]\nshape = [33, 48, 48]\n[tilts]\nincrement = 20\n"
+        '[[particles]]\nstructure = "map.mrc"\ncopies = 1\n'
+        '[detector]\nmodel = "file"\nmtf = "mtf.star"\n'
+    )
+    return tmp_path
+
+
+def test_a_run_goes_on_from_any_folder_but_not_with_another_file(cell, monkeypatch):
+    made = simulate(cell / "cell.toml", cell / "out", scheduler="synchronous")
+    monkeypatch.chdir(cell)
+    assert simulate("cell.toml", "out", scheduler="synchronous").seconds == made.seconds
+    Path("mtf.star").write_text(Path("mtf.star").read_text().replace("0.6", "0.5"))
+    with pytest.raises(InputError, match="holds another run: detector is"):
+        simulate("cell.toml", "out", scheduler="synchronous")
+
+
+def test_membranes_have_the_resolution_of_the_specimen(tmp_path):
+    bare = {
+        "specimen": {"shape": [40, 48, 48], "resolution": 60.0},
+        "vesicles": {"number": 1, "radius": [100.0, 110.0]},
+        "tilts": {"increment": 60.0},
+    }
+    made = simulate(bare, tmp_path / "a", scheduler="synchronous")
+    coarse = open_tomogram(made.density).to_numpy()
+    bare["specimen"]["resolution"] = 20.0
+    fine = open_tomogram(simulate(bare, tmp_path / "b", scheduler="synchronous").density).to_numpy()
+    assert coarse.max() < 0.8 * fine.max()
+    assert np.isclose(coarse.sum(), fine.sum(), rtol=0.1)
 
 
 def test_projections_come_back_as_they_were(made, tmp_path):

@@ -20,8 +20,17 @@ from tomodask.arrays.threads import one_thread_each
 from tomodask.data.particles import with_orientations
 from tomodask.errors import InputError
 
-__all__ = ["Phantom", "phantom_map", "phantom_particle", "phantom_subtomograms", "phantom_tomogram"]
+__all__ = [
+    "PHANTOMS",
+    "Phantom",
+    "phantom_map",
+    "phantom_particle",
+    "phantom_subtomograms",
+    "phantom_tomogram",
+]
 
+#: Names of the embedded particles among structures, and which `kind` they are.
+PHANTOMS = {"phantom": "particle", "phantom-decoy": "decoy"}
 _RADIUS = 120.0  # Å, of the centres of the Gaussians; with their width about 250 Å across
 
 

@@ -12,13 +12,17 @@ import tomllib
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from tomodask.errors import InputError
 from tomodask.simulation.microscope import Microscope, Motion
+from tomodask.simulation.phantom import PHANTOMS
+from tomodask.simulation.tilt_schemes import ORDERS, tilt_scheme
 
 __all__ = [
     "BeadSettings",
@@ -34,9 +38,9 @@ __all__ = [
 ]
 
 
-def _key(default: Any, *, least: float = -math.inf, above: float = -math.inf, **more: Any) -> Any:
-    """A field with bounds; `choices` names the values that a text may have."""
-    return field(default=default, metadata={"least": least, "above": above, **more})
+def _key(default: Any, **bounds: Any) -> Any:
+    """A field with bounds, `least`, `above` and `below`; `choices` are the texts it may have."""
+    return field(default=default, metadata=bounds)
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class SpecimenSettings:
     shape: tuple[int, int, int] = _key((200, 512, 512), least=16)
     voxel_size: float = _key(10.0, above=0)
     resolution: float | None = _key(None, above=0)
-    occupancy: float | None = _key(None, above=0)
+    occupancy: float | None = _key(None, above=0, below=1)
     gap: float | None = _key(None, least=0)
     solvent_density: float = _key(0.94, least=0)
 
@@ -80,7 +84,8 @@ class KindSettings:
     name : str, optional
         In the truth; by default the file's.
     copies : int, optional
-        How many; where `occupancy` is given, how many in proportion to the other kinds.
+        How many; where `occupancy` is given, how many in proportion to the other kinds, or left
+        out for all of them.
     assembly : str, optional
         Biological assembly of the model.
     """
@@ -119,10 +124,21 @@ class TiltSettings:
 
     range: tuple[float, float] = _key((-60.0, 60.0))
     increment: float = _key(2.0, above=0)
-    order: str = _key("dose-symmetric", choices=("dose-symmetric", "continuous", "bidirectional"))
+    order: str = _key("dose-symmetric", choices=ORDERS)
     start: float = _key(0.0)
     group: int = _key(1, least=1)
     dose: float | None = _key(None, above=0)
+
+    def scheme(self) -> pd.DataFrame:
+        """The tilts, as `tilt_scheme` gives them."""
+        return tilt_scheme(
+            self.range,
+            self.increment,
+            order=self.order,
+            start=self.start,
+            group=self.group,
+            dose=self.dose,
+        )
 
 
 @dataclass(frozen=True)
@@ -202,6 +218,9 @@ class SimulationSettings:
     motion: Motion = field(default_factory=Motion)
     reconstruction: ReconstructionSettings = ReconstructionSettings()
 
+    def __post_init__(self) -> None:
+        _check_together(self)
+
     @classmethod
     def from_mapping(cls, table: Mapping[str, Any]) -> SimulationSettings:
         """Settings from nested mappings, as `tomllib` gives them.
@@ -212,7 +231,6 @@ class SimulationSettings:
             Naming the key, and for one that is not known the nearest that is.
         """
         settings: SimulationSettings = _section(cls, table, "")
-        _check_together(settings)
         return settings
 
     def to_mapping(self) -> dict[str, Any]:
@@ -261,10 +279,9 @@ def read_settings(path: str | Path) -> SimulationSettings:
 
 def _beside(settings: SimulationSettings, folder: Path) -> SimulationSettings:
     """Files as they are named from `folder`."""
-    from dataclasses import replace
 
     def at(name: str) -> str:
-        return name if name.startswith("phantom") else str(folder / name)
+        return name if name in PHANTOMS else str(folder / name)
 
     kinds = tuple(replace(kind, structure=at(kind.structure)) for kind in settings.particles)
     mtf = settings.detector.mtf
@@ -298,14 +315,17 @@ def _section(section: type, table: Mapping[str, Any], where: str) -> Any:
 
 def _unknown(where: str, key: str, section: type) -> str:
     names = [one.name for one in fields(section)]
-    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    homes = [""] * (key in _types(SimulationSettings))  # a right key in a wrong place
+    for name, kind in _types(SimulationSettings).items():
+        inner = next(iter(typing.get_args(kind)), kind)  # a tuple of sections counts as one
+        if key in getattr(inner, "__dataclass_fields__", {}):
+            homes.append(f"{name}.")
+    near = [f"{home}{key}" for home in homes] or [
+        f"{where}{name}" for name in difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    ]
     said = f"unknown key {where}{key}"
     if near:
-        return f"{said}; did you mean {where}{near[0]}?"
-    for home in fields(SimulationSettings):  # a right key in a wrong place
-        inner = _types(SimulationSettings)[home.name]
-        if isinstance(inner, type) and key in getattr(inner, "__dataclass_fields__", {}):
-            return f"{said}; did you mean {home.name}.{key}?"
+        return f"{said}; did you mean {' or '.join(near)}?"
     return f"{said}; known are {', '.join(names)}"
 
 
@@ -318,7 +338,8 @@ def _value(name: str, value: Any, kind: Any, one: Any) -> Any:
         return _section(kind, value, f"{name}.")
     if origin is tuple:
         if not isinstance(value, (list, tuple)):
-            raise InputError(f"{name} must be a list, got {value!r}")
+            wanted = f"a list of tables, each [[{name}]]" if inner[-1] is Ellipsis else "a list"
+            raise InputError(f"{name} must be {wanted}, got {value!r}")
         if inner[-1] is Ellipsis:
             return tuple(_value(f"{name}[{i}]", v, inner[0], one) for i, v in enumerate(value))
         if len(value) != len(inner):
@@ -339,13 +360,16 @@ def _plain(name: str, value: Any, kind: type, bounds: Mapping[str, Any]) -> Any:
             raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
         return value
     right = isinstance(value, int) if kind is int else isinstance(value, (int, float))
-    if not right or isinstance(value, bool) or not math.isfinite(value):
+    # Neither NaN, nor infinite, nor a whole number that is too large for a float.
+    if not right or isinstance(value, bool) or not -1e300 < value < 1e300:
         what = "a whole number" if kind is int else "a number"
         raise InputError(f"{name} must be {what}, got {value!r}")
     if value < bounds.get("least", -math.inf):
         raise InputError(f"{name} must be at least {bounds['least']:g}, got {value}")
     if value <= bounds.get("above", -math.inf):
         raise InputError(f"{name} must be above {bounds['above']:g}, got {value}")
+    if value >= bounds.get("below", math.inf):
+        raise InputError(f"{name} must be below {bounds['below']:g}, got {value}")
     return kind(value)
 
 
@@ -357,28 +381,52 @@ def _check_together(settings: SimulationSettings) -> None:
             f"specimen.resolution must be at least two voxels, {2 * specimen.voxel_size:g} Å, got "
             f"{specimen.resolution:g}; give a smaller specimen.voxel_size for more detail"
         )
-    if not kinds and not settings.vesicles.number and not settings.beads.number:
+    copies = [kind.copies for kind in kinds]
+    if all(count == 0 for count in copies) and not (
+        settings.vesicles.number or settings.beads.number
+    ):
         raise InputError(
             "there is nothing to simulate; add a table [[particles]] with a structure, e.g. "
-            'structure = "phantom"'
+            'structure = "phantom", and copies'
         )
-    if specimen.occupancy is not None and not kinds:
+    if specimen.occupancy is not None and not any(count != 0 for count in copies):
         raise InputError("specimen.occupancy needs particles; add a table [[particles]]")
-    if specimen.occupancy is None:
-        for number, kind in enumerate(kinds):
-            if kind.copies is None:
-                raise InputError(
-                    f"particles[{number}].copies is missing; give it, or specimen.occupancy for all"
-                )
+    if None in copies and (specimen.occupancy is None or set(copies) != {None}):
+        raise InputError(
+            f"particles[{copies.index(None)}].copies is missing; give it for all kinds, or "
+            "specimen.occupancy and none"
+        )
     names = [kind.label for kind in kinds]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise InputError(f"two kinds of particles are named {min(twice)}; give each a name")
-    if settings.detector.model == "file" and settings.detector.mtf is None:
-        raise InputError('detector.mtf is missing: detector.model = "file" needs a STAR of an MTF')
+    for key, name in [("name", settings.name), *(("particles.name", name) for name in names)]:
+        if not name.strip() or name.startswith(".") or set(name) & set("/\\\"'#\t\r\n"):
+            raise InputError(
+                f"{key} must be one that files and STAR tables can bear: no quotes, slashes or "
+                f"#, and no dot in front; got {name!r}"
+            )
+    if {"bead", "vesicle"} & set(names):
+        raise InputError('particles.name may not be "bead" or "vesicle": the truth has those, too')
+    if (settings.detector.model == "file") != (settings.detector.mtf is not None):
+        raise InputError(
+            'detector.model = "file" and detector.mtf, a STAR of an MTF, need each other, got '
+            f"model = {settings.detector.model!r} and mtf = {settings.detector.mtf!r}"
+        )
     if settings.vesicles.radius[0] > settings.vesicles.radius[1]:
         raise InputError(f"vesicles.radius must rise, got {list(settings.vesicles.radius)}")
-    if not -90 < settings.tilts.range[0] < settings.tilts.range[1] < 90:
+    try:
+        angles = settings.tilts.scheme()["angle"]
+    except InputError as error:  # its parameters are the keys, but for the first
+        raise InputError(f"tilts.{str(error).removeprefix('tilt_')}") from None
+    if len(angles) < 2:
         raise InputError(
-            f"tilts.range must rise within -90 to 90 degrees, got {list(settings.tilts.range)}"
+            f"tilts hold one image, at {angles[0]:g}°, a tomogram needs two; give a wider "
+            "tilts.range or a smaller tilts.increment"
+        )
+    damaged = settings.tilts.dose is not None and settings.noise.damage
+    if settings.reconstruction.dose_weight and not damaged:
+        raise InputError(
+            "reconstruction.dose_weight needs radiation damage: give tilts.dose, and leave "
+            "noise.damage true"
         )

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 
 from tomodask.cluster import compute, connect
@@ -44,19 +43,17 @@ from tomodask.simulation.imaging import (
 from tomodask.simulation.membranes import place_beads, place_vesicles
 from tomodask.simulation.microscope import Beads
 from tomodask.simulation.packing import Packing, pack
-from tomodask.simulation.phantom import phantom_map
+from tomodask.simulation.phantom import PHANTOMS, phantom_map
 from tomodask.simulation.projections import open_projections, save_projections
 from tomodask.simulation.settings import KindSettings, SimulationSettings, read_settings
 from tomodask.simulation.shapes import particle_shape
 from tomodask.simulation.specimen import specimen_density, write_truth
-from tomodask.simulation.tilt_schemes import tilt_scheme
 
 __all__ = ["Simulation", "simulate"]
 
 _log = logging.getLogger(__name__)
 
 STAGES = ("structures", "pack", "specimen", "project", "image", "reconstruct")
-_PHANTOMS = {"phantom": "particle", "phantom-decoy": "decoy"}
 _DOMAIN = {  # the first stage that a section of the settings has a say in
     "specimen": "structures",
     "particles": "structures",
@@ -160,12 +157,10 @@ def simulate(
             else read_settings(settings)
         )
     detector = _detector(settings)  # a file that is not there is said before any work
-    states = [_state(kind) for kind in settings.particles]
-    told = settings.to_mapping()
+    told = _told(settings)
     parameters: dict[str, tuple[str, Any]] = {
         name: (stage, told[name]) for name, stage in _DOMAIN.items()
     }
-    parameters["structures"] = ("structures", states)
     if command is None:
         command = shlex.join(["tomodask", "simulate", "SETTINGS.toml", "-o", str(output)])
     with RunFolder.opened(
@@ -177,42 +172,52 @@ def simulate(
         with connect(scheduler, workers=workers, memory=memory, config=config):
             densities = _structures(folder, settings)
             packing = _pack(folder, settings, densities)
-            _specimen(folder, packing, densities)
+            _specimen(folder, settings, packing, densities)
             _project(folder, settings)
             _image(folder, settings, packing, detector)
             _reconstruct(folder, settings)
         return _result(folder)
 
 
-def _state(kind: KindSettings) -> str:
-    """Tells one structure from another, wherever its file lies."""
-    if kind.structure in _PHANTOMS:
-        return kind.structure
-    path = Path(kind.structure)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"the structure {path} cannot be read ({error.strerror}); name an atomic model, a map, "
-            f"or one of {', '.join(_PHANTOMS)}"
-        ) from None
-    return hashlib.sha256(content).hexdigest()[:16]
+def _told(settings: SimulationSettings) -> dict[str, Any]:
+    """The settings, with the names and contents of files, wherever they lie."""
+    told = settings.to_mapping()
+    for kind in told["particles"]:
+        if kind["structure"] not in PHANTOMS:
+            try:
+                kind["structure"] = _state(Path(kind["structure"]))
+            except OSError as error:
+                raise InputError(
+                    f"the structure {kind['structure']} cannot be read ({error.strerror}); name an "
+                    f"atomic model, a map, or one of {', '.join(PHANTOMS)}"
+                ) from None
+    if settings.detector.mtf is not None:
+        told["detector"]["mtf"] = _state(Path(settings.detector.mtf))
+    return told
+
+
+def _state(path: Path) -> str:
+    """Name and content of a file."""
+    return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 def _detector(settings: SimulationSettings) -> Detector:
     one = settings.detector
     if one.model == "sinc":
-        return sinc_detector(pixel_size=one.pixel_size, shaped_noise=one.shaped_noise)
-    if one.model == "counting":
-        return counting_detector(
+        detector = sinc_detector(pixel_size=one.pixel_size, shaped_noise=one.shaped_noise)
+    elif one.model == "counting":
+        detector = counting_detector(
             dqe_zero=one.dqe_zero,
             dqe_nyquist=one.dqe_nyquist,
             mtf_nyquist=one.mtf_nyquist,
             pixel_size=one.pixel_size,
         )
-    if one.model == "file":
-        return read_detector(str(one.mtf), pixel_size=one.pixel_size)
-    return ideal_detector()
+    elif one.model == "file":
+        detector = read_detector(str(one.mtf), pixel_size=one.pixel_size)
+    else:
+        detector = ideal_detector()
+    detector.signal(np.zeros(1), settings.specimen.voxel_size)  # refuses pixels that are too large
+    return detector
 
 
 def _structures(folder: RunFolder, settings: SimulationSettings) -> dict[str, xr.DataArray]:
@@ -230,9 +235,9 @@ def _structures(folder: RunFolder, settings: SimulationSettings) -> dict[str, xr
 
 def _density(kind: KindSettings, settings: SimulationSettings) -> xr.DataArray:
     specimen, half = settings.specimen, settings.specimen.voxel_size / 2
-    if kind.structure in _PHANTOMS:
+    if kind.structure in PHANTOMS:
         box = 2 * math.ceil(160 / half)
-        return phantom_map(voxel_size=half, box=box, kind=_PHANTOMS[kind.structure])
+        return phantom_map(voxel_size=half, box=box, kind=PHANTOMS[kind.structure])
     return structure_density(
         kind.structure,
         voxel_size=half,
@@ -282,14 +287,13 @@ def _packing(settings: SimulationSettings, densities: dict[str, xr.DataArray]) -
         vesicles=vesicles,
         seed=settings.seed,
     )
-    given = {kind.label: kind.copies for kind in settings.particles}
-    copies = {name: count for name, count in given.items() if count is not None}
+    copies = {kind.label: kind.copies for kind in settings.particles if kind.copies is not None}
     return pack(
         shapes,
         shape=specimen.shape,
         voxel_size=size,
         # With an occupancy, kinds that say nothing are as many as each other.
-        copies=copies if len(copies) == len(given) else None,
+        copies=copies if copies or specimen.occupancy is None else None,
         occupancy=specimen.occupancy,
         gap=specimen.gap,
         vesicles=vesicles,
@@ -299,11 +303,16 @@ def _packing(settings: SimulationSettings, densities: dict[str, xr.DataArray]) -
     )
 
 
-def _specimen(folder: RunFolder, packing: Packing, densities: dict[str, xr.DataArray]) -> None:
+def _specimen(
+    folder: RunFolder,
+    settings: SimulationSettings,
+    packing: Packing,
+    densities: dict[str, xr.DataArray],
+) -> None:
     if folder.finished("specimen"):
         return
     with folder.stage("specimen", ["density.zarr"]):
-        volume = specimen_density(packing, densities)
+        volume = specimen_density(packing, densities, resolution=settings.specimen.resolution)
         save_tomogram(volume, folder.path / "density.zarr", overwrite=True)
 
 
@@ -312,7 +321,7 @@ def _project(folder: RunFolder, settings: SimulationSettings) -> None:
         return
     with folder.stage("project", ["projections.zarr"]):
         volume = open_tomogram(folder.path / "density.zarr")
-        angles = _scheme(settings)["angle"].to_numpy()
+        angles = settings.tilts.scheme()["angle"].to_numpy()
         slabs = depth_slabs(
             volume.shape[0] * settings.specimen.voxel_size,
             pixel_size=settings.specimen.voxel_size,
@@ -327,18 +336,6 @@ def _project(folder: RunFolder, settings: SimulationSettings) -> None:
         )
 
 
-def _scheme(settings: SimulationSettings) -> pd.DataFrame:
-    tilts = settings.tilts
-    return tilt_scheme(
-        tilts.range,
-        tilts.increment,
-        order=tilts.order,
-        start=tilts.start,
-        group=tilts.group,
-        dose=tilts.dose,
-    )
-
-
 def _image(
     folder: RunFolder, settings: SimulationSettings, packing: Packing, detector: Detector
 ) -> None:
@@ -351,7 +348,7 @@ def _image(
     with folder.stage("image", outputs) as figures:
         projections = open_projections(folder.path / "projections.zarr")
         imaging: dict[str, Any] = {
-            "scheme": _scheme(settings),
+            "scheme": settings.tilts.scheme(),
             "microscope": settings.microscope,
             "detector": detector,
             "motion": settings.motion,
