@@ -67,6 +67,30 @@ def test_doses_and_order_of_an_mdoc(tmp_path):
     assert mdoc.voltage == 300
 
 
+def test_an_mdoc_with_gaps_is_of_a_stack_with_the_same_images_taken_out(tmp_path):
+    text = "".join(
+        f"[ZValue = {place}]\nTiltAngle = {3 * place}\nExposureDose = 2\n"
+        f"DateTime = 02-Jan-2024  10:0{place}:00\nMagnification =\n"
+        for place in (5, 1, 2)
+    )
+    (tmp_path / "a.mdoc").write_text(text)
+    mdoc = read_mdoc(tmp_path / "a.mdoc")
+    assert mdoc.angle.tolist() == [3, 6, 15]
+    assert mdoc.order.tolist() == [0, 1, 2]
+    assert mdoc.exposure.tolist() == [2, 2, 2]
+    assert mdoc.pre_exposure is None  # what the others had is not told
+    (tmp_path / "a.mdoc").write_text(text.replace("Magnification", "PriorRecordDose"))
+    assert read_mdoc(tmp_path / "a.mdoc").pre_exposure is None
+    (tmp_path / "a.mdoc").write_text(text.replace("Magnification =", "PriorRecordDose = 8"))
+    assert read_mdoc(tmp_path / "a.mdoc").pre_exposure.tolist() == [8, 8, 8]
+
+
+def test_marks_of_other_editors_are_no_text(tmp_path):
+    """Windows' line ends, its mark of UTF-8, and zeros that pad a record."""
+    (tmp_path / "a.tlt").write_bytes(b"\xef\xbb\xbf-60.5\r\n0\r\n60\x00\x00\r\n\x00\r\n")
+    assert read_angles(tmp_path / "a.tlt").tolist() == [-60.5, 0, 60]
+
+
 def test_a_real_aln():
     aln = read_aln(shared_data("metadata", "alignment", "test.aln"))
     assert aln.size == (2032, 2032, 90)
@@ -116,9 +140,12 @@ def test_imod_defocus_versions(tmp_path):
     assert defocus.u.tolist() == defocus.v.tolist() == [40000, 41000, 42000]
     path.write_text("1 0 0 0 0 3\n1 2 -10 0 4000 3900 30\n2 3 0 10 4200 4100 50\n")
     defocus = read_defocus(path, 3)
-    assert defocus.u.tolist() == [40000, 41000, 42000]
-    assert defocus.v.tolist() == [39000, 40000, 41000]
-    assert defocus.angle.tolist() == [30, 40, 50]
+    off = 500 * np.cos(np.deg2rad(20))  # 30° and 50° of one size
+    np.testing.assert_allclose(defocus.u, [40000, 40500 + off, 42000])
+    np.testing.assert_allclose(defocus.v, [39000, 40500 - off, 41000])
+    np.testing.assert_allclose(defocus.angle, [30, 40, 50])
+    path.write_text("1 0 0 0 0 3\n1 1 0 0 4000 3900 179\n1 1 0 0 4000 3900 1\n")
+    assert abs(read_defocus(path, 1).angle[0]) < 1e-9  # not 90
 
 
 def test_ctffind_text(tmp_path):
@@ -148,7 +175,8 @@ def test_ctffind_text(tmp_path):
         (read_aln, "a.aln", aln_text([2, 4], [(2, 2)], 4), r"both aligned and a dark frame"),
         (read_mdoc, "a.mdoc", "PixelSpacing = 1\n", r"no image, expected sections"),
         (read_mdoc, "a.mdoc", "[ZValue = 0]\nTiltAngle = x\n", r"line 2: expected TiltAngle"),
-        (read_mdoc, "a.mdoc", "[ZValue = 1]\nTiltAngle = 1\n", r"\[ZValue = 0\] is missing"),
+        (read_mdoc, "a.mdoc", "[ZValue = 0]\nTiltAngle = \n", r"no TiltAngle for \[ZValue = 0\]"),
+        (read_angles, "a.tlt", "-60,5\n", r"got '-60,5'; write decimals with a point"),
         (read_mdoc, "a.mdoc", "[ZValue = 0]\nBinning = 1\n", r"no TiltAngle for \[ZValue = 0\]"),
     ],
 )

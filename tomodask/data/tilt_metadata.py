@@ -33,6 +33,7 @@ __all__ = [
 
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _DATE = re.compile(r"(\d{1,4})-([A-Za-z]{3})-(\d{1,4})\s+(\d{1,2}):(\d{2}):(\d{2})")
+_DECIMAL_COMMA = re.compile(r"\d,\d")
 _AXIS = re.compile(r"[Tt]ilt axis angle\s*=\s*(-?[\d.]+)")
 
 
@@ -278,10 +279,13 @@ def _sections(
 def read_mdoc(path: Path) -> Mdoc:
     """A SerialEM ``.mdoc`` of a tilt series.
 
+    Sections are taken in the order of their numbers (ZValue).  Where these have gaps, images were
+    taken out, and what they had of the dose is unknown but for PriorRecordDose.
+
     Raises
     ------
     InputError
-        If it has no images, their numbers (ZValue) have gaps, or a value is not what it must be.
+        If it has no images, or a value is not what it must be.
     """
     head: dict[str, tuple[int, str]] = {}
     images: dict[int, dict[str, tuple[int, str]]] = {}
@@ -291,7 +295,8 @@ def read_mdoc(path: Path) -> Mdoc:
         if line.startswith("[") and line.endswith("]"):
             key, _, value = line[1:-1].partition("=")
             if key.strip() == "ZValue":
-                place = int(_numbers(path, number, value, (1,), "[ZValue = NUMBER]")[0])
+                (z,) = _numbers(path, number, value, (1,), "[ZValue = NUMBER]")
+                place = int(z)
                 if place in images:
                     raise InputError(f"{path}, line {number}: ZValue {place} is there twice")
                 current = images.setdefault(place, {})
@@ -302,19 +307,17 @@ def read_mdoc(path: Path) -> Mdoc:
             current[key.strip()] = (number, value.strip())
     if not images:
         raise InputError(f"{path}: no image, expected sections [ZValue = 0], [ZValue = 1] …")
-    if sorted(images) != list(range(len(images))):
-        missing = next(place for place in range(len(images)) if place not in images)
-        raise InputError(f"{path}: image [ZValue = {missing}] is missing; is the file whole?")
-    ordered = [images[place] for place in range(len(images))]
+    ordered = [images[place] for place in sorted(images)]
+    whole = max(images) == len(images) - 1
 
     def column(key: str) -> np.ndarray | None:
         values = []
-        for place, image in enumerate(ordered):
-            if key not in image:
+        for place, image in zip(sorted(images), ordered, strict=True):
+            number, text = image.get(key, (0, ""))
+            if not text:
                 if key == "TiltAngle":
                     raise InputError(f"{path}: no TiltAngle for [ZValue = {place}]")
                 return None
-            number, text = image[key]
             values.append(_numbers(path, number, text.split()[0], (1,), f"{key} = NUMBER")[0])
         return np.array(values)
 
@@ -328,7 +331,7 @@ def read_mdoc(path: Path) -> Mdoc:
         exposure = None  # the camera's dose was not calibrated
     if exposure is None:
         prior = None
-    elif prior is None and order is not None:
+    elif prior is None and order is not None and whole:
         prior = np.empty(len(order))
         prior[np.argsort(order)] = (
             np.cumsum(exposure[np.argsort(order)]) - exposure[np.argsort(order)]
@@ -409,14 +412,12 @@ def _imod_defocus(path: Path, images: int) -> Defocus:
     if not lines:
         raise InputError(f"{path}: empty, expected lines {what}")
     head = _numbers(path, *lines[0], range(5, 10), what)
-    version, flags = 2, 0
+    flags = 0  # version 2 has none
     if len(head) == 6 and head[5] == 3:
-        version, flags, lines = 3, int(head[0]), lines[1:]
-    total, weight = np.zeros((images, 4)), np.zeros(images)
+        flags, lines = int(head[0]), lines[1:]
+    total, weight = np.zeros((images, 3), complex), np.zeros(images)
     for number, line in lines:
         row = _numbers(path, number, line, range(5, 10), what)
-        if version == 2 and number == 1 and len(row) > 5:
-            row = row[:5]
         needed = 5 + 2 * bool(flags & 1) + bool(flags & 4)
         if len(row) < needed:
             raise InputError(f"{path}, line {number}: expected {needed} numbers, got {len(row)}")
@@ -434,14 +435,18 @@ def _imod_defocus(path: Path, images: int) -> Defocus:
         if flags & 4:
             phase = row[needed - 1]
             phase = np.rad2deg(phase) if flags & 8 else phase
-        total[first - 1 : last] += (u, v, angle, phase)
+        # Of several fits of a view the mean is taken: those at 179° and at 1° are 2° apart.
+        astigmatism = (u - v) / 2 * np.exp(2j * np.deg2rad(angle))
+        total[first - 1 : last] += ((u + v) / 2, astigmatism, phase)
         weight[first - 1 : last] += 1
     if not weight.all():
         raise InputError(
             f"{path}: no defocus for image {int(np.argmin(weight)) + 1} of {images}; fit every view"
         )
-    u, v, angle, phase = (total / weight[:, None]).T
-    return Defocus(u, v, angle, phase if flags & 4 else None)
+    mean, astigmatism, phase = (total / weight[:, None]).T
+    u, v = mean.real + np.abs(astigmatism), mean.real - np.abs(astigmatism)
+    angle = np.rad2deg(np.angle(astigmatism)) / 2
+    return Defocus(u, v, angle, phase.real if flags & 4 else None)
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -451,8 +456,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     for number, line in enumerate(text.splitlines(), 1):
-        if line.strip("\x00 \t\r\ufeff"):
-            yield number, line.strip()
+        if bare := line.strip("\x00 \t\r\ufeff"):
+            yield number, bare
 
 
 def _numbers(
@@ -466,5 +471,6 @@ def _numbers(
         values = []
     if len(values) not in counts or not np.isfinite(values).all():
         shown = text if len(text) <= 60 else text[:57] + "…"
-        raise InputError(f"{path}, line {number}: expected {what}, got {shown.strip()!r}")
+        comma = "; write decimals with a point" if _DECIMAL_COMMA.search(text) else ""
+        raise InputError(f"{path}, line {number}: expected {what}, got {shown.strip()!r}{comma}")
     return values
