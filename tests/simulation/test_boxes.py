@@ -1,5 +1,7 @@
 """Boxes with one particle each: their noise, their wedge, their poses."""
 
+from dataclasses import replace
+
 import dask
 import numpy as np
 import pytest
@@ -107,6 +109,12 @@ def test_the_average_at_the_true_poses_is_the_particle():
     assert curve[4:14].min() > 0.8  # 100 to 29 Å
 
 
+def test_no_tilt_lies_beyond_the_range():
+    assert boxes_of(tilt_increment=32.0)["tilt_max"].max() == 36.0
+    angles = replace(SMALL, tilt_range=(-85.0, 85.0), tilt_increment=9.0).angles
+    assert (angles[0], angles[-1], len(angles)) == (-85.0, 77.0, 19)
+
+
 def test_kinds_and_empty_boxes():
     dataset = simulate_subtomograms(
         {"phantom": "phantom", "nothing": None}, protocol=SMALL, count=3, snr=0.2
@@ -142,7 +150,8 @@ def test_protocols_are_those_of_the_papers():
         ({"snr": 0.0}, "snr must be above 0"),
         ({"count": 0}, "count must be a whole number"),
         ({"resolution": 19.0}, "at least two voxels, 20 Å"),
-        ({"tilt_range": (60, -60)}, "tilt_range must rise"),
+        ({"tilt_range": (60, -60)}, r"tilt_range must be \(least, largest\)"),
+        ({"tilt_increment": 200.0}, "give one image, a reconstruction needs two"),
         ({"box": 24}, "phantom reaches .* take box="),
         ({"shift_range": 150.0}, "phantom reaches .* may be shifted by 150 Å"),
         ({"seed": -1}, "seed must be a whole number"),

@@ -507,6 +507,16 @@ def test_projections_of_a_store_give_the_same_bytes(tmp_path):
     np.testing.assert_array_equal(got.to_numpy(), want.to_numpy())
 
 
+@pytest.mark.parametrize("stream", [0, 1, 2, 3])
+def test_noise_knows_nothing_of_what_was_drawn_to_pack(stream):
+    scheme = tilt_scheme((-4, 4), 2.0)
+    clean = as_volume(smooth((8, 24, 32)))
+    added = images(clean, scheme, snr=1e-4, seed=3) - images(clean, scheme)
+    drawn = np.random.default_rng([3, stream]).standard_normal((24, 32), dtype=np.float32)
+    for image in added:
+        assert abs(np.corrcoef(image.ravel(), drawn.ravel())[0, 1]) < 0.2
+
+
 def test_seeds_and_tilts_have_noise_of_their_own():
     scheme = tilt_scheme((-20, 20), 20)
     volume = as_volume(smooth((8, 64, 64)))

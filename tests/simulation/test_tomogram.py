@@ -210,6 +210,18 @@ def test_membranes_have_the_resolution_of_the_specimen(tmp_path):
     assert np.isclose(coarse.sum(), fine.sum(), rtol=0.1)
 
 
+def test_a_name_with_a_space(tmp_path):
+    small = settings(
+        name="my cell", specimen={"shape": [40, 48, 48]}, beads={}, tilts={"increment": 30.0},
+        particles=[{"structure": "phantom", "name": "a b", "copies": 1}],
+    )  # fmt: skip
+    made = simulate(small, tmp_path / "out", scheduler="synchronous")
+    table = read_particles(made.particles)
+    boxes = extract_subtomograms(open_tomogram(made.tomogram), table, box=16)
+    assert set(boxes["tomogram"].to_numpy()) == {"my cell"}
+    assert table["kind"].tolist() == ["a b"]
+
+
 def test_projections_come_back_as_they_were(made, tmp_path):
     found = open_projections(made.projections)
     save_projections(found, tmp_path / "again.zarr")

@@ -32,6 +32,7 @@ from tomodask.errors import InputError
 from tomodask.simulation.detector import Detector, ideal_detector
 from tomodask.simulation.microscope import Beads, Microscope, Motion
 from tomodask.simulation.tilt_image import (
+    MOTION_STREAM,
     Tilt,
     clean_image,
     clear_of,
@@ -422,7 +423,7 @@ def _drawn(
     """Shift (x, y) in pixels and rotation in degrees of a tilt."""
     if motion is None:
         return (0.0, 0.0), 0.0
-    rng = np.random.default_rng([seed, order, 1])  # not the stream of the tilt's noise
+    rng = np.random.default_rng([seed, MOTION_STREAM, order])
     x, y = rng.normal(size=2) * (motion.shift / pixel_size)
     return (float(x), float(y)), float(rng.normal() * motion.rotation)
 

@@ -12,6 +12,7 @@ import numpy as np
 from tomodask.errors import InputError
 from tomodask.simulation.detector import Detector, ideal_detector, sinc_detector
 from tomodask.simulation.microscope import Microscope
+from tomodask.simulation.tilt_schemes import tilt_scheme
 
 __all__ = ["PROTOCOLS", "Protocol", "protocol_with"]
 
@@ -73,9 +74,11 @@ class Protocol:
                 f"resolution must be at least two voxels, {2 * self.voxel_size:g} Å, got "
                 f"{self.resolution:g}"
             )
-        low, high = self.tilt_range
-        if not -85 <= low < high <= 85:
-            raise InputError(f"tilt_range must rise within -85 to 85°, got {low:g} to {high:g}")
+        if len(self.angles) < 2:
+            raise InputError(
+                f"tilt_range, {self.tilt_range}, and tilt_increment, {self.tilt_increment:g}, give "
+                "one image, a reconstruction needs two; take a wider range or a smaller increment"
+            )
         if self.crowding is not None and not 0 < self.crowding < 0.6:
             raise InputError(f"crowding must be above 0 and below 0.6, got {self.crowding:g}")
         if not 0 <= self.shift_range <= self.box * self.voxel_size / 2:
@@ -87,8 +90,8 @@ class Protocol:
     @property
     def angles(self) -> np.ndarray:
         """Of the tilts, degrees."""
-        low, high = self.tilt_range
-        return low + self.tilt_increment * np.arange(int((high - low) / self.tilt_increment + 1.5))
+        scheme = tilt_scheme(self.tilt_range, self.tilt_increment, order="continuous")
+        return scheme["angle"].to_numpy()
 
 
 #: The protocols of three papers; what a paper leaves open is stated in docs/algorithms/boxes.md.

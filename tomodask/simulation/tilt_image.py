@@ -25,7 +25,19 @@ from tomodask.arrays.optics import (
 from tomodask.simulation.detector import Detector
 from tomodask.simulation.microscope import Microscope
 
-__all__ = ["Tilt", "clean_image", "clear_of", "counted_image", "noisy_image", "undone"]
+__all__ = [
+    "MOTION_STREAM",
+    "NOISE_STREAM",
+    "Tilt",
+    "clean_image",
+    "clear_of",
+    "counted_image",
+    "noisy_image",
+    "undone",
+]
+
+#: Of the seed: 0 to 3 place what is in the specimen, and noise must know nothing of it.
+NOISE_STREAM, MOTION_STREAM = 4, 5
 
 
 @dataclass(frozen=True)
@@ -73,7 +85,7 @@ def counted_image(projections: Array, tilt: Tilt) -> Array:
     mean = tilt.exposure * tilt.pixel_size**2
     # Where gold scatters more than weakly there are no fewer electrons than none.
     expected = xp.maximum(mean * (1 + _centred(contrast).astype(np.float64)), 0.0)
-    rng = np.random.default_rng([tilt.seed, tilt.order])
+    rng = np.random.default_rng([tilt.seed, NOISE_STREAM, tilt.order])
     counts = xp.asarray(rng.poisson(to_numpy(expected)))
     noise = ((counts - expected) / mean).astype(np.float32)
     if tilt.detector.white:
@@ -203,7 +215,7 @@ def _centred(image: Array) -> Array:
 
 def _gaussian_noise(image: Array, tilt: Tilt) -> Array:
     """Noise of variance 1, coloured by the detector; drawn by the CPU, so that bytes are equal."""
-    rng = np.random.default_rng([tilt.seed, tilt.order])
+    rng = np.random.default_rng([tilt.seed, NOISE_STREAM, tilt.order])
     noise = namespace(image).asarray(rng.standard_normal(image.shape, dtype=np.float32))
     if tilt.detector.white:
         return noise

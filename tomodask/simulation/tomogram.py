@@ -379,7 +379,8 @@ def _reconstruct(folder: RunFolder, settings: SimulationSettings) -> None:
         return
     with folder.stage("reconstruct", ["tomogram.zarr"]):
         specimen = settings.specimen
-        series = open_tilt_series(folder.path / "tilt_series.star")
+        # A STAR's name for it has no spaces, the table of particles has the name as it was given.
+        series = open_tilt_series(folder.path / "tilt_series.star").rename(settings.name)
         save_reconstruction(
             series,
             folder.path / "tomogram.zarr",
