@@ -253,7 +253,7 @@ def run(
         "max_particles": ("pick", max_particles),
         "box": ("extract", box_here),
         "outside": ("extract", outside),
-        "tilt_series": ("extract", None if series is None else record_digest(series)),
+        "tilt_series": ("match", None if series is None else record_digest(series)),
         "search_step": ("align", search_step),
         "shift_range": ("align", shift_range),
         "align_resolution": ("align", align_resolution),

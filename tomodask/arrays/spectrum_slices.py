@@ -226,6 +226,7 @@ def sample_pair(
     turn_a: np.ndarray,
     turn_b: np.ndarray,
     data: np.ndarray,
+    power: np.ndarray,
     columns: np.ndarray,
 ) -> tuple[float, float]:
     """Correlate two turned templates with a tile, in Fourier space.
@@ -239,14 +240,16 @@ def sample_pair(
     turn_a, turn_b : array of float32, shape (3, 3)
         Orientations, reference → particle, on (z, y, x) vectors.
     data : array of complex64, shape (rows.size,)
-        The tile's spectrum at the rows.
+        The tile's spectrum at the rows, times the weight w of each frequency.
+    power : array of float32, shape (rows.size,)
+        w²: the templates are what is left of them by w.
     columns : array of complex64, shape (y, rows.columns)
         Written in place, for each frequency along y a line of all measured (z, x); else left.
 
     Returns
     -------
     (float, float)
-        Sum of |A|² and of |B|² over all of the measured band.
+        Sum of |wA|² and of |wB|² over all of the measured band.
     """
     shape = template.values.shape
     a, b = _sample_rows(
@@ -256,7 +259,7 @@ def sample_pair(
         np.float32((shape[0] - 1) // 2),
         np.array([template.edge / n for n in rows.box], np.float32),
         rows.z, rows.y, rows.low, rows.high, rows.start, rows.ahead, rows.behind, rows.across,
-        turn_a, turn_b, data, columns,
+        turn_a, turn_b, data, power, columns,
     )  # fmt: skip
     return float(a), float(b)
 
@@ -279,6 +282,7 @@ def _sample_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
     ta,
     tb,
     data,
+    power,
     columns,
 ):
     ny = columns.shape[0]
@@ -302,8 +306,9 @@ def _sample_rows(  # type: ignore[no-untyped-def]  # pragma: no cover
             br, bi = _look_up(
                 values, plane, line, top, bz + tb[2, 0] * kx, by + tb[2, 1] * kx, bx + tb[2, 2] * kx
             )
-            qa += ar * ar + ai * ai
-            qb += br * br + bi * bi
+            w2 = power[place + x]
+            qa += w2 * (ar * ar + ai * ai)
+            qb += w2 * (br * br + bi * bi)
             f = data[place + x]
             # F · (conj A + i conj B) and conj F · (A + i B)
             pr, pi = ar + bi, br - ai

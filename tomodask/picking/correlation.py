@@ -4,10 +4,11 @@ The score of a voxel x and a rotation R is
 
     S_R(x) = Σ_y f(x + y) t_R(y) / ( ‖t_R‖ · sqrt(N) · σ(x) )
 
-with f the tile and t_R the turned template, both inside the measured wedge and the band, σ(x) the
-standard deviation of f under the template's spherical mask around x and N the mask's volume [1]_,
-[2]_.  σ is the same for every rotation: the kernel keeps the largest Σ f t_R / ‖t_R‖ and divides
-by σ once, at the end.
+with f the tile and t_R the turned template, both inside the measured wedge and the band, t_R also
+weighted by what the tilt series left of each frequency where its record is known, σ(x) the standard
+deviation of f under the template's spherical mask around x and N the mask's volume [1]_, [2]_.
+σ is the same for every rotation: the kernel keeps the largest Σ f t_R / ‖t_R‖ and divides by σ
+once, at the end.
 
 .. [1] Roseman, "Particle finding in electron micrographs using a fast local correlation
    algorithm", Ultramicroscopy 94, 225 (2003).
@@ -17,6 +18,8 @@ by σ once, at the end.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +30,7 @@ import scipy.ndimage
 
 from tomodask.arrays.spectrum_slices import Rows, TemplateSpectrum, band_rows, sample_pair, spread
 from tomodask.arrays.tiles import Tile, TilePlan, fill_box, upsample
+from tomodask.arrays.tilt_weights import weights_at
 
 __all__ = [
     "TileSpectrum",
@@ -35,6 +39,7 @@ __all__ = [
     "mask_share",
     "merge_best",
     "prepare_tile",
+    "row_weights",
 ]
 
 _EDGE = 1.0  # width of the mask's soft edge, in steps of the grid
@@ -49,7 +54,7 @@ class TileSpectrum:
     Attributes
     ----------
     data : array of complex64
-        The tile's spectrum at the measured frequencies of the band.
+        The tile's spectrum at the measured frequencies of the band, times their weights.
     scale : array of float32, shape of the plan's grid
         1 / (sqrt(N) σ), and 0 where the tile is flat.
     """
@@ -58,14 +63,59 @@ class TileSpectrum:
     scale: np.ndarray
 
 
+def row_weights(
+    rows: Rows, *, radius: float, voxel_size: float, record: Mapping[str, Any] | None
+) -> np.ndarray:
+    """What the tilt series left of a template at each frequency; 1 where nobody knows.
+
+    Parameters
+    ----------
+    radius : float
+        Of the template's mask, voxels: a tilt's plane is as thick as a box around it sees it.
+    voxel_size : float
+        Å.
+    record : mapping or None
+        Of the tilt series, see `tomodask.arrays.tilt_weights`.
+
+    Returns
+    -------
+    array of float32, shape (rows.size,)
+    """
+    if record is None or rows.size == 0:
+        return np.ones(rows.size, np.float32)
+    z0, y0, x0 = int(rows.z.min()), int(rows.y.min()), int(rows.low.min())
+    nz, ny, nx = rows.box
+    grid = weights_at(
+        np.arange(z0, rows.z.max() + 1) / nz,
+        np.arange(y0, rows.y.max() + 1) / ny,
+        np.arange(x0, rows.high.max()) / nx,
+        box=2 * math.ceil(2 * radius),  # the weights are those of a particle half as wide
+        voxel_size=voxel_size,
+        record=record,
+    )
+    out = np.empty(rows.size, np.float32)
+    for i, (z, y, low, high) in enumerate(zip(rows.z, rows.y, rows.low, rows.high, strict=True)):
+        out[rows.start[i] : rows.start[i + 1]] = grid[z - z0, y - y0, low - x0 : high - x0]
+    return out
+
+
 def prepare_tile(
-    data: np.ndarray, *, tile: Tile, plan: TilePlan, rows: Rows, radius: float, share: float
+    data: np.ndarray,
+    *,
+    tile: Tile,
+    plan: TilePlan,
+    rows: Rows,
+    weights: np.ndarray,
+    radius: float,
+    share: float,
 ) -> TileSpectrum:
     """Transform a tile once and measure its standard deviation under the mask around each voxel.
 
     Parameters
     ----------
     data : array, shape of ``tile.read``
+    weights : array of float32, shape (rows.size,)
+        `row_weights`.
     radius : float
         Radius of the spherical mask, voxels.
     share : float
@@ -88,7 +138,7 @@ def prepare_tile(
             for g, b in zip(plan.grid, plan.box, strict=True)
         ]
         scale[flat[np.ix_(*index)]] = 0.0
-    return TileSpectrum(values, scale)
+    return TileSpectrum(values * weights, scale)
 
 
 def best_rotations(
@@ -97,6 +147,7 @@ def best_rotations(
     matrices: np.ndarray,
     *,
     rows: Rows,
+    power: np.ndarray,
     plan: TilePlan,
     first: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -106,6 +157,8 @@ def best_rotations(
     ----------
     matrices : array, shape (rotations, 3, 3)
         Orientations on (z, y, x) vectors.
+    power : array of float32, shape (rows.size,)
+        Squares of `row_weights`.
     first : int
         Number of the first of them among all rotations.
 
@@ -128,7 +181,7 @@ def best_rotations(
     for i in range(0, len(turns), 2):
         j = min(i + 1, len(turns) - 1)
         columns[...] = 0
-        powers = sample_pair(template, rows, turns[i], turns[j], tile.data, columns)
+        powers = sample_pair(template, rows, turns[i], turns[j], tile.data, power, columns)
         sa, sb = (np.float32(root / np.sqrt(p) if p > 0 else 0.0) for p in powers)
         # Axis by axis: along y only measured lines, along z and x only planes of the core, a few
         # planes at a time, which then stay in the cache until they are compared.
@@ -223,6 +276,8 @@ def mask_share(
     radius: float,
     band: float,
     tilt_range: tuple[float, float],
+    voxel_size: float,
+    record: Mapping[str, Any] | None,
 ) -> float:
     """Share of a filtered, turned template's norm that lies inside the mask, in the mean.
 
@@ -231,12 +286,12 @@ def mask_share(
     """
     edge = scipy.fft.next_fast_len(int(np.ceil(4 * radius)) + 4, real=True)
     rows = band_rows((edge,) * 3, band=band, tilt_range=tilt_range)
-    ones = np.ones(rows.size, np.complex64)
+    weights = row_weights(rows, radius=radius, voxel_size=voxel_size, record=record)
     shares = []
     for turn in np.ascontiguousarray(matrices, np.float32):
         columns = np.zeros((edge, rows.columns), np.complex64)
         grid = np.empty((edge,) * 3, np.complex64)
-        sample_pair(template, rows, turn, turn, ones, columns)
+        sample_pair(template, rows, turn, turn, weights.astype(np.complex64), weights**2, columns)
         spread(columns, rows.runs, grid)
         turned = scipy.fft.ifftn(grid, workers=1).real.astype(np.float64)
         power = _local_power(turned, radius=radius, scale=(1.0, 1.0, 1.0))[0, 0, 0]

@@ -22,6 +22,7 @@ from scipy.spatial.transform import Rotation
 from tomodask.arrays.geometry import matrices_zyx, rotation_grid
 from tomodask.arrays.spectrum_slices import Rows, TemplateSpectrum, band_rows, template_spectrum
 from tomodask.arrays.tiles import Tile, TilePlan, plan_tiles
+from tomodask.arrays.tilt_weights import check_record, record_digest, record_range
 from tomodask.data.sources import source_state
 from tomodask.errors import InputError
 from tomodask.picking.correlation import (
@@ -31,6 +32,7 @@ from tomodask.picking.correlation import (
     mask_share,
     merge_best,
     prepare_tile,
+    row_weights,
     spherical_mask,
 )
 from tomodask.picking.peaks import pick_particles
@@ -51,6 +53,7 @@ class _Shared:
 
     plan: TilePlan
     rows: Rows
+    weights: np.ndarray  # of the rows' frequencies, by the record of the tilt series
     spectrum: TemplateSpectrum
     radius: float  # of the mask, voxels
     share: float  # of a turned template's norm that its mask holds
@@ -90,7 +93,9 @@ def match_template(
         These orientations in place of the grid; `angular_step` then only says how fine they are.
     tilt_range : (float, float), optional
         Least and largest tilt, degrees; tilt axis along y, beam along z.  None takes
-        ``tomogram.attrs["tilt_range"]``; (-90, 90) where nothing is missing.
+        ``tomogram.attrs["tilt_range"]``; (-90, 90) where nothing is missing.  Where the tomogram
+        has the record of its tilt series, the template is weighted by what that left of it, the
+        contrast transfer included, unless a range is given here.
     diameter : float, optional
         Diameter of the particle, Å: of the mask in which it is compared.  None measures it on the
         template (`template_diameter`).
@@ -127,9 +132,11 @@ def match_template(
     .. [2] Förster et al., PNAS 102, 4729 (2005).
     """
     voxel_size = _check_volumes(tomogram, template)
-    limits = _check_tilt_range(
-        tilt_range if tilt_range is not None else tomogram.attrs.get("tilt_range")
-    )
+    record = tomogram.attrs.get("tilt_series") if tilt_range is None else None
+    if record is not None:
+        record = check_record(record, str(tomogram.attrs.get("source") or tomogram.name))
+    known = tomogram.attrs.get("tilt_range", record and record_range(record))
+    limits = _check_tilt_range(tilt_range if tilt_range is not None else known)
     if not 0 < angular_step <= 180:
         raise InputError(f"angular_step must be above 0 and at most 180°, got {angular_step:g}")
     if tile is not None and tile < 8:
@@ -177,12 +184,15 @@ def match_template(
         "source": str(tomogram.attrs.get("source", "")),
     }
     quaternion = turns.as_quat()
-    attrs["fingerprint"] = _fingerprint(tomogram, masked, quaternion, plan, attrs)
+    told = attrs if record is None else {**attrs, "tilt_series": record_digest(record)}
+    attrs["fingerprint"] = _fingerprint(tomogram, masked, quaternion, plan, told)
     matrices = matrices_zyx(turns)
     # A few rotations, spread over the list: their shares differ by little.
     some = matrices[np.linspace(0, len(matrices) - 1, min(6, len(matrices))).astype(np.intp)]
-    share = mask_share(spectrum, some, radius=radius, band=band, tilt_range=limits)
-    shared = _Shared(plan, rows, spectrum, radius, share)
+    seen: dict[str, Any] = {"radius": radius, "voxel_size": voxel_size, "record": record}
+    share = mask_share(spectrum, some, band=band, tilt_range=limits, **seen)
+    weights = row_weights(rows, **seen)
+    shared = _Shared(plan, rows, weights, spectrum, radius, share)
     both = _graph(tomogram, shared, matrices, attrs)
     dims = ("z", "y", "x")
     return xr.Dataset(
@@ -374,6 +384,7 @@ def _prepare(
         tile=tile,
         plan=shared.plan,
         rows=shared.rows,
+        weights=shared.weights,
         radius=shared.radius,
         share=shared.share,
     )
@@ -386,7 +397,13 @@ def _match(
     first: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     return best_rotations(
-        prepared, shared.spectrum, matrices, rows=shared.rows, plan=shared.plan, first=first
+        prepared,
+        shared.spectrum,
+        matrices,
+        rows=shared.rows,
+        power=shared.weights**2,
+        plan=shared.plan,
+        first=first,
     )
 
 
