@@ -164,6 +164,22 @@ def test_bad_input(changes, told):
         simulate_subtomograms(PHANTOM, **given)
 
 
+def test_maps_that_are_no_densities():
+    density = phantom_map(voxel_size=5.0, box=64)
+    with pytest.raises(InputError, match=r"does not say its voxel size; set its attrs"):
+        simulate_subtomograms({"a": density.drop_attrs()}, protocol=SMALL)
+    for wrong in (density.copy(data=-density.to_numpy()), density.copy(data=0 * density)):
+        with pytest.raises(InputError, match="no voxel is above 0; turn its contrast over"):
+            simulate_subtomograms({"a": wrong}, protocol=SMALL)
+
+
+def test_the_decoy_by_its_name():
+    decoy = phantom_map(voxel_size=5.0, box=64, kind="decoy")
+    named = simulate_subtomograms({"a": "phantom-decoy"}, protocol=SMALL, count=1)
+    given = simulate_subtomograms({"a": decoy}, protocol=SMALL, count=1)
+    assert np.array_equal(named.subtomogram.to_numpy(), given.subtomogram.to_numpy())
+
+
 def test_no_structure_at_all():
     with pytest.raises(InputError, match="structures is empty"):
         simulate_subtomograms({})

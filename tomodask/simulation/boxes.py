@@ -31,7 +31,7 @@ from tomodask.errors import InputError
 from tomodask.reconstruction.weighting import angular_weights, ramp
 from tomodask.simulation.crowds import crowded_subtomograms
 from tomodask.simulation.density import structure_density
-from tomodask.simulation.phantom import phantom_map
+from tomodask.simulation.phantom import PHANTOMS, phantom_map
 from tomodask.simulation.protocols import Protocol, protocol_with
 from tomodask.simulation.splines import SplineDensity
 
@@ -53,8 +53,9 @@ def simulate_subtomograms(
     Parameters
     ----------
     structures : mapping
-        Name of each kind → an atomic model or a map (see `structure_density`), a density in volts,
-        ``"phantom"``, or None for boxes without a particle.
+        Name of each kind → an atomic model or a map (see `structure_density`), a density in volts
+        at half the voxel size of the boxes, ``"phantom"``, ``"phantom-decoy"``, or None for boxes
+        without a particle.
     protocol : {"mbgd", "subdivision", "contrastive"} or Protocol
         The protocol of a paper, or one's own.
     seed : int
@@ -148,10 +149,18 @@ def _density(
     if source is None:
         return None
     half = how.voxel_size / 2
-    if isinstance(source, str) and source == "phantom":
-        return phantom_map(voxel_size=half, box=2 * math.ceil(320 / how.voxel_size))
-    if isinstance(source, xr.DataArray) and math.isclose(source.attrs["voxel_size"], half):
-        return source
+    if isinstance(source, str) and source in PHANTOMS:
+        box = 2 * math.ceil(320 / how.voxel_size)
+        return phantom_map(voxel_size=half, box=box, kind=PHANTOMS[source])
+    if isinstance(source, xr.DataArray):
+        size = source.attrs.get("voxel_size")
+        if size is None:
+            raise InputError(
+                f"structures: the map {source.name!r} does not say its voxel size; set its "
+                'attrs["voxel_size"], Å'
+            )
+        if math.isclose(size, half):
+            return source
     return structure_density(source, voxel_size=half, resolution=how.resolution)
 
 
@@ -177,6 +186,10 @@ def _spline(name: str, density: xr.DataArray | None, how: Protocol) -> SplineDen
 def _reach(density: xr.DataArray) -> float:
     """How far a density reaches from its centre: what has a twentieth of the highest voxel, Å."""
     values = np.asarray(density.values)
+    if not values.max() > 0:
+        raise InputError(
+            f"{density.name or 'the density'}: no voxel is above 0; turn its contrast over first"
+        )
     filled = np.argwhere(values > 0.05 * values.max()) - np.array(values.shape) // 2
     return float(np.linalg.norm(filled, axis=1).max() * density.attrs["voxel_size"])
 
