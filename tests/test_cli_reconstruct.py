@@ -57,6 +57,23 @@ def test_a_star_tells_all_and_options_reach_the_work(stack):
     np.testing.assert_array_equal(open_tomogram(out), wanted)
 
 
+def test_a_defocus_goes_with_the_tomogram_though_phases_are_not_flipped(stack):
+    out = stack.with_name("a.zarr")
+    _, log = run(stack, "--thickness", 100, "--defocus", 30000, "-o", out)
+    for usual in ("voltage 300", "spherical aberration 2.7", "amplitude contrast 0.1"):
+        assert f"{usual} is assumed" in log
+    record = open_tomogram(out).attrs["tilt_series"]
+    assert record["defocus_u"] == [30000.0] * 13
+    assert (record["voltage"], record["phase_flipped"]) == (300.0, False)
+
+
+def test_a_dose_needs_the_voltage_alone(stack):
+    out = stack.with_name("a.mrc")
+    _, log = run(stack.with_suffix(".star"), "--thickness", 100, "--dose-weight", "-o", out)
+    assert "voltage 300 is assumed" in log
+    assert "aberration" not in log
+
+
 def test_sirt_tells_its_residuals(stack):
     told, _ = run(
         *(stack, "--thickness", 100, "--method", "sirt", "--iterations", 3),

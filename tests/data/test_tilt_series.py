@@ -245,6 +245,7 @@ def test_angles_in_another_order_are_told(tmp_path):
         ({"voltage": -3}, "voltage must be 1 to 3000, got -3"),
         ({"handedness": 0}, "handedness must be -1 or 1, got 0"),
         ({"defocus": float("nan")}, "defocus must be a number of Å"),
+        ({"defocus": -3}, "defocus counts in Å, got -3; is it µm"),
         ({"pixel_size": 0}, "pixel_size must be above 0"),
     ],
 )
@@ -263,6 +264,61 @@ def test_one_defocus_or_a_file_of_them(tmp_path):
     (tmp_path / "a.defocus").write_text("1 5 -20 20 3000 2\n")
     series = open_tilt_series(tmp_path / "a.mrc", tilts=tilts, defocus=tmp_path / "a.defocus")
     assert series["defocus_v"].to_numpy().tolist() == [30000] * 5
+
+
+def test_overfocus_is_told(tmp_path, caplog):
+    write_tilt_series(small_series(), tmp_path / "a.mrc")
+    open_tilt_series(tmp_path / "a.mrc", tilts=tmp_path / "a.rawtlt", defocus=-30000.0)
+    assert "a.mrc: the defocus is below 0, which is overfocus: -30000 Å" in caplog.text
+
+
+def test_defocus_of_all_images_or_of_those_that_an_aln_kept(tmp_path):
+    write_tilt_series(small_series(), tmp_path / "a.mrc")
+    rows = [(n + 1, -12.0, 0, 0, ANGLES[n]) for n in (0, 1, 3, 4)]
+    aln = aln_file(tmp_path / "a.aln", (17, 12, 5), rows, dark=[3])
+    for kept in ([1, 2, 3, 4, 5], [1, 2, 4, 5]):
+        text = "".join(f"{n + 1} {m}0000 {m}0000 0 0.{m} 0.1 9\n" for n, m in enumerate(kept))
+        (tmp_path / "a.txt").write_text(text)
+        series = open_tilt_series(tmp_path / "a.mrc", aln=aln, defocus=tmp_path / "a.txt")
+        assert series["defocus_u"].to_numpy().tolist() == [10000, 20000, 40000, 50000]
+        assert series.attrs["phase_shift"] == pytest.approx(np.rad2deg(0.3))
+    (tmp_path / "a.txt").write_text(text + text)
+    with pytest.raises(InputError, match="defocus of 8 images, the stack has 4"):
+        open_tilt_series(tmp_path / "a.mrc", aln=aln, defocus=tmp_path / "a.txt")
+
+
+def test_images_taken_as_aligned_though_their_axis_lies_elsewhere_are_told(tmp_path, caplog):
+    write_tilt_series(small_series(), tmp_path / "a.mrc")
+    images = "".join(f"[ZValue = {n}]\nTiltAngle = {a}\n" for n, a in enumerate(ANGLES))
+    for axis, told in ((85.3, True), (-179.5, False), (0.0, False)):
+        caplog.clear()
+        text = f"[T = Tilt axis angle = {axis}, binning = 4]\n{images}"
+        (tmp_path / "a.mdoc").write_text(text)
+        series = open_tilt_series(tmp_path / "a.mrc", mdoc=tmp_path / "a.mdoc")
+        assert series.attrs["tilt_axis"] == axis
+        assert ("no alignment (xf or aln)" in caplog.text) == told
+    caplog.clear()
+    (tmp_path / "a.mdoc").write_text(text.replace("angle = 0.0", "angle = 85.3"))
+    (tmp_path / "a.xf").write_text(xf_text(np.tile(np.eye(2, 3), (5, 1, 1))))
+    open_tilt_series(tmp_path / "a.mrc", mdoc=tmp_path / "a.mdoc", xf=tmp_path / "a.xf")
+    assert not caplog.text
+
+
+def test_what_a_star_of_relion_has_beyond_ours_is_told_and_binned_movies_are_known(
+    tmp_path, caplog
+):
+    series = small_series()
+    write_tilt_series(series, tmp_path / "a.mrc")
+    assert open_tilt_series(tmp_path / "a.star").attrs["files"] == [str(tmp_path / "a.mrc")]
+    assert not caplog.text
+    rows = "".join(f"{n + 1}@a.mrc {a} 2.5\n" for n, a in enumerate(ANGLES))
+    (tmp_path / "b.star").write_text(
+        "data_global\n\nloop_\n_rlnTomoName #1\n_rlnMicrographOriginalPixelSize #2\nTS 1.1\n\n"
+        "data_TS\n\nloop_\n_rlnMicrographName #1\n_rlnTomoNominalStageTiltAngle #2\n"
+        "_rlnTomoXTilt #3\n" + rows
+    )
+    assert open_tilt_series(tmp_path / "b.star").attrs["pixel_size"] == pytest.approx(4.3)
+    assert "the slab's tilt about x (up to 2.5°) is not used" in caplog.text
 
 
 def test_a_star_of_relion_lists_images_in_any_order_or_a_file_each(tmp_path):

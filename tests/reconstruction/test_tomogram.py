@@ -18,6 +18,8 @@ from tomodask.data.tilt_series import (
 )
 from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
+from tomodask.reconstruction import tomogram
+from tomodask.reconstruction.images import align_images
 from tomodask.reconstruction.row_store import RowStore
 from tomodask.reconstruction.tomogram import reconstruct, save_reconstruction
 
@@ -381,5 +383,72 @@ def test_an_output_that_is_there_is_kept(tmp_path):
     with pytest.raises(InputError, match="exists already"):
         save_reconstruction(series, tmp_path / "a.mrc", thickness=40.0)
     assert (tmp_path / "a.mrc").read_text() == "mine"
-    with pytest.raises(InputError, match=r"written as \.mrc"):
-        save_reconstruction(series, tmp_path / "a.png", thickness=40.0)
+    (tmp_path / "folder.zarr").mkdir()
+    for name, options, told in (
+        ("a.png", {}, r"written are \.mrc"),
+        ("a.mrc.gz", {}, r"written are \.mrc"),
+        ("none/a.mrc", {}, "folder .* does not exist"),
+        ("folder.zarr", {"overwrite": True}, "a folder but no Zarr store"),
+        ("b.mrc", {"dtype": "int64"}, "dtype must be one of"),
+        ("b.zarr", {"chunk": 64, "shard": 65}, "shard must be a multiple"),
+    ):
+        # Before any image is made ready:
+        unread = series.copy(data=series.data.map_blocks(_not_to_be_read, dtype=np.float32))
+        with pytest.raises(InputError, match=told):
+            save_reconstruction(unread, tmp_path / name, thickness=40.0, **options)
+
+
+def _not_to_be_read(block):
+    assert not block.size, "read"
+    return block
+
+
+def test_images_are_not_overwritten_by_their_tomogram(tmp_path):
+    series = series_of(np.ones((8, 16, 16), np.float32), TILTS[::8])
+    write_tilt_series(series, tmp_path / "a.mrc")
+    before = (tmp_path / "a.mrc").read_bytes()
+    opened = open_tilt_series(tmp_path / "a.star")
+    with pytest.raises(InputError, match=r"a\.mrc holds images of the tilt series"):
+        save_reconstruction(opened, tmp_path / "a.mrc", thickness=40.0, overwrite=True)
+    assert (tmp_path / "a.mrc").read_bytes() == before
+
+
+def test_residuals_of_a_stopped_run_are_not_those_of_the_next(tmp_path, monkeypatch):
+    """The images are kept, and thickness, iterations and so the slabs may be others."""
+    series = series_of(blobs((24, 21, 40), PLACES), TILTS[::4])
+    options = {"thickness": 120.0, "method": "sirt", "iterations": 2}
+    wanted = save_reconstruction(series, tmp_path / "a.mrc", **options)["residuals"]
+    monkeypatch.setattr(tomogram, "save_tomogram", _stopped)
+    with pytest.raises(KeyboardInterrupt):
+        save_reconstruction(series, tmp_path / "b.mrc", **(options | {"iterations": 3}))
+    monkeypatch.undo()
+    stale = tmp_path / ".b.mrc.rows"
+    np.save(stale / "residuals_000003.npy", np.ones((5, 7)))
+    assert save_reconstruction(series, tmp_path / "b.mrc", **options)["residuals"] == wanted
+
+
+def _stopped(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def test_a_thin_slab_is_told(caplog):
+    series = series_of(np.zeros((8, 16, 16), np.float32), TILTS[::8])
+    reconstruct(series, thickness=300.0)
+    assert "thickness 300 Å makes 60 planes of 5 Å" in caplog.text
+    caplog.clear()
+    reconstruct(series, thickness=1000.0)
+    assert not caplog.text
+
+
+def test_what_was_done_to_the_images_is_in_the_record_and_is_not_done_twice():
+    series = series_of(
+        np.zeros((8, 16, 16), np.float32), TILTS[::8],
+        columns={"pre_exposure": np.arange(6.0), "defocus_u": np.full(6, 3e4)},
+        attrs={"voltage": 300.0, "spherical_aberration": 2.7, "amplitude_contrast": 0.1},
+    )  # fmt: skip
+    images = align_images(series, ctf="flip")
+    record = reconstruct(images, thickness=40.0, dose_weight=True).attrs["tilt_series"]
+    assert record["phase_flipped"] is True
+    assert record["dose_weighted"] is True
+    with pytest.raises(InputError, match="is phase flipped already"):
+        reconstruct(images, thickness=40.0, ctf="flip")

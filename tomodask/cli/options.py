@@ -102,8 +102,8 @@ tilt_range_option = click.option(
     type=float,
     nargs=2,
     metavar="LO HI",
-    help="Least and largest tilt, degrees; -90 90 where nothing is missing.  [default: what the "
-    "input says]",
+    help="Least and largest tilt, degrees; -90 90 where nothing is missing; replaces the record of "
+    "the tilt series.  [default: what the input says]",
 )
 voxel_size_option = click.option(
     "--voxel-size",

@@ -143,15 +143,14 @@ def reconstruct(
         amplitude_contrast=amplitude_contrast,
         handedness=None if handedness is None else int(handedness),
     )
-    if ctf == "flip" or dose_weight:
-        for key, usual in (
-            ("voltage", 300.0),
-            ("spherical_aberration", _CS),
-            ("amplitude_contrast", _AMPLITUDE),
-        ):
-            if series.attrs.get(key) is None:
-                series.attrs[key] = usual
-                click.echo(f"{stack}: {key.replace('_', ' ')} {usual:g} is assumed", err=True)
+    # A defocus that is known goes with the tomogram, also where phases are not flipped.
+    lens = "defocus_u" in series.coords
+    needed = {"voltage": 300.0} if lens or dose_weight else {}
+    needed |= {"spherical_aberration": _CS, "amplitude_contrast": _AMPLITUDE} if lens else {}
+    for key, usual in needed.items():
+        if series.attrs.get(key) is None:
+            series.attrs[key] = usual
+            click.echo(f"{stack}: {key.replace('_', ' ')} {usual:g} is assumed", err=True)
     with place(cluster):
         told = save_reconstruction(
             series,

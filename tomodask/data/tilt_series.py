@@ -3,8 +3,8 @@
 A tilt series is an `xarray.DataArray`, dims ``("tilt", "y", "x")``, float32, one block an image.
 Along `tilt` it has the coords `angle` (degrees), and where known `order`, `exposure`,
 `pre_exposure` (e/Å²), `defocus_u`, `defocus_v` (Å), `defocus_angle` (degrees), and the six numbers
-of a transform; attrs `pixel_size` (Å), `source` and where known `voltage` (kV),
-`spherical_aberration` (mm), `amplitude_contrast`, `phase_shift`, `tilt_axis` (degrees),
+of a transform; attrs `pixel_size` (Å), `source` and where known `files` (of the images), `voltage`
+(kV), `spherical_aberration` (mm), `amplitude_contrast`, `phase_shift`, `tilt_axis` (degrees),
 `handedness`.
 
 The transform brings an image to where the tilt axis is along y through pixel ``size // 2``:
@@ -34,6 +34,7 @@ from tomodask.data.mrc import open_mrc
 from tomodask.data.mrc_writer import write_mrc
 from tomodask.data.tilt_metadata import (
     AreTomoAlignment,
+    Defocus,
     angles_text,
     read_aln,
     read_angles,
@@ -88,9 +89,10 @@ _OPTICS = {
 }
 _TRANSFORM = [f"transform_{name}" for name in ("a11", "a12", "dx", "a21", "a22", "dy")]
 _STAR_TRANSFORM = [f"tomodaskTransform{name}" for name in ("A11", "A12", "DX", "A21", "A22", "DY")]
-_TURN = (
-    5.0  # degrees: two lists of angles that differ by more, but for an offset, are of two orders
-)
+#: Degrees: two lists of angles that differ by more, but for an offset, are of two orders.
+_TURN = 5.0
+_ALONG_Y = 1.0  # degrees
+_LEAST_DEFOCUS = 100.0  # Å: no series is taken so near to focus
 
 
 def as_tilt_series(
@@ -303,8 +305,10 @@ def open_tilt_series(
     elif stack.suffix.lower() == ".ali" and aln is None:
         unit = np.tile(np.eye(2, 3), (images, 1, 1))
         series = with_transforms(series, _from_imod(unit, shape))
+    elif stack.suffix.lower() != ".star" and aln is None:
+        _tell_unaligned(series, stack)
     if defocus is not None:
-        series = _with_defocus(series, defocus, stack)
+        series = _with_defocus(series, defocus, stack, aln)
     for key, value, low, high in (
         ("voltage", voltage, 1, 3000),
         ("spherical_aberration", spherical_aberration, 0, 20),
@@ -318,6 +322,18 @@ def open_tilt_series(
             raise InputError(f"{key} must be {allowed}, got {value}")
         series.attrs[key] = value
     return series
+
+
+def _tell_unaligned(series: xr.DataArray, stack: Path) -> None:
+    """An .mdoc tells where the tilt axis lies; if that is not along y, the images want turning."""
+    axis = series.attrs.get("tilt_axis")
+    if axis is not None and abs((axis + 90) % 180 - 90) > _ALONG_Y:
+        _log.warning(
+            "%s: no alignment (xf or aln), so the images are taken as aligned, with the tilt axis "
+            "along y; the mdoc says it lies at %g°",
+            stack.name,
+            axis,
+        )
 
 
 def _other_count(path: Path, what: str, count: int, stack: Path, images: int) -> InputError:
@@ -352,7 +368,7 @@ def _open_stack(
         _require_order(listed, doc.angle, Path(str(tilts)), Path(str(mdoc)))
     angle = listed if listed is not None else doc.angle if doc is not None else None
     columns: dict[str, Any] = {}
-    attrs: dict[str, Any] = {"source": str(stack)}
+    attrs: dict[str, Any] = {"source": str(stack), "files": [str(stack)]}
     if doc is not None:
         columns = {
             "order": doc.order,
@@ -441,22 +457,50 @@ def _require_order(one: np.ndarray, other: np.ndarray, path: Path, path2: Path) 
 
 
 def _with_defocus(
-    series: xr.DataArray, defocus: str | os.PathLike[str] | float, stack: Path
+    series: xr.DataArray,
+    defocus: str | os.PathLike[str] | float,
+    stack: Path,
+    aln: str | os.PathLike[str] | None,
 ) -> xr.DataArray:
     images = len(series)
     if isinstance(defocus, (int, float)):
         if not np.isfinite(defocus):
             raise InputError(f"defocus must be a number of Å, got {defocus}")
+        if 0 < abs(defocus) < _LEAST_DEFOCUS:
+            raise InputError(
+                f"defocus counts in Å, got {defocus:g}; is it µm? 3 µm are 30000 Å, and underfocus "
+                "is above 0"
+            )
         u = v = np.full(images, float(defocus))
         angle = np.zeros(images)
     else:
-        found = read_defocus(Path(defocus), images)
+        found = _read_defocus(Path(defocus), images, aln)
         u, v, angle = found.u, found.v, found.angle
         if found.phase_shift is not None:
             series = series.copy(deep=False)
             series.attrs["phase_shift"] = float(np.mean(found.phase_shift))
+    if np.median(u) < 0:
+        _log.warning(
+            "%s: the defocus is below 0, which is overfocus: %g Å", stack.name, np.median(u)
+        )
     return series.assign_coords(
         defocus_u=("tilt", u), defocus_v=("tilt", v), defocus_angle=("tilt", angle)
+    )
+
+
+def _read_defocus(path: Path, images: int, aln: str | os.PathLike[str] | None) -> Defocus:
+    """Of the images of the series; the file may also count those that an ``.aln`` left out."""
+    aligned = None if aln is None else read_aln(Path(aln))
+    if aligned is None or aligned.size[2] == images:
+        return read_defocus(path, images)
+    try:
+        whole = read_defocus(path, aligned.size[2])
+    except InputError:
+        return read_defocus(path, images)
+    kept = aligned.section
+    phase = whole.phase_shift
+    return Defocus(
+        whole.u[kept], whole.v[kept], whole.angle[kept], None if phase is None else phase[kept]
     )
 
 
@@ -477,7 +521,7 @@ def _open_star(path: Path, pixel_size: float | None) -> xr.DataArray:
             "one tilt series"
         )
     name, table = next(iter(tables.items()))
-    images, header_size = _star_images(path, table)
+    images, header_size, files = _star_images(path, table)
     head = _star_head(blocks, name)
 
     def number(key: str) -> float | None:
@@ -488,8 +532,13 @@ def _open_star(path: Path, pixel_size: float | None) -> xr.DataArray:
         except ValueError:
             raise InputError(f"{path}: {key} must be a number, got {head[key]!r}") from None
 
-    said = number("rlnTomoTiltSeriesPixelSize") or number("rlnMicrographOriginalPixelSize")
-    size = pixel_size or said or header_size
+    # The original pixel size is that of the movies, which may have been binned since.
+    size = (
+        pixel_size
+        or number("rlnTomoTiltSeriesPixelSize")
+        or header_size
+        or number("rlnMicrographOriginalPixelSize")
+    )
     if size is None:
         raise InputError(
             f"{path}: the pixel size is unknown; pass pixel_size=… (--pixel-size) in Å"
@@ -501,6 +550,8 @@ def _open_star(path: Path, pixel_size: float | None) -> xr.DataArray:
                 columns[ours] = table[theirs].to_numpy(float)
             except ValueError:
                 raise InputError(f"{path}: {theirs} must be numbers") from None
+    if "rlnTomoXTilt" in table and (tilt := table["rlnTomoXTilt"].abs().max()) > 0.05:
+        _log.warning("%s: the slab's tilt about x (up to %g°) is not used", path, tilt)
     if "rlnTomoYTilt" in table:
         columns["angle"] = table["rlnTomoYTilt"].to_numpy(float)
     dose = number("rlnTomoImportFractionalDose")
@@ -519,7 +570,7 @@ def _open_star(path: Path, pixel_size: float | None) -> xr.DataArray:
         name=str(head.get("rlnTomoName", name)),
         columns=columns,
         transform=_star_transform(table, images.shape[1:], float(size)),
-        attrs={"source": str(path), **attrs},
+        attrs={"source": str(path), "files": [str(file) for file in files], **attrs},
     )
 
 
@@ -537,8 +588,8 @@ def _star_head(blocks: dict[str, Any], name: str) -> dict[str, Any]:
     return {}
 
 
-def _star_images(path: Path, table: pd.DataFrame) -> tuple[da.Array, float | None]:
-    """The images that ``rlnMicrographName`` lists: ``3@stack.mrc``, or a file each."""
+def _star_images(path: Path, table: pd.DataFrame) -> tuple[da.Array, float | None, list[Path]]:
+    """The images that ``rlnMicrographName`` lists: ``3@stack.mrc``, or a file each; their files."""
     if "rlnMicrographName" not in table:
         what = "it lists movies; " if "rlnMicrographMovieName" in table else ""
         raise InputError(
@@ -568,8 +619,8 @@ def _star_images(path: Path, table: pd.DataFrame) -> tuple[da.Array, float | Non
         whole = next(iter(readers.values()))[0]
         order = [int(text.rpartition("@")[0]) - 1 for text in table["rlnMicrographName"]]
         if order == list(range(len(whole))):
-            return whole, size
-    return da.concatenate(images), size
+            return whole, size, list(readers)
+    return da.concatenate(images), size, list(readers)
 
 
 def _near(path: Path, file: Path) -> Path:

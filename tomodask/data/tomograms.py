@@ -20,10 +20,17 @@ from tomodask.data.ome_zarr_writer import require_options, write_ome_zarr
 from tomodask.data.statistics import Statistics
 from tomodask.data.tiff import open_tiff
 from tomodask.data.volumes import as_tomogram, cubic_voxel_size, lay_chunks
-from tomodask.data.writing import replacing
+from tomodask.data.writing import check_target, replacing
 from tomodask.errors import InputError
 
-__all__ = ["MRC_SUFFIXES", "TOMOGRAM_SUFFIXES", "open_tomogram", "save_tomogram", "tomogram_format"]
+__all__ = [
+    "MRC_SUFFIXES",
+    "TOMOGRAM_SUFFIXES",
+    "check_save",
+    "open_tomogram",
+    "save_tomogram",
+    "tomogram_format",
+]
 
 MRC_SUFFIXES = (".mrc", ".map", ".rec", ".st", ".ali", ".mrcs", ".ccp4")
 _FORMATS = {**dict.fromkeys(MRC_SUFFIXES, "MRC"), ".tif": "TIFF", ".tiff": "TIFF", ".em": "EM"}
@@ -182,9 +189,7 @@ def save_tomogram(
         does not fit `dtype`.
     """
     path = Path(path).absolute()
-    kind = tomogram_format(path)
-    if kind not in ("MRC", "OME-Zarr") or path.suffix.lower() in _PACKED:
-        raise InputError(f"{path}: written are {', '.join(MRC_SUFFIXES)} and .zarr; choose one")
+    kind = _written_format(path)
     if tomogram.dims != ("z", "y", "x"):
         raise InputError(f"tomogram must have the dims ('z', 'y', 'x'), got {tomogram.dims}")
     if 0 in tomogram.shape:
@@ -227,6 +232,35 @@ def save_tomogram(
             source=source,
             attributes=attributes,
         )
+
+
+def check_save(
+    path: Path,
+    *,
+    chunk: int = 64,
+    shard: int | None = None,
+    levels: int | None = None,
+    compression: str = "zstd",
+    dtype: str | None = None,
+    fill: float | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Refuse what `save_tomogram` would refuse of these options, before hours of work.
+
+    Raises
+    ------
+    InputError
+    """
+    _wanted_type(np.dtype(np.float32), dtype, _written_format(path))
+    require_options(chunk, shard, levels, compression)
+    check_target(path, overwrite=overwrite)
+
+
+def _written_format(path: Path) -> str:
+    kind = tomogram_format(path)
+    if kind not in ("MRC", "OME-Zarr") or path.suffix.lower() in _PACKED:
+        raise InputError(f"{path}: written are {', '.join(MRC_SUFFIXES)} and .zarr; choose one")
+    return kind
 
 
 def _wanted_type(have: np.dtype, dtype: str | None, kind: str) -> np.dtype:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tomodask.errors import InputError
 
-__all__ = ["full_disk", "no_space", "put_in_place", "replacing"]
+__all__ = ["check_target", "full_disk", "no_space", "put_in_place", "replacing"]
 
 
 def no_space(error: OSError, path: Path, needed: int | None = None) -> InputError | None:
@@ -35,6 +35,24 @@ def full_disk(path: Path, needed: int | None = None) -> InputError:
     return InputError(f"{path}: the disk is full; free some space or write elsewhere")
 
 
+def check_target(path: Path, *, overwrite: bool) -> None:
+    """Refuse what `replacing` would, before the work that goes into it.
+
+    Raises
+    ------
+    InputError
+        If `path` exists and may not be replaced, or its folder does not exist.
+    """
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already; choose another name or allow overwriting it")
+    if path.is_dir() and not any(
+        (path / mark).exists() for mark in ("zarr.json", ".zgroup", ".zarray")
+    ):
+        raise InputError(f"{path} is a folder but no Zarr store, so it is not overwritten")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+
+
 @contextlib.contextmanager
 def replacing(path: Path, *, overwrite: bool, needed: int | None = None) -> Iterator[Path]:
     """A temporary name beside `path`; renamed to it at the end, removed on any error.
@@ -53,14 +71,7 @@ def replacing(path: Path, *, overwrite: bool, needed: int | None = None) -> Iter
     InputError
         If `path` exists and may not be replaced, its folder does not exist, or the disk is full.
     """
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists already; choose another name or allow overwriting it")
-    if path.is_dir() and not any(
-        (path / mark).exists() for mark in ("zarr.json", ".zgroup", ".zarray")
-    ):
-        raise InputError(f"{path} is a folder but no Zarr store, so it is not overwritten")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+    check_target(path, overwrite=overwrite)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield part

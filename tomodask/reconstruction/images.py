@@ -234,8 +234,8 @@ def align_images(
         columns=columns,
         attrs={
             **{key: value for key, value in series.attrs.items() if key != "pixel_size"},
-            "phase_flipped": ctf == "flip",
-            "dose_weighted": dose_weight,
+            "phase_flipped": ctf == "flip" or bool(series.attrs.get("phase_flipped")),
+            "dose_weighted": dose_weight or bool(series.attrs.get("dose_weighted")),
         },
     )
 
@@ -274,12 +274,18 @@ def _lenses(
     if method == "none" and not dose_weight:
         return [None] * len(series)
     where = str(series.attrs.get("source") or series.name or "the tilt series")
+    for name, wanted in (("phase_flipped", method == "flip"), ("dose_weighted", dose_weight)):
+        if wanted and series.attrs.get(name):
+            raise InputError(f"{where} is {name.replace('_', ' ')} already; do it once")
 
     def column(name: str, need: str, way_out: str) -> np.ndarray:
         if name not in series.coords:
             raise InputError(f"{need} needs {name} of each image, which {where} lacks; {way_out}")
         return np.asarray(series.coords[name], float)
 
+    each: dict[str, np.ndarray] = {}
+    if method == "flip":
+        each["defocus_u"] = column("defocus_u", "ctf='flip'", "give defocus=… (--defocus)")
     voltage = series.attrs.get("voltage")
     if voltage is None:
         raise InputError(
@@ -290,10 +296,8 @@ def _lenses(
         "voltage": float(voltage),
         "flip": method == "flip",
     }
-    each: dict[str, np.ndarray] = {}
     transform = transforms(series)
     if method == "flip":
-        each["defocus_u"] = column("defocus_u", "ctf='flip'", "give defocus=… (--defocus)")
         each["defocus_v"] = np.asarray(series.coords.get("defocus_v", each["defocus_u"]), float)
         angle = np.asarray(series.coords.get("defocus_angle", np.zeros(len(series))), float)
         if transform is not None:

@@ -18,7 +18,7 @@ from dask.delayed import delayed
 
 from tomodask.arrays.projection import window
 from tomodask.cluster import compute
-from tomodask.data.tomograms import save_tomogram, tomogram_format
+from tomodask.data.tomograms import check_save, save_tomogram
 from tomodask.data.volumes import as_tomogram
 from tomodask.errors import InputError
 from tomodask.reconstruction.images import Normalize, align_images
@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 _EDGE = 128  # voxels, of a block
 _MOST_PLANES = 16384
+_THIN = 400.0  # Å
 #: What the record of the series takes from its coords and attrs.
 _LISTS = ("exposure", "pre_exposure")
 _DEFOCUS = ("defocus_u", "defocus_v", "defocus_angle")
@@ -216,12 +217,10 @@ def save_reconstruction(
         invert=invert,
     )
     path = Path(path).absolute()
-    if tomogram_format(path) not in ("MRC", "OME-Zarr"):
-        raise InputError(f"{path}: a tomogram is written as .mrc, .rec, .map or .zarr; choose one")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists already; choose another name or allow overwriting it")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: the folder {path.parent} does not exist; make it first")
+    check_save(path, overwrite=overwrite, **options)
+    for file in map(Path, series.attrs.get("files", ())):
+        if path.exists() and file.exists() and path.samefile(file):
+            raise InputError(f"{path} holds images of the tilt series; choose another name")
     fine = job.fine
     tilts, rows, samples = fine.shape
     store = RowStore.open_or_create(
@@ -244,6 +243,8 @@ def save_reconstruction(
         ]
         compute(writes, label="images")
         if method == "sirt":
+            for stale in Path(store.path).glob("residuals_*.npy"):
+                stale.unlink()  # of a run that was stopped, and had other slabs or iterations
             array = _sirt_slabs(job, store)
         else:
             array = _back_projected(job, store, _blocks(None, job.shape))
@@ -289,6 +290,14 @@ def _checked(
             f"thickness makes at most {_MOST_PLANES} planes of {size:g} Å, got {thickness:g} Å; it "
             "counts in Å, not in nm or voxels"
         )
+    if thickness < _THIN:
+        _log.warning(
+            "thickness %g Å makes %d planes of %g Å; most specimens have 1000 to 3000 Å, and it "
+            "counts in Å, not in nm or voxels",
+            thickness,
+            depth,
+            size,
+        )
     angles = np.asarray(images["angle"], float)
     weights = angular_weights(angles)
     record: dict[str, Any] = {
@@ -296,8 +305,8 @@ def _checked(
         "weight": weights.tolist(),
         "pixel_size": float(series.attrs["pixel_size"]),
         "voxel_size": size,
-        "phase_flipped": ctf == "flip",
-        "dose_weighted": bool(dose_weight),
+        "phase_flipped": bool(images.attrs["phase_flipped"]),
+        "dose_weighted": bool(images.attrs["dose_weighted"]),
         "method": method,
         "inverted": bool(invert),
     }
