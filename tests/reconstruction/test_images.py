@@ -214,7 +214,7 @@ def test_the_mirrored_border_fades():
         ({"bin": 10}, "bin must leave at least 4 pixels"),
         ({"normalize": "max"}, "normalize must be mean, std or none"),
         ({"ctf": "wiener"}, "ctf must be none or flip"),
-        ({"ctf": "flip"}, "need the voltage, which TS lacks"),
+        ({"ctf": "flip"}, "needs defocus_u of each image, which TS lacks"),
         ({"dose_weight": True}, "need the voltage"),
     ],
 )
