@@ -36,7 +36,7 @@ def figures(text, pattern):
 
 def test_every_example_is_tested():
     names = {path.name for path in EXAMPLES.glob("*.py")}
-    assert names == {"first_steps.py", "microtubule.py"}
+    assert names == {"first_steps.py", "microtubule.py", "simulated_microtubule.py"}
 
 
 def test_first_steps(tmp_path):
@@ -85,9 +85,29 @@ def test_microtubule(tmp_path):
     assert pictures == {"picks", "lattice", "average"}
 
 
-def test_microtubule_says_what_data_is_missing(tmp_path):
+def test_simulated_microtubule(tmp_path):
+    shared = shared_data("tomograms", "13pf_MT.tif").parents[1]
+    text = run_example("simulated_microtubule.py", tmp_path, TOMODASK_SHARED=str(shared))
+    # The lattice that was put in comes out, where it was put, as strong as the real one's.
+    pattern = r"wall ([\d.]+), .*? at ([\d.]+) Å, height ([\d.]+), (\d+) times .*? order (\d+),"
+    real = figures(text, r"none beyond .*? real: " + pattern)
+    simulated = figures(text, r"simulated: " + pattern)
+    for wall, repeat, _, contrast, order in (real, simulated):
+        assert wall > 0.5
+        assert repeat == pytest.approx(41, abs=0.3)
+        assert contrast > 10
+        assert order == 13
+    assert simulated[0] == pytest.approx(real[0], rel=0.25)
+    assert 0.5 < simulated[2] / real[2] < 2
+    assert max(figures(text, r"differ by (\d+)° .* and (\d+)°")) < 60
+    pictures = {path.stem for path in (tmp_path / "simulated_microtubule").glob("*.png")}
+    assert pictures == {"slices", "spectra"}
+
+
+@pytest.mark.parametrize("name", ["microtubule.py", "simulated_microtubule.py"])
+def test_what_data_is_missing_is_said(tmp_path, name):
     done = subprocess.run(
-        [sys.executable, str(EXAMPLES / "microtubule.py")],
+        [sys.executable, str(EXAMPLES / name)],
         cwd=tmp_path,
         env={**os.environ, "TOMODASK_SHARED": str(tmp_path)},
         capture_output=True,
