@@ -36,7 +36,12 @@ def figures(text, pattern):
 
 def test_every_example_is_tested():
     names = {path.name for path in EXAMPLES.glob("*.py")}
-    assert names == {"first_steps.py", "microtubule.py", "simulated_microtubule.py"}
+    assert names == {
+        "first_steps.py",
+        "microtubule.py",
+        "simulated_cell.py",
+        "simulated_microtubule.py",
+    }
 
 
 def test_first_steps(tmp_path):
@@ -83,6 +88,32 @@ def test_microtubule(tmp_path):
     assert figures(text, r"off the tube, aligned \(\d+\): FSC of the ends 0.5 at (\d+) Å")[0] > 27
     pictures = {path.stem for path in (tmp_path / "microtubule").glob("*.png")}
     assert pictures == {"picks", "lattice", "average"}
+
+
+def test_simulated_cell(tmp_path):
+    text = run_example("simulated_cell.py", tmp_path)
+    pattern = r"picked (\d+)% of the particles, (\d+)% of the picks are true"
+    fine = figures(text, r"step 15° \(76 Å\), range only: " + pattern)
+    coarse = figures(text, r"step 20° \(97 Å\), range only: " + pattern)
+    assert fine[0] == 100
+    assert fine[1] >= 75
+    assert coarse[0] < fine[0]
+    # The scores of alignment tell decoys from particles.
+    below, above = figures(text, r"record: scores of alignment up to ([\d.]+) and from ([\d.]+)")
+    assert above > 1.5 * below
+    pattern = r"precision ([\d.]+), errors ([\d.]+)°, ([\d.]+) voxel; .* 0.5 at ([\d.]+) Å"
+    known, range_only = text.split(" range only: scores of alignment")
+    precision, angle, shift, resolution = figures(known, r"recall 1.00, " + pattern)
+    assert precision == 1
+    assert angle < 1
+    assert shift < 0.2
+    assert resolution < 31
+    # What the record is worth.
+    _, angle_blind, shift_blind, resolution_blind = figures(range_only, pattern)
+    assert angle_blind > 2 * angle
+    assert shift_blind > 2 * shift
+    assert resolution_blind > resolution
+    assert (tmp_path / "simulated_cell" / "cell.png").stat().st_size > 20_000
 
 
 def test_simulated_microtubule(tmp_path):
