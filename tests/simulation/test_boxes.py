@@ -174,7 +174,7 @@ def test_maps_that_are_no_densities():
 
 
 def test_the_decoy_by_its_name():
-    decoy = phantom_map(voxel_size=5.0, box=64, kind="decoy")
+    decoy = phantom_map(voxel_size=5.0, kind="decoy")
     named = simulate_subtomograms({"a": "phantom-decoy"}, protocol=SMALL, count=1)
     given = simulate_subtomograms({"a": decoy}, protocol=SMALL, count=1)
     assert np.array_equal(named.subtomogram.to_numpy(), given.subtomogram.to_numpy())

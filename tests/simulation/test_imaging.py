@@ -278,6 +278,7 @@ def test_slabs_follow_the_depth_of_field():
     assert depth_slabs(2000.0, pixel_size=10.0, angles=[-60.0, 60.0], microscope=scope) == 2
     assert depth_slabs(2000.0, pixel_size=4.0, angles=[0.0], microscope=scope) == 4
     assert depth_slabs(2000.0, pixel_size=4.0, angles=[0.0], microscope=PERFECT) == 1
+    assert depth_slabs(20.0, pixel_size=0.2, angles=[85.0], microscope=scope) == 100  # its planes
     phase = np.pi * wavelength(300.0) * (2000.0 / 4 / 2) * (0.5 / 4) ** 2
     assert phase <= 0.3
 

@@ -127,3 +127,11 @@ def test_the_same_bits_on_any_number_of_threads():
     with threadpool_limits(2):
         two = phantom_particle().density(box=64, voxel_size=5.0)
     assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("voxel_size", [4.0, 10.0, 20.0, 33.0])
+@pytest.mark.parametrize("kind", ["particle", "decoy"])
+def test_a_map_holds_all_of_the_phantom(voxel_size, kind):
+    volume = phantom_map(voxel_size=voxel_size, kind=kind).to_numpy()
+    faces = [np.take(volume, (0, -1), axis=axis).max() for axis in range(3)]
+    assert max(faces) < 1e-3 * volume.max()

@@ -150,8 +150,7 @@ def _density(
         return None
     half = how.voxel_size / 2
     if isinstance(source, str) and source in PHANTOMS:
-        box = 2 * math.ceil(320 / how.voxel_size)
-        return phantom_map(voxel_size=half, box=box, kind=PHANTOMS[source])
+        return phantom_map(voxel_size=half, kind=PHANTOMS[source])
     if isinstance(source, xr.DataArray):
         size = source.attrs.get("voxel_size")
         if size is None:

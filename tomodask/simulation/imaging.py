@@ -74,7 +74,8 @@ def depth_slabs(thickness: float, *, pixel_size: float, angles: Any, microscope:
     if not microscope.ctf:
         return 1
     along = thickness / math.cos(math.radians(float(np.abs(angles).max())))
-    return max(1, math.ceil(along / defocus_step(pixel_size, microscope.voltage)))
+    slabs = math.ceil(along / defocus_step(pixel_size, microscope.voltage))
+    return max(1, min(slabs, round(thickness / pixel_size)))  # none thinner than a plane
 
 
 def project_volume(
@@ -314,7 +315,10 @@ def _merged(moments: np.ndarray) -> np.ndarray:
     """The variance over all images; each sum is exact, so that no order can matter."""
     count, total, squares = (math.fsum(column) for column in moments.T)
     if not count:
-        raise InputError("beads cover all pixels of all tilts: nothing is left to set the noise by")
+        raise InputError(
+            "beads cover all pixels of all tilts: nothing is left to set the noise by; ask for "
+            "fewer, or for shot noise"
+        )
     variance = squares / count - (total / count) ** 2
     if not variance > 0:
         raise InputError("the noise-free images are empty: there is no signal to set the noise by")
@@ -379,7 +383,7 @@ def _prepared(
             angles=angles,
             microscope=microscope,
         )
-        projections = project_volume(projections, angles, slabs=min(slabs, projections.shape[0]))
+        projections = project_volume(projections, angles, slabs=slabs)
     pixel = _checked_projections(projections, angles)
     data = projections.data
     data = data if isinstance(data, da.Array) else da.from_array(data)

@@ -5,6 +5,7 @@ The particle is a sum of Gaussians, so that it is turned and shifted exactly, wi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import dask.array as da
@@ -110,8 +111,14 @@ def phantom_particle(kind: str = "particle", *, seed: int = 7) -> Phantom:
     return Phantom(centers, weights / weights.sum() * 500, sigma=9.0)
 
 
-def phantom_map(*, voxel_size: float = 10.0, box: int = 40, kind: str = "particle") -> xr.DataArray:
-    """The phantom as a map, e.g. a template: dims (z, y, x), attrs ``voxel_size``."""
+def phantom_map(
+    *, voxel_size: float = 10.0, box: int | None = None, kind: str = "particle"
+) -> xr.DataArray:
+    """The phantom as a map, e.g. a template: dims (z, y, x), attrs ``voxel_size``.
+
+    By default the box is 400 Å wide, which holds all of it.
+    """
+    box = 2 * math.ceil(200 / voxel_size) if box is None else box
     volume = phantom_particle(kind).density(box=box, voxel_size=voxel_size)
     return _volume(volume, voxel_size, f"phantom_{kind}")
 

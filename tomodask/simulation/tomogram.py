@@ -236,8 +236,7 @@ def _structures(folder: RunFolder, settings: SimulationSettings) -> dict[str, xr
 def _density(kind: KindSettings, settings: SimulationSettings) -> xr.DataArray:
     specimen, half = settings.specimen, settings.specimen.voxel_size / 2
     if kind.structure in PHANTOMS:
-        box = 2 * math.ceil(160 / half)
-        return phantom_map(voxel_size=half, box=box, kind=PHANTOMS[kind.structure])
+        return phantom_map(voxel_size=half, kind=PHANTOMS[kind.structure])
     return structure_density(
         kind.structure,
         voxel_size=half,
