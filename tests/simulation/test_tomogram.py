@@ -131,6 +131,10 @@ def test_the_same_call_again_does_nothing(made):
 def test_another_simulation_in_the_same_folder_is_refused(made):
     with pytest.raises(InputError, match="holds another run: seed is 3 there and 4 here"):
         simulate(settings(seed=4), made.output, scheduler="synchronous")
+    others = [one | {"name": "other"} for one in SETTINGS["particles"][:1]]
+    told = "structure is phantom phantom-decoy there and phantom here; particles.name is not given"
+    with pytest.raises(InputError, match=told):
+        simulate(settings(particles=others), made.output, scheduler="synchronous")
 
 
 SCRIPT = """
@@ -192,8 +196,21 @@ def test_a_run_goes_on_from_any_folder_but_not_with_another_file(cell, monkeypat
     monkeypatch.chdir(cell)
     assert simulate("cell.toml", "out", scheduler="synchronous").seconds == made.seconds
     Path("mtf.star").write_text(Path("mtf.star").read_text().replace("0.6", "0.5"))
-    with pytest.raises(InputError, match="holds another run: detector is"):
+    with pytest.raises(InputError, match=r"another run: detector\.mtf is mtf\.star"):
         simulate("cell.toml", "out", scheduler="synchronous")
+
+
+def test_what_did_not_fit_may_be_asked_for_anew(tmp_path):
+    specimen = {"shape": [40, 48, 48], "occupancy": 0.9}
+    one = [{"structure": "phantom"}]
+    small = settings(specimen=specimen, particles=one, beads={}, tilts={"increment": 30.0})
+    with pytest.raises(InputError, match="out of reach"):
+        simulate(small, tmp_path / "out", scheduler="synchronous")
+    small["specimen"] = specimen | {"occupancy": 0.05}
+    assert simulate(small, tmp_path / "out", scheduler="synchronous").count
+    small |= {"specimen": {"shape": [40, 48, 48]}, "particles": [one[0] | {"copies": 1}]}
+    with pytest.raises(InputError, match=r"occupancy is 0\.05 there and not given here;"):
+        simulate(small, tmp_path / "out", scheduler="synchronous")
 
 
 def test_membranes_have_the_resolution_of_the_specimen(tmp_path):

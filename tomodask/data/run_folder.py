@@ -261,7 +261,9 @@ def _lock(path: Path) -> Iterator[None]:
 def _shown(value: Any) -> str:
     if value is None:
         return "not given"
-    return " ".join(f"{v:g}" for v in value) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return " ".join(f"{v:g}" if isinstance(v, int | float) else _shown(v) for v in value)
+    return str(value)
 
 
 def _now() -> str:

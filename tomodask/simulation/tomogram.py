@@ -13,7 +13,7 @@ import math
 import shlex
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +54,13 @@ __all__ = ["Simulation", "simulate"]
 _log = logging.getLogger(__name__)
 
 STAGES = ("structures", "pack", "specimen", "project", "image", "reconstruct")
-_DOMAIN = {  # the first stage that a section of the settings has a say in
+_DOMAIN = {  # the first stage that a section of the settings, or one key of it, has a say in
     "specimen": "structures",
+    "specimen.shape": "pack",
+    "specimen.occupancy": "pack",
+    "specimen.gap": "pack",
     "particles": "structures",
+    "particles.copies": "pack",
     "name": "pack",
     "seed": "pack",
     "vesicles": "pack",
@@ -157,9 +161,9 @@ def simulate(
             else read_settings(settings)
         )
     detector = _detector(settings)  # a file that is not there is said before any work
-    told = _told(settings)
-    parameters: dict[str, tuple[str, Any]] = {
-        name: (stage, told[name]) for name, stage in _DOMAIN.items()
+    parameters = {
+        name: (_DOMAIN.get(name, _DOMAIN[name.partition(".")[0]]), value)
+        for name, value in _told(settings).items()
     }
     if command is None:
         command = shlex.join(["tomodask", "simulate", "SETTINGS.toml", "-o", str(output)])
@@ -180,25 +184,33 @@ def simulate(
 
 
 def _told(settings: SimulationSettings) -> dict[str, Any]:
-    """The settings, with the names and contents of files, wherever they lie."""
-    told = settings.to_mapping()
-    for kind in told["particles"]:
-        if kind["structure"] not in PHANTOMS:
-            try:
-                kind["structure"] = _state(Path(kind["structure"]))
-            except OSError as error:
-                raise InputError(
-                    f"the structure {kind['structure']} cannot be read ({error.strerror}); name an "
-                    f"atomic model, a map, or one of {', '.join(PHANTOMS)}"
-                ) from None
+    """Each setting by its name; files by their names and contents, wherever they lie."""
+    told: dict[str, Any] = {}
+    for name, value in asdict(settings).items():
+        if isinstance(value, dict):
+            told |= {f"{name}.{key}": one for key, one in value.items()}
+        elif name != "particles":
+            told[name] = value
+    for key in ("structure", "name", "assembly", "copies"):
+        told[f"particles.{key}"] = [getattr(kind, key) for kind in settings.particles]
+    told["particles.structure"] = [_state(kind.structure) for kind in settings.particles]
     if settings.detector.mtf is not None:
-        told["detector"]["mtf"] = _state(Path(settings.detector.mtf))
+        told["detector.mtf"] = _state(settings.detector.mtf)
     return told
 
 
-def _state(path: Path) -> str:
-    """Name and content of a file."""
-    return f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+def _state(file: str) -> str:
+    """Name and content of a file; the embedded ones have their names alone."""
+    if file in PHANTOMS:
+        return file
+    try:
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"the structure {file} cannot be read ({error.strerror}); name an atomic model, a map, "
+            f"or one of {', '.join(PHANTOMS)}"
+        ) from None
+    return f"{Path(file).name} {hashlib.sha256(content).hexdigest()[:16]}"
 
 
 def _detector(settings: SimulationSettings) -> Detector:
