@@ -85,6 +85,12 @@ def test_two_kinds_of_one_name():
         SimulationSettings.from_mapping({"particles": kinds})
 
 
+def test_a_mark_before_the_text_does_no_harm(tmp_path):
+    text = '[[particles]]\nstructure = "phantom"\ncopies = 3\n'
+    (tmp_path / "cell.toml").write_text(text, encoding="utf-8-sig")
+    assert read_settings(tmp_path / "cell.toml") == SimulationSettings.from_mapping(PARTICLES)
+
+
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match=r"none.toml cannot be read"):
         read_settings(tmp_path / "none.toml")

@@ -200,6 +200,18 @@ def test_a_run_goes_on_from_any_folder_but_not_with_another_file(cell, monkeypat
         simulate("cell.toml", "out", scheduler="synchronous")
 
 
+def test_a_structure_may_be_a_zarr_store(cell):
+    save_tomogram(open_tomogram(cell / "map.mrc"), cell / "map.zarr")
+    text = (cell / "cell.toml").read_text()
+    (cell / "other.toml").write_text(text.replace("map.mrc", "map.zarr"))
+    one = simulate(cell / "cell.toml", cell / "one", scheduler="synchronous")
+    other = simulate(cell / "other.toml", cell / "other", scheduler="synchronous")
+    assert content(other.output / "tomogram.zarr") == content(one.output / "tomogram.zarr")
+    save_tomogram(2 * open_tomogram(cell / "map.mrc"), cell / "map.zarr", overwrite=True)
+    with pytest.raises(InputError, match=r"structure is map\.zarr"):
+        simulate(cell / "other.toml", cell / "other", scheduler="synchronous")
+
+
 def test_what_did_not_fit_may_be_asked_for_anew(tmp_path):
     specimen = {"shape": [40, 48, 48], "occupancy": 0.9}
     one = [{"structure": "phantom"}]

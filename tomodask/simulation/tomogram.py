@@ -200,17 +200,20 @@ def _told(settings: SimulationSettings) -> dict[str, Any]:
 
 
 def _state(file: str) -> str:
-    """Name and content of a file; the embedded ones have their names alone."""
+    """Name and content of a file, or a Zarr store; the embedded ones have their names alone."""
     if file in PHANTOMS:
         return file
+    path, digest = Path(file), hashlib.sha256()
     try:
-        content = Path(file).read_bytes()
+        store = path.suffix == ".zarr" and path.is_dir()
+        for part in filter(Path.is_file, sorted(path.rglob("*"))) if store else [path]:
+            digest.update(str(part.relative_to(path)).encode() + part.read_bytes())
     except OSError as error:
         raise InputError(
             f"the structure {file} cannot be read ({error.strerror}); name an atomic model, a map, "
             f"or one of {', '.join(PHANTOMS)}"
         ) from None
-    return f"{Path(file).name} {hashlib.sha256(content).hexdigest()[:16]}"
+    return f"{path.name} {digest.hexdigest()[:16]}"
 
 
 def _detector(settings: SimulationSettings) -> Detector:
