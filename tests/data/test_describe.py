@@ -2,6 +2,7 @@
 
 import gzip
 
+import dask.array as da
 import mrcfile
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from helpers import shared_data
 from tomodask.data.describe import describe
 from tomodask.data.particles import write_particles
 from tomodask.data.subtomograms import extract_subtomograms, open_subtomograms, save_subtomograms
+from tomodask.data.tilt_series import as_tilt_series, write_tilt_series
 from tomodask.data.tomograms import save_tomogram
 from tomodask.errors import InputError
 
@@ -167,3 +169,53 @@ def test_what_a_tilt_series_measured_in_one_line(tmp_path):
     picks = pd.DataFrame({"z": [50.0], "y": [50.0], "x": [50.0]})
     save_subtomograms(extract_subtomograms(tomogram, picks, box=8), tmp_path / "s.zarr")
     assert describe(tmp_path / "s.zarr")["tilt_series"] == {"TS_01": line}
+
+
+def stack_of(folder, *, defocus=True):
+    columns = {"exposure": np.full(3, 2.5), "pre_exposure": [0.0, 2.5, 5.0]}
+    series = as_tilt_series(
+        da.from_array(np.random.default_rng(0).normal(size=(3, 5, 6)).astype("f4")),
+        angle=[-51.0, 0.0, 48.0],
+        pixel_size=4.0,
+        name="TS_01",
+        columns=columns | ({"defocus_u": [30000.0, 30500.0, 31000.0]} if defocus else {}),
+        attrs={"voltage": 300.0, "spherical_aberration": 2.7, "amplitude_contrast": 0.1},
+    )
+    write_tilt_series(series, folder / "TS_01.mrc")
+    return series.to_numpy()
+
+
+def test_a_tilt_series_by_its_star_its_angles_or_its_header(tmp_path):
+    values = stack_of(tmp_path)
+    told = describe(tmp_path / "TS_01.star")
+    assert (told["kind"], told["images"], told["image_size"]) == ("tilt series", 3, (5, 6))
+    assert (told["tilt_range"], told["tilt_increment"]) == ((-51.0, 48.0), 49.5)
+    assert (told["pixel_size"], told["exposure"], told["voltage"]) == (4.0, 7.5, 300.0)
+    assert told["defocus_range"] == (30000.0, 31000.0)
+    assert told["maximum"] == values.max()
+    told = describe(tmp_path / "TS_01.mrc")
+    assert (told["kind"], told["tilt_range"]) == ("tilt series", (-51.0, 48.0))
+    assert told["told_by"] == ["TS_01.rawtlt"]
+    assert "exposure" not in told
+    (tmp_path / "TS_01.rawtlt").unlink()
+    told = describe(tmp_path / "TS_01.mrc")
+    assert (told["kind"], told["angles"], told["pixel_size"]) == ("tilt series", "unknown", 4.0)
+
+
+def test_a_stack_of_imod_without_a_pixel_size(caplog):
+    told = describe(shared_data("metadata", "imod", "TS_001", "TS_001.st"))
+    assert (told["kind"], told["images"], told["pixel_size"]) == ("tilt series", 40, "unknown")
+    assert told["tilt_range"] == (-57.12, 59.84)
+    assert told["aligned"] == "by its transforms"
+    assert "does not say its pixel size" in caplog.text
+
+
+def test_a_tomogram_beside_the_angles_of_its_series_is_one(tmp_path):
+    stack_of(tmp_path)
+    (tmp_path / "TS_01.mrc").unlink()
+    save_tomogram(volume((3, 5, 6)), tmp_path / "TS_01.mrc")
+    assert describe(tmp_path / "TS_01.mrc")["kind"] == "tomogram"
+    with mrcfile.new(tmp_path / "TS_01.mrc", overwrite=True) as file:  # of another program
+        file.set_data(np.ones((8, 5, 6), "f4"))
+        file.voxel_size = 4.0
+    assert describe(tmp_path / "TS_01.mrc")["kind"] == "tomogram"

@@ -29,6 +29,10 @@ _UNITS = {
     "megabytes": "MB",
 }
 _UNITS |= {"chunks": "voxels", "tilt_range": "degrees", "zarr_chunks": "voxels"}
+_UNITS |= {"image_size": "pixels (y, x)", "pixel_size": "Å", "tilt_increment": "degrees"}
+_UNITS |= {"exposure": "e/Å²", "exposure_before_the_last": "e/Å²", "defocus_range": "Å"}
+_UNITS |= {"voltage": "kV", "spherical_aberration": "mm", "phase_shift": "degrees"}
+_UNITS |= {"tilt_axis": "degrees"}
 _UNITS |= {f"{axis}_range": "Å" for axis in "zyx"} | {"zarr_shards": "voxels"}
 
 
@@ -39,8 +43,8 @@ _UNITS |= {f"{axis}_range": "Å" for axis in "zyx"} | {"zarr_shards": "voxels"}
 def info(paths: tuple[Path, ...], voxel_size: float | None, as_json: bool) -> None:
     """Tell what a file is: shape, voxel size, range, particles.
 
-    PATH is a tomogram or map (MRC, TIFF, EM, OME-Zarr), a particle table (STAR, Dynamo's tbl, CSV),
-    a store of subtomograms or a folder of boxes.
+    PATH is a tomogram or map (MRC, TIFF, EM, OME-Zarr), a tilt series (its stack or STAR), a
+    particle table (STAR, Dynamo's tbl, CSV), a store of subtomograms or a folder of boxes.
 
     Example:
       tomodask info tomogram.mrc particles.star subtomograms.zarr

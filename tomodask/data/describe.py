@@ -19,6 +19,13 @@ from tomodask.data.particles import PARTICLE_SUFFIXES, read_particles
 from tomodask.data.statistics import Statistics, volume_statistics
 from tomodask.data.subtomogram_table import tilt_series_of
 from tomodask.data.subtomograms import is_box
+from tomodask.data.tilt_series import (
+    STACK_SUFFIXES,
+    files_beside,
+    is_own_stack,
+    open_tilt_series,
+    transforms,
+)
 from tomodask.data.tomograms import (
     MRC_SUFFIXES,
     TOMOGRAM_SUFFIXES,
@@ -34,9 +41,9 @@ _log = logging.getLogger(__name__)
 
 
 def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -> dict[str, Any]:
-    """Describe a tomogram, a particle table, a store of subtomograms or a folder of boxes.
+    """Describe a tomogram, tilt series, particle table, store of subtomograms or folder of boxes.
 
-    The range of a tomogram is computed block by block.
+    The range of a tomogram or a stack is computed block by block.
 
     Parameters
     ----------
@@ -47,9 +54,9 @@ def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -
     Returns
     -------
     dict
-        Always `path` and `kind` ("tomogram", "particle table", "subtomograms" or "folder of
-        boxes").  Lengths are in Å, shapes (z, y, x).  A voxel size that the file does not say is
-        "unknown".
+        Always `path` and `kind` ("tomogram", "tilt series", "particle table", "subtomograms" or
+        "folder of boxes").  Lengths are in Å, shapes (z, y, x), of a tilt series (tilt, y, x).  A
+        voxel or pixel size that the file does not say is "unknown".
 
     Raises
     ------
@@ -59,6 +66,8 @@ def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path}: no such file")
+    if (opened := _tilt_series(path, voxel_size)) is not None:
+        return _of_tilt_series(path, *opened)
     if path.suffix.lower() in PARTICLE_SUFFIXES:
         return _of_table(path, voxel_size)
     if path.is_dir() and is_zarr(path) and (store := _subtomograms(path)) is not None:
@@ -97,6 +106,86 @@ def _of_tomogram(path: Path, voxel_size: float | None) -> dict[str, Any]:
     if path.is_dir():
         told |= _of_zarr(path)
     return told | _range(volume_statistics(tomogram))
+
+
+def _tilt_series(
+    path: Path, pixel_size: float | None
+) -> tuple[xr.DataArray, dict[str, Any]] | None:
+    """The tilt series, if it is one, and the files beside it that tell of it.
+
+    A STAR of images with tilt angles; a stack that tomodask wrote as images; an MRC file of another
+    program with as many images as a file of its name has angles, or that is called .st or .ali.
+    """
+    if path.suffix.lower() == ".star" and path.is_file():
+        with path.open("rb") as file:
+            if b"_rlnTomoNominalStageTiltAngle" not in file.read(1 << 20):
+                return None
+        return open_tilt_series(path, pixel_size=pixel_size), {}
+    suffix = path.suffix.lower()
+    if suffix not in (*STACK_SUFFIXES, ".ali") or not path.is_file():
+        return None
+    ours, images = is_own_stack(path)
+    if ours is False or (not ours and images < 2):
+        return None
+    beside: dict[str, Any] = dict(files_beside(path))
+    if beside.keys() & {"tilts", "mdoc", "aln"}:
+        try:
+            return _with_angles(path, beside, pixel_size), beside
+        except InputError as error:  # then they may be of the tomogram's series, or damaged
+            if not ours and suffix not in (".st", ".ali"):
+                return None
+            _log.warning("%s", error)
+    elif not ours and suffix not in (".st", ".ali"):
+        return None
+    stack, size = _opened(path, pixel_size)
+    series = xr.DataArray(stack.data, dims=("tilt", "y", "x"), name=stack.name)
+    return series.assign_attrs(pixel_size=size), {}
+
+
+def _with_angles(path: Path, beside: dict[str, Any], pixel_size: float | None) -> xr.DataArray:
+    try:
+        return open_tilt_series(path, **beside, pixel_size=pixel_size)
+    except UnknownVoxelSizeError as error:
+        _log.warning("%s", error)
+        series = open_tilt_series(path, **beside, pixel_size=1.0)
+        return series.assign_attrs(pixel_size="unknown")
+
+
+def _of_tilt_series(path: Path, series: xr.DataArray, beside: dict[str, Any]) -> dict[str, Any]:
+    """Images, and what their files tell of them."""
+    attrs = series.attrs
+    told: dict[str, Any] = {
+        "path": str(path),
+        "kind": "tilt series",
+        "name": series.name,
+        "images": series.shape[0],
+        "image_size": series.shape[1:],
+        "pixel_size": attrs["pixel_size"],
+    }
+    if beside:
+        told["told_by"] = [file.name for file in beside.values()]
+    if "angle" not in series.coords:
+        told["angles"] = "unknown"
+        return told | _range(volume_statistics(series))
+    angle = np.sort(np.asarray(series["angle"]))
+    told["tilt_range"] = (float(angle[0]), float(angle[-1]))
+    if len(angle) > 1:
+        told["tilt_increment"] = round(float(np.median(np.diff(angle))), 3)
+    if "exposure" in series.coords:
+        told["exposure"] = round(float(series["exposure"].sum()), 3)
+    elif "pre_exposure" in series.coords:
+        told["exposure_before_the_last"] = round(float(series["pre_exposure"].max()), 3)
+    if "defocus_u" in series.coords:
+        u = np.asarray(series["defocus_u"])
+        mean = (u + np.asarray(series.coords.get("defocus_v", u))) / 2
+        told["defocus_range"] = (round(float(mean.min()), 1), round(float(mean.max()), 1))
+    for key in ("voltage", "spherical_aberration", "amplitude_contrast", "phase_shift"):
+        if attrs.get(key) is not None:
+            told[key] = attrs[key]
+    if attrs.get("tilt_axis") is not None:
+        told["tilt_axis"] = attrs["tilt_axis"]
+    told["aligned"] = "by its transforms" if transforms(series) is not None else "taken as it is"
+    return told | _range(volume_statistics(series))
 
 
 def _opened(path: Path, voxel_size: float | None) -> tuple[xr.DataArray, float | str]:

@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tomodask.data.mrc import open_mrc
+from tomodask.data.mrc import HEADER_BYTES, header_dtype, open_mrc
 from tomodask.data.mrc_writer import write_mrc
 from tomodask.data.tilt_metadata import (
     AreTomoAlignment,
@@ -58,6 +58,7 @@ __all__ = [
     "aligned_shape",
     "as_tilt_series",
     "files_beside",
+    "is_own_stack",
     "open_tilt_series",
     "require_tilt_series",
     "transforms",
@@ -240,6 +241,31 @@ def files_beside(stack: str | os.PathLike[str]) -> dict[str, Path]:
     return found
 
 
+def is_own_stack(path: Path) -> tuple[bool | None, int]:
+    """Whether tomodask wrote an MRC file as a stack of images, or None if another program did.
+
+    Only of our own does the space group tell (0: images); others leave it 0 for volumes, too.
+
+    Returns
+    -------
+    ours : bool or None
+        True for a stack, False for a volume.
+    images : int
+        Sections of the file.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEADER_BYTES)
+    if len(head) < HEADER_BYTES:
+        return None, 0
+    for order in "<>":
+        header = np.frombuffer(head, header_dtype(order))[0]
+        if b"tomodask" in bytes(header["labels"][0]):
+            return int(header["space_group"]) == 0, int(header["shape_xyz"][2])
+        if 0 < header["shape_xyz"][2] < 1 << 20:
+            return None, int(header["shape_xyz"][2])
+    return None, 0
+
+
 def open_tilt_series(
     stack: str | os.PathLike[str],
     *,
@@ -380,7 +406,7 @@ def _open_stack(
     try:
         pixel_size = cubic_voxel_size(stack, (None, *sizes[1:]), (1, *reader.shape[1:]), size)
     except UnknownVoxelSizeError:
-        raise InputError(
+        raise UnknownVoxelSizeError(
             f"{stack}: the file does not say its pixel size; pass pixel_size=… (--pixel-size on "
             "the command line) in Å"
         ) from None
