@@ -413,6 +413,25 @@ def test_images_are_not_overwritten_by_their_tomogram(tmp_path):
     assert (tmp_path / "a.mrc").read_bytes() == before
 
 
+def test_two_runs_of_one_output_do_not_take_each_others_rows(tmp_path):
+    one = RowStore.open_or_create(tmp_path / "rows", (3, 2, 4), fingerprint="one")
+    one.write(0, np.ones((3, 4)))
+    two = RowStore.open_or_create(tmp_path / "rows", (3, 2, 4), fingerprint="two")
+    assert two.missing() == [0, 1]
+    with pytest.raises(InputError, match="does another run write the same output"):
+        one.read(slice(0, 3), slice(0, 4))
+    with pytest.raises(InputError, match="not there any more"):
+        one.write(1, np.ones((3, 4)))
+    assert two.missing() == [0, 1]
+    one.remove()
+    two.write(1, np.full((3, 4), 2.0))
+    again = RowStore.open_or_create(tmp_path / "rows", (3, 2, 4), fingerprint="two")
+    assert again.missing() == [0]
+    np.testing.assert_array_equal(again.read(slice(1, 3), slice(1, 2))[1], [[2], [2]])
+    again.remove()
+    assert not (tmp_path / "rows").exists()
+
+
 def test_residuals_of_a_stopped_run_are_not_those_of_the_next(tmp_path, monkeypatch):
     """The images are kept, and thickness, iterations and so the slabs may be others."""
     series = series_of(blobs((24, 21, 40), PLACES), TILTS[::4])

@@ -20,15 +20,25 @@ from tomodask.errors import InputError
 
 __all__ = ["RowStore"]
 
-_ROWS, _STATE = "rows.f4", "state.json"
+_STATE = "state.json"
 
 
 @dataclass(frozen=True)
 class RowStore:
-    """A folder with a file of float32 rows, shape (rows, tilts, samples); picklable."""
+    """A folder with a file of float32 rows, shape (rows, tilts, samples); picklable.
+
+    The file is named by the fingerprint: where another run takes the folder, this one finds its
+    rows gone, and does not go on with those of the other.
+    """
 
     path: str
     shape: tuple[int, int, int]
+    fingerprint: str
+
+    @property
+    def file(self) -> Path:
+        """The rows."""
+        return Path(self.path, f"rows-{self.fingerprint[:16]}.f4")
 
     @classmethod
     def open_or_create(
@@ -36,7 +46,7 @@ class RowStore:
     ) -> RowStore:
         """Go on with the store of the same `fingerprint`, or begin one; another's is dropped."""
         path = path.absolute()
-        store = cls(str(path), shape)
+        store = cls(str(path), shape, fingerprint)
         state = {"fingerprint": fingerprint, "shape": list(shape)}
         needed = 4 * int(np.prod(shape))
         if path.exists():
@@ -44,13 +54,13 @@ class RowStore:
                 same = json.loads((path / _STATE).read_text("utf-8")) == state
             except (OSError, ValueError):
                 same = False
-            if same and (path / _ROWS).is_file() and (path / _ROWS).stat().st_size == needed:
+            if same and store.file.is_file() and store.file.stat().st_size == needed:
                 return store
             shutil.rmtree(path)
         if shutil.disk_usage(path.parent).free < needed:
             raise full_disk(path, needed)
         path.mkdir()
-        with (path / _ROWS).open("wb") as file:
+        with store.file.open("wb") as file:
             file.truncate(needed)
         (path / _STATE).write_text(json.dumps(state), "utf-8")
         return store
@@ -67,7 +77,10 @@ class RowStore:
         image = np.ascontiguousarray(image, np.float32)
         # Not a memory map: a page on the border of two images belongs to both, and workers on two
         # machines would overwrite each other's share of it.
-        handle = os.open(Path(self.path, _ROWS), os.O_WRONLY)
+        try:
+            handle = os.open(self.file, os.O_WRONLY)
+        except FileNotFoundError as error:
+            raise self._gone(error) from None
         try:
             for row in range(rows):
                 data = memoryview(image[row].view(np.uint8))
@@ -82,17 +95,21 @@ class RowStore:
     def read(self, rows: slice, samples: slice) -> np.ndarray:
         """Rows of all images, shape (tilts, rows, samples), a copy."""
         try:
-            stored = np.memmap(Path(self.path, _ROWS), np.float32, "r", shape=self.shape)
+            stored = np.memmap(self.file, np.float32, "r", shape=self.shape)
         except (OSError, ValueError) as error:
-            raise InputError(
-                f"{self.path}: the rows of the images cannot be read any more ({error}); run the "
-                "same again"
-            ) from None
+            raise self._gone(error) from None
         return np.ascontiguousarray(stored[rows, :, samples].transpose(1, 0, 2))
 
     def remove(self) -> None:
-        """Drop the store."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Drop the store, unless another run has taken its place."""
+        if self.file.exists():
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def _gone(self, error: Exception) -> InputError:
+        return InputError(
+            f"{self.path}: the rows of the images are not there any more ({error}); does another "
+            "run write the same output?  If not, run the same again"
+        )
 
     def _mark(self, tilt: int) -> Path:
         return Path(self.path, f"{tilt:05d}.done")
