@@ -15,7 +15,7 @@ from tomodask.data.particles import orientations
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError
 from tomodask.simulation.boxes import simulate_subtomograms
-from tomodask.simulation.detector import sinc_detector
+from tomodask.simulation.detector import Detector, sinc_detector
 from tomodask.simulation.microscope import Microscope
 from tomodask.simulation.phantom import phantom_map, phantom_particle
 from tomodask.simulation.protocols import PROTOCOLS, Protocol
@@ -38,7 +38,10 @@ def boxes_of(**changes):
     return simulate_subtomograms(PHANTOM, protocol=SMALL, **changes)
 
 
-@pytest.mark.parametrize("detector", [sinc_detector(), sinc_detector(shaped_noise=True)])
+LOUD = Detector((0.0, 0.5), (1.0, 1.0), (2.0, 2.0))  # white, but not of height 1
+
+
+@pytest.mark.parametrize("detector", [sinc_detector(), sinc_detector(shaped_noise=True), LOUD])
 @pytest.mark.parametrize("ctf", [True, False])
 def test_snr_is_the_one_asked_for(detector, ctf):
     how = {"detector": detector, "microscope": Microscope(ctf=ctf, defocus=30000.0)}

@@ -62,7 +62,9 @@ def test_the_protocol_of_the_paper():
 def test_what_cannot_be(boxes):
     with pytest.raises(InputError, match="a crowded tomogram has no empty boxes"):
         simulate_subtomograms({**KINDS, "nothing": None}, protocol=CROWDED)
-    with pytest.raises(InputError, match=r"crowding must be above 0 and below 0\.6"):
+    with pytest.raises(InputError, match=r"crowding must be from 0\.005 to below 0\.6"):
         crowd(crowding=0.9)
+    with pytest.raises(InputError, match=r"crowding must be from 0\.005"):
+        crowd(crowding=1e-6)  # 56,000 voxels wide
     with pytest.raises(InputError, match="out of reach"):
         crowd(crowding=0.5)

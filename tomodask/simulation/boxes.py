@@ -263,7 +263,8 @@ class _Plan:
         signal = (
             2 * interaction_constant(scope.voltage) * size * lens * how.detector.signal(k, size)
         )
-        colour = how.detector.noise(k, size)
+        # White noise is left as it is drawn: its height is set by the SNR.
+        colour = np.ones_like(k) if how.detector.white else how.detector.noise(k, size)
         weights = angular_weights(how.angles)
         # Back-projection reads images between pixels exactly, so a voxel's variance is the mean of
         # the filtered noise's spectrum.  Columns 0 < x < width / 2 stand for two.

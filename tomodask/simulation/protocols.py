@@ -79,8 +79,9 @@ class Protocol:
                 f"tilt_range, {self.tilt_range}, and tilt_increment, {self.tilt_increment:g}, give "
                 "one image, a reconstruction needs two; take a wider range or a smaller increment"
             )
-        if self.crowding is not None and not 0 < self.crowding < 0.6:
-            raise InputError(f"crowding must be above 0 and below 0.6, got {self.crowding:g}")
+        # Below, a few particles lie in a tomogram that is wider than any.
+        if self.crowding is not None and not 0.005 <= self.crowding < 0.6:
+            raise InputError(f"crowding must be from 0.005 to below 0.6, got {self.crowding:g}")
         if not 0 <= self.shift_range <= self.box * self.voxel_size / 2:
             raise InputError(
                 f"shift_range must be within 0 and half the box, "
