@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.fft
 
-__all__ = ["frequency_grid", "measured", "shell_correlation", "wedge"]
+__all__ = ["frequency_grid", "half_counts", "measured", "shell_correlation", "wedge"]
 
 
 def frequency_grid(shape: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -72,6 +72,23 @@ def wedge(shape: tuple[int, int, int], tilt_range: tuple[float, float]) -> np.nd
     return np.ascontiguousarray(np.broadcast_to(half, (*shape[:2], shape[2] // 2 + 1)))
 
 
+def half_counts(n: int) -> np.ndarray:
+    """How many of the full spectrum's n columns each of the ``n // 2 + 1`` of ``rfft`` stands for.
+
+    Columns 0 and Nyquist hold both of a conjugate pair, the others one.
+
+    Examples
+    --------
+    >>> half_counts(6).tolist(), half_counts(5).tolist()
+    ([1.0, 2.0, 2.0, 1.0], [1.0, 2.0, 2.0])
+    """
+    counts = np.full(n // 2 + 1, 2.0)
+    counts[0] = 1.0
+    if n % 2 == 0:
+        counts[-1] = 1.0
+    return counts
+
+
 def shell_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Fourier shell correlation of two real cubic boxes.
 
@@ -92,12 +109,7 @@ def shell_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     fb = scipy.fft.rfftn(np.asarray(b, np.float64))
     kz, ky, kx = frequency_grid(a.shape)
     shell = np.rint(n * np.sqrt(kz**2 + ky**2 + kx**2)).astype(np.intp).ravel()
-    # Planes 0 and Nyquist of the halved axis hold both of a conjugate pair, the others one.
-    twice = np.full(n // 2 + 1, 2.0)
-    twice[0] = 1.0
-    if n % 2 == 0:
-        twice[-1] = 1.0
-    each = np.broadcast_to(twice, fa.shape)
+    each = np.broadcast_to(half_counts(n), fa.shape)
 
     def total(x: np.ndarray) -> np.ndarray:
         return np.bincount(shell, (each * x).ravel(), n)[: n // 2 + 1]

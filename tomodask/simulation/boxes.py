@@ -22,6 +22,7 @@ import xarray as xr
 from dask.delayed import delayed
 from scipy.spatial.transform import Rotation
 
+from tomodask.arrays.fourier import half_counts
 from tomodask.arrays.geometry import matrices_zyx
 from tomodask.arrays.optics import ctf, delocalisation, image_frequencies, interaction_constant
 from tomodask.arrays.projection import back_project, fine_rows, project
@@ -267,12 +268,9 @@ class _Plan:
         colour = np.ones_like(k) if how.detector.white else how.detector.noise(k, size)
         weights = angular_weights(how.angles)
         # Back-projection reads images between pixels exactly, so a voxel's variance is the mean of
-        # the filtered noise's spectrum.  Columns 0 < x < width / 2 stand for two.
-        twice = np.full(kx.shape, 2.0)
-        twice[0, 0] = 1.0
-        if width % 2 == 0:
-            twice[0, -1] = 1.0
-        power = (twice * (ramp(np.fft.rfftfreq(width)) * colour) ** 2).sum() / (height * width)
+        # the filtered noise's spectrum.
+        filtered = half_counts(width) * (ramp(np.fft.rfftfreq(width)) * colour) ** 2
+        power = filtered.sum() / (height * width)
         return cls(
             how,
             width,

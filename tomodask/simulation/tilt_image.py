@@ -13,6 +13,7 @@ from functools import partial
 import numpy as np
 
 from tomodask.arrays.backend import Array, fft, namespace, to_numpy
+from tomodask.arrays.fourier import half_counts
 from tomodask.arrays.optics import (
     ctf,
     defocus_step,
@@ -220,12 +221,8 @@ def _gaussian_noise(image: Array, tilt: Tilt) -> Array:
     if tilt.detector.white:
         return noise
     transfer = _noise_transfer(image, tilt)
-    # All frequencies of the full spectrum count alike, of which this is the half.
-    twice = np.full(transfer.shape[1], 2.0)
-    twice[0] = 1.0
-    if image.shape[1] % 2 == 0:
-        twice[-1] = 1.0
-    power = (transfer**2 * namespace(image).asarray(twice)).sum() / image.size
+    counts = namespace(image).asarray(half_counts(image.shape[1]))
+    power = (transfer**2 * counts).sum() / image.size
     return _coloured(noise, transfer / namespace(image).sqrt(power))
 
 
