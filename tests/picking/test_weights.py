@@ -58,10 +58,12 @@ def test_stored_scores_know_which_weights_they_are_of(scene):
         tilt_series=tomogram.attrs["tilt_series"] | {"phase_flipped": True}
     )
     names = {
-        match_template(one, template, angular_step=60.0, **options).attrs["fingerprint"]
+        match_template(one, template, resolution=30.0, **options).attrs["fingerprint"]
         for one, options in ((tomogram, {}), (other, {}), (tomogram, {"tilt_range": (-60, 60)}))
     }
     assert len(names) == 3
+    coarse = [match_template(one, template, resolution=80.0) for one in (tomogram, other)]
+    assert coarse[0].attrs["fingerprint"] == coarse[1].attrs["fingerprint"]
 
 
 def test_weights_of_rows_are_those_of_the_box(scene):

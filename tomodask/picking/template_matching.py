@@ -43,6 +43,7 @@ __all__ = ["match_template", "open_scores", "pick_particles", "save_scores", "te
 _TASKS = (
     32  # where a tomogram has fewer tiles, their rotations are shared out to about so many tasks
 )
+_WEIGHTED = 5  # the record weighs in where finer detail than such a part of the diameter counts
 _FEWEST = 64  # rotations in such a task, at least
 _MERGED = 4  # results of such tasks that one task merges
 
@@ -94,8 +95,10 @@ def match_template(
     tilt_range : (float, float), optional
         Least and largest tilt, degrees; tilt axis along y, beam along z.  None takes
         ``tomogram.attrs["tilt_range"]``; (-90, 90) where nothing is missing.  Where the tomogram
-        has the record of its tilt series, the template is weighted by what that left of it, the
-        contrast transfer included, unless a range is given here.
+        has the record of its tilt series, and detail finer than a fifth of the diameter is
+        compared, the template is weighted by what the series left of it, the contrast transfer
+        included, unless a range is given here.  At coarser bands weights would stress the very
+        detail that the angular step turns away.
     diameter : float, optional
         Diameter of the particle, Å: of the mask in which it is compared.  None measures it on the
         template (`template_diameter`).
@@ -163,6 +166,8 @@ def match_template(
             f"{resolution:g} Å (a finer angular_step, now {angular_step:g}°, lowers it)"
         )
     resolution = max(float(resolution), 2 * voxel_size)
+    if resolution > diameter / _WEIGHTED:
+        record = None
     band = voxel_size / resolution
     radius = diameter / voxel_size / 2
 
