@@ -89,18 +89,15 @@ def contrast(scores):
 
 
 for step in (20.0, 15.0):
-    for label, limits in {"record": None, "range only": (-60.0, 60.0)}.items():
-        scores = tomodask.match_template(
-            tomogram, template, angular_step=step, tilt_range=limits
-        ).compute()
-        picks = tomodask.pick_particles(scores)
-        recall, precision = found(picks)
-        particle, decoy, background = contrast(scores)
-        print(
-            f"step {step:.0f}° ({scores.attrs['resolution']:.0f} Å), {label}: picked {recall:.0%} "
-            f"of the particles, {precision:.0%} of the picks are true; lowest particle "
-            f"{particle:.2f}, highest decoy {decoy:.2f}, highest background {background:.2f}"
-        )
+    scores = tomodask.match_template(tomogram, template, angular_step=step).compute()
+    picks = tomodask.pick_particles(scores)
+    recall, precision = found(picks)
+    particle, decoy, background = contrast(scores)
+    print(
+        f"step {step:.0f}° ({scores.attrs['resolution']:.0f} Å): picked {recall:.0%} of the "
+        f"particles, {precision:.0%} of the picks are true; lowest particle {particle:.2f}, "
+        f"highest decoy {decoy:.2f}, highest background {background:.2f}"
+    )
 
 # %% [markdown]
 # ## Extract
