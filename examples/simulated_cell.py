@@ -57,8 +57,8 @@ print(f"defocus {tomogram.attrs['tilt_series']['defocus_u'][0]:.0f} Å, as the r
 # contrast; its first maximum lies at 35 Å.  The noise it leaves alone.  So a coarse step, enough
 # without a lens, tells particles from background less well with one.
 #
-# And what is the record worth here?  Where the tomogram has one, the template is weighted by what
-# the series left of it, unless a tilt range is given.
+# Where finer detail is compared, from a fifth of the diameter on, the template is also weighted by
+# what the record says that the series left of it.
 
 # %%
 template = tomodask.phantom_map(box=40)

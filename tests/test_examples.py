@@ -93,8 +93,8 @@ def test_microtubule(tmp_path):
 def test_simulated_cell(tmp_path):
     text = run_example("simulated_cell.py", tmp_path)
     pattern = r"picked (\d+)% of the particles, (\d+)% of the picks are true"
-    fine = figures(text, r"step 15° \(76 Å\), range only: " + pattern)
-    coarse = figures(text, r"step 20° \(97 Å\), range only: " + pattern)
+    fine = figures(text, r"step 15° \(76 Å\): " + pattern)
+    coarse = figures(text, r"step 20° \(97 Å\): " + pattern)
     assert fine[0] == 100
     assert fine[1] >= 75
     assert coarse[0] < fine[0]
