@@ -206,15 +206,11 @@ near = np.all((sites > -40) & (sites < np.array(shape[::-1]) * VOXEL + 40), axis
 table = pd.DataFrame(sites[near], columns=["x", "y", "z"])
 table = tomodask.with_orientations(table, Rotation.from_matrix(frames[near]))
 table = table.assign(tomogram="microtubule", kind="tubulin", **{"class": 1})
-nothing = pd.DataFrame(columns=["z", "y", "x"])
 packing = Packing(
     shape=shape,
     voxel_size=VOXEL,
     shapes={"tubulin": particle_shape(tubulin, voxel_size=VOXEL)},
     particles=table,
-    vesicles=nothing,
-    beads=nothing,
-    trials=0,
 )
 specimen = specimen_density(packing, {"tubulin": tubulin}).compute()
 print(f"the specimen: {len(table)} monomers in {'×'.join(map(str, shape))} voxels")

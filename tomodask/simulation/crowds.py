@@ -133,6 +133,8 @@ def _boxes(
     """The boxes of one tomogram, in the order of `picks`."""
     name = str(picks["tomogram"].iloc[0])
     volume = specimen_density(packing, densities, resolution=how.resolution)
+    # As in a simulated tomogram, the slab goes on at its mean beyond its borders.
+    volume = volume.copy(data=volume.data - volume.data.mean(dtype=np.float64).astype(np.float32))
     scheme = pd.DataFrame({"angle": how.angles, "order": np.arange(len(how.angles))})
     series = simulate_tilt_series(
         project_volume(volume, how.angles),

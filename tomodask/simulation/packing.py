@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -45,7 +45,8 @@ class Packing:
         A row a particle, in the order in which they were placed: ``tomogram``, ``z, y, x`` (Å),
         ``quat_*`` (reference → particle), ``kind`` and ``class`` (the kind's number, from 1).
     vesicles, beads : DataFrame
-        As `place_vesicles` and `place_beads` give them, also with ``kind`` and ``class``.
+        As `place_vesicles` and `place_beads` give them, also with ``kind`` and ``class``; none by
+        default.
     trials : int
         Places tried.
     """
@@ -54,9 +55,9 @@ class Packing:
     voxel_size: float
     shapes: Mapping[str, Shape]
     particles: pd.DataFrame
-    vesicles: pd.DataFrame
-    beads: pd.DataFrame
-    trials: int
+    vesicles: pd.DataFrame = field(default_factory=lambda: _named(None, "vesicle", 0, ""))
+    beads: pd.DataFrame = field(default_factory=lambda: _named(None, "bead", 0, ""))
+    trials: int = 0
 
     @property
     def classes(self) -> dict[str, int]:
