@@ -11,7 +11,12 @@ import tomodask.simulation.density as module
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
 from tomodask.simulation.density import inner_contrast, structure_density
-from tomodask.simulation.structures import Structure, center_of_mass, read_structure
+from tomodask.simulation.structures import (
+    Structure,
+    center_of_mass,
+    molecular_weight,
+    read_structure,
+)
 
 # International Tables C, table 4.3.2.2, as printed there: a_i in Å, b_i in Å².
 PRINTED = {
@@ -333,6 +338,25 @@ def test_a_map_is_centered_and_scaled(tmp_path, voxel_size, box):
     for axis in range(3):
         rows = values.sum(axis=tuple({0, 1, 2} - {axis}), dtype=np.float64)
         assert rows @ np.arange(n) / rows.sum() == pytest.approx(n // 2, abs=0.05)
+
+
+def test_a_map_is_scaled_to_a_mass(tmp_path):
+    path = box_map(tmp_path)
+    volume = structure_density(path, voxel_size=5.0, resolution=12.0, mass=100.0)
+    assert float(volume.sum(dtype=float)) * 5.0**3 == pytest.approx(402_000.0, rel=0.01)
+    with pytest.raises(InputError, match="mass must be above 0 kDa, got 0"):
+        structure_density(path, voxel_size=5.0, resolution=12.0, mass=0.0)
+    atom = Structure("carbon", np.array(["C"]), np.zeros((1, 3)), np.zeros(1))
+    with pytest.raises(InputError, match="mass is for maps; carbon is an atomic model"):
+        structure_density(atom, voxel_size=5.0, resolution=12.0, mass=1.0)
+
+
+@pytest.mark.parametrize("name", ["1mnf", "1s3x"])
+def test_a_kilodalton_of_protein_has_the_potential_that_maps_are_scaled_to(name):
+    path = shared_data("structures", f"{name}.pdb.gz")
+    volume = structure_density(path, voxel_size=5.0, resolution=15.0)
+    total = float(volume.sum(dtype=float)) * 5.0**3
+    assert total / (molecular_weight(read_structure(path)) / 1e3) == pytest.approx(4020, rel=0.01)
 
 
 def test_bad_maps_are_refused(tmp_path):

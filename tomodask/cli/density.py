@@ -41,6 +41,12 @@ __all__ = ["density"]
     "are.  [default: the first that the file describes]",
 )
 @click.option("--no-solvent", is_flag=True, help="Atoms in vacuum, not in amorphous ice.")
+@click.option(
+    "--mass",
+    type=float,
+    metavar="KDA",
+    help="Of a map: kDa of protein that it shows, to scale it by.  [default: inner contrast 2.5 V]",
+)
 @output_option("MAP", "The map: .mrc, .map … or .zarr.")
 @overwrite_option
 def density(
@@ -50,6 +56,7 @@ def density(
     box: int | None,
     assembly: str | None,
     no_solvent: bool,
+    mass: float | None,
     output: Path,
     overwrite: bool,
 ) -> None:
@@ -74,18 +81,20 @@ def density(
         box=box,
         solvent=not no_solvent,
         assembly=None if is_structure(structure) else assembly,
+        mass=mass,
     )
     save_tomogram(volume, output, overwrite=overwrite)
     contrast = room.inner_contrast(volume.to_numpy())
     if isinstance(given, Path):
-        click.echo(f"{volume.name}: a map, scaled to a mean inner contrast of 2.5 V")
+        scaled = "a mean inner contrast of 2.5 V" if mass is None else f"{mass:g} kDa of protein"
+        click.echo(f"{volume.name}: a map, scaled to {scaled}")
     else:
         kilodalton = molecular_weight(given) / 1e3
-        mass = f"{kilodalton / 1e3:.3g} MDa" if kilodalton >= 1e3 else f"{kilodalton:.1f} kDa"
+        heavy = f"{kilodalton / 1e3:.3g} MDa" if kilodalton >= 1e3 else f"{kilodalton:.1f} kDa"
         built = "as deposited" if given.assembly == "deposited" else f"assembly {given.assembly}"
         click.echo(
             f"{given.name}: {len(given):,} atoms and {given.hydrogens.sum():,.0f} hydrogens, "
-            f"{mass}, {built}"
+            f"{heavy}, {built}"
         )
     sizes = "×".join(map(str, volume.shape))
     click.echo(
