@@ -108,7 +108,8 @@ def work(stack: str, target: str, thickness: float, threads: int, method: str) -
 def make(path: Path, tilts: int, size: int) -> None:
     import dask.array as da
 
-    from tomodask.data.tilt_series import as_tilt_series, write_tilt_series
+    from tomodask.data.tilt_series import write_tilt_series
+    from tomodask.data.tilt_series_array import as_tilt_series
 
     def noise(block_id: tuple[int, ...]) -> np.ndarray:
         return np.random.default_rng(block_id[0]).normal(size=(1, size, size)).astype(np.float32)

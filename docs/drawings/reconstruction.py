@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tomodask.arrays.projection import project, window
-from tomodask.data.tilt_series import as_tilt_series
+from tomodask.data.tilt_series_array import as_tilt_series
 from tomodask.reconstruction.tomogram import reconstruct
 from tomodask.reconstruction.wbp import centered
 

@@ -15,7 +15,8 @@ from helpers import shared_data
 from tomodask.data.describe import describe
 from tomodask.data.particles import write_particles
 from tomodask.data.subtomograms import extract_subtomograms, open_subtomograms, save_subtomograms
-from tomodask.data.tilt_series import as_tilt_series, write_tilt_series
+from tomodask.data.tilt_series import write_tilt_series
+from tomodask.data.tilt_series_array import as_tilt_series
 from tomodask.data.tomograms import save_tomogram
 from tomodask.errors import InputError
 

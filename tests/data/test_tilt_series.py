@@ -11,14 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tomodask.data.tilt_metadata import angles_text, xf_text
-from tomodask.data.tilt_series import (
+from tomodask.data.tilt_series import files_beside, open_tilt_series, write_tilt_series
+from tomodask.data.tilt_series_array import (
     aligned_shape,
     as_tilt_series,
-    files_beside,
-    open_tilt_series,
     transforms,
     with_transforms,
-    write_tilt_series,
 )
 from tomodask.errors import InputError
 

@@ -4,7 +4,7 @@ import dask.array as da
 import numpy as np
 
 from tomodask.arrays.projection import project
-from tomodask.data.tilt_series import as_tilt_series
+from tomodask.data.tilt_series_array import as_tilt_series
 
 
 def blobs(shape, places, sigma=1.6, heights=None):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reconstruction.scenes import series_of
 
 from tomodask.arrays.optics import ctf, dose_attenuation, filter_across, image_frequencies
-from tomodask.data.tilt_series import as_tilt_series, transforms
+from tomodask.data.tilt_series_array import as_tilt_series, transforms
 from tomodask.errors import InputError
 from tomodask.reconstruction.images import align_images, extended
 

@@ -9,13 +9,8 @@ from reconstruction.scenes import blobs, series_of, slow_back_projection, slow_p
 
 from tomodask.arrays.fourier import frequency_grid
 from tomodask.arrays.projection import project
-from tomodask.data.tilt_series import (
-    files_beside,
-    open_tilt_series,
-    transforms,
-    with_transforms,
-    write_tilt_series,
-)
+from tomodask.data.tilt_series import files_beside, open_tilt_series, write_tilt_series
+from tomodask.data.tilt_series_array import transforms, with_transforms
 from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
 from tomodask.reconstruction import tomogram

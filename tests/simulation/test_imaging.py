@@ -11,7 +11,7 @@ from helpers import irregular_chunks
 from hypothesis import given, settings
 
 from tomodask.arrays.optics import ctf_radial, dose_attenuation, interaction_constant, wavelength
-from tomodask.data.tilt_series import transforms
+from tomodask.data.tilt_series_array import transforms
 from tomodask.errors import InputError
 from tomodask.simulation.detector import counting_detector, sinc_detector
 from tomodask.simulation.imaging import (

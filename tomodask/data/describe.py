@@ -19,13 +19,8 @@ from tomodask.data.particles import PARTICLE_SUFFIXES, read_particles
 from tomodask.data.statistics import Statistics, volume_statistics
 from tomodask.data.subtomogram_table import tilt_series_of
 from tomodask.data.subtomograms import is_box
-from tomodask.data.tilt_series import (
-    STACK_SUFFIXES,
-    files_beside,
-    is_own_stack,
-    open_tilt_series,
-    transforms,
-)
+from tomodask.data.tilt_series import STACK_SUFFIXES, files_beside, is_own_stack, open_tilt_series
+from tomodask.data.tilt_series_array import transforms
 from tomodask.data.tomograms import (
     MRC_SUFFIXES,
     TOMOGRAM_SUFFIXES,

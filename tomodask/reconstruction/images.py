@@ -21,7 +21,7 @@ from tomodask.arrays.optics import (
     dose_attenuation,
     filter_across,
 )
-from tomodask.data.tilt_series import (
+from tomodask.data.tilt_series_array import (
     aligned_shape,
     as_tilt_series,
     require_tilt_series,

@@ -27,7 +27,7 @@ import xarray as xr
 from tomodask.arrays.backend import Array, namespace, on_device
 from tomodask.arrays.optics import defocus_step
 from tomodask.arrays.projection import project
-from tomodask.data.tilt_series import as_tilt_series
+from tomodask.data.tilt_series_array import as_tilt_series
 from tomodask.errors import InputError
 from tomodask.simulation.detector import Detector, ideal_detector
 from tomodask.simulation.microscope import Beads, Microscope, Motion
