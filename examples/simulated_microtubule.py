@@ -30,7 +30,8 @@ from scipy.spatial.transform import Rotation
 
 import tomodask
 from tomodask.simulation.detector import counting_detector
-from tomodask.simulation.imaging import Microscope, signal_variance, simulate_tilt_series
+from tomodask.simulation.imaging import signal_variance, simulate_tilt_series
+from tomodask.simulation.microscope import Microscope
 from tomodask.simulation.packing import Packing
 from tomodask.simulation.shapes import particle_shape
 from tomodask.simulation.specimen import specimen_density

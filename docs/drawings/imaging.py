@@ -9,8 +9,9 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from tomodask.arrays.optics import ctf_radial
-from tomodask.simulation.imaging import project_volume, simulate_tilt_series
+from tomodask.simulation.imaging import simulate_tilt_series
 from tomodask.simulation.microscope import Microscope
+from tomodask.simulation.projections import project_volume
 from tomodask.simulation.tilt_schemes import ORDERS, tilt_scheme
 
 BLUE, ORANGE, GREY = "#1769aa", "#d9541e", "#9aa4ad"

@@ -8,8 +8,8 @@ from reconstruction.scenes import blobs
 
 from tomodask.arrays.optics import interaction_constant
 from tomodask.reconstruction.tomogram import reconstruct
-from tomodask.simulation.imaging import Motion, simulate_tilt_series
-from tomodask.simulation.microscope import Microscope
+from tomodask.simulation.imaging import simulate_tilt_series
+from tomodask.simulation.microscope import Microscope, Motion
 from tomodask.simulation.tilt_schemes import tilt_scheme
 
 VOXEL = 8.0

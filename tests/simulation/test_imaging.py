@@ -14,13 +14,9 @@ from tomodask.arrays.optics import ctf_radial, dose_attenuation, interaction_con
 from tomodask.data.tilt_series_array import transforms
 from tomodask.errors import InputError
 from tomodask.simulation.detector import counting_detector, sinc_detector
-from tomodask.simulation.imaging import (
-    depth_slabs,
-    project_volume,
-    signal_variance,
-    simulate_tilt_series,
-)
+from tomodask.simulation.imaging import signal_variance, simulate_tilt_series
 from tomodask.simulation.microscope import Beads, Microscope, Motion
+from tomodask.simulation.projections import depth_slabs, project_volume
 from tomodask.simulation.tilt_schemes import tilt_scheme
 
 PERFECT = Microscope(ctf=False)
@@ -145,12 +141,12 @@ def test_slabs_sum_to_the_whole():
 
 
 def test_a_long_series_is_projected_in_groups_of_tilts():
-    from tomodask.simulation import imaging
+    from tomodask.simulation import projections as module
 
     volume, angles = noise((6, 8, 10)), np.linspace(-60, 60, 9)
     want = project_volume(as_volume(volume), angles)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(imaging, "_BUDGET", 4 * imaging._ROWS * 10 * 36)
+        patch.setattr(module, "_BUDGET", 4 * module._ROWS * 10 * 36)
         got = project_volume(as_volume(volume), angles)
     assert got.data.numblocks[0] == 3
     np.testing.assert_allclose(got.to_numpy(), want.to_numpy(), atol=1e-4)

@@ -19,14 +19,11 @@ if TYPE_CHECKING:
         read_detector,
         sinc_detector,
     )
-    from tomodask.simulation.imaging import (
-        project_volume,
-        signal_variance,
-        simulate_tilt_series,
-    )
+    from tomodask.simulation.imaging import signal_variance, simulate_tilt_series
     from tomodask.simulation.membranes import place_beads, place_vesicles
     from tomodask.simulation.microscope import Beads, Microscope, Motion
     from tomodask.simulation.packing import Packing, pack
+    from tomodask.simulation.projections import project_volume
     from tomodask.simulation.protocols import PROTOCOLS, Protocol
     from tomodask.simulation.settings import SimulationSettings, read_settings
     from tomodask.simulation.shapes import Shape, particle_shape
@@ -50,10 +47,11 @@ _HOMES = {
         "read_detector",
         "sinc_detector",
     ),
-    "imaging": ("project_volume", "signal_variance", "simulate_tilt_series"),
+    "imaging": ("signal_variance", "simulate_tilt_series"),
     "membranes": ("place_beads", "place_vesicles"),
     "microscope": ("Beads", "Microscope", "Motion"),
     "packing": ("Packing", "pack"),
+    "projections": ("project_volume",),
     "protocols": ("PROTOCOLS", "Protocol"),
     "settings": ("SimulationSettings", "read_settings"),
     "shapes": ("Shape", "particle_shape"),

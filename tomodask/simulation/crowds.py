@@ -17,8 +17,9 @@ from tomodask.data.extraction import extract_subtomograms
 from tomodask.data.subtomogram_table import batch_size
 from tomodask.errors import InputError
 from tomodask.reconstruction.tomogram import reconstruct
-from tomodask.simulation.imaging import project_volume, simulate_tilt_series
+from tomodask.simulation.imaging import simulate_tilt_series
 from tomodask.simulation.packing import Packing, pack
+from tomodask.simulation.projections import project_volume
 from tomodask.simulation.protocols import Protocol
 from tomodask.simulation.shapes import particle_shape
 from tomodask.simulation.specimen import specimen_density

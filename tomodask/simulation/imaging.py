@@ -1,7 +1,6 @@
-"""A volume as an electron microscope sees it: projections, and the images of a tilt series.
+"""Projections as an electron microscope sees them: the images of a tilt series.
 
-`project_volume` projects a potential at each tilt, lazily, by slabs of its rows.
-`simulate_tilt_series` makes images of the projections.  Each image is
+`simulate_tilt_series` makes images of what `project_volume` gave.  Each image is
 
     contrast = −2 · phase ⊛ (ctf · radiation damage · detector's MTF)  +  noise ⊛ NTF
 
@@ -15,8 +14,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import dask.array as da
@@ -24,13 +21,17 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tomodask.arrays.backend import Array, namespace, on_device
-from tomodask.arrays.optics import defocus_step
-from tomodask.arrays.projection import project
+from tomodask.arrays.backend import Array, namespace
 from tomodask.data.tilt_series_array import as_tilt_series
 from tomodask.errors import InputError
 from tomodask.simulation.detector import Detector, ideal_detector
 from tomodask.simulation.microscope import Beads, Microscope, Motion
+from tomodask.simulation.projections import (
+    checked_angles,
+    checked_volume,
+    depth_slabs,
+    project_volume,
+)
 from tomodask.simulation.tilt_image import (
     MOTION_STREAM,
     Tilt,
@@ -40,119 +41,11 @@ from tomodask.simulation.tilt_image import (
     noisy_image,
     undone,
 )
-from tomodask.simulation.tilt_schemes import STEEPEST
 
 __all__ = [
-    "Beads",
-    "Microscope",
-    "Motion",
-    "depth_slabs",
-    "project_volume",
     "signal_variance",
     "simulate_tilt_series",
 ]
-
-#: Bytes that a block of rows, as read and on its way to the images, may take.
-_BUDGET = 128 * 2**20
-#: Rows of a block at most: as many as the kernel takes in one pass, and enough blocks for workers.
-_ROWS = 64
-
-
-def depth_slabs(thickness: float, *, pixel_size: float, angles: Any, microscope: Microscope) -> int:
-    """How many slabs a specimen must be cut into, so that each lies within the depth of field.
-
-    Within it the phase of the lens at Nyquist's frequency changes by less than 0.3 rad from a
-    slab's middle, at the steepest tilt.
-
-    Parameters
-    ----------
-    thickness, pixel_size : float
-        Å.
-    angles : array
-        Degrees.
-    """
-    if not microscope.ctf:
-        return 1
-    along = thickness / math.cos(math.radians(float(np.abs(angles).max())))
-    slabs = math.ceil(along / defocus_step(pixel_size, microscope.voltage))
-    return max(1, min(slabs, round(thickness / pixel_size)))  # none thinner than a plane
-
-
-def project_volume(
-    volume: xr.DataArray, angles: Any, *, slabs: int = 1, rows: int | None = None
-) -> xr.DataArray:
-    """Project a volume along the beam at each tilt.  Builds a graph.
-
-    Parameters
-    ----------
-    volume : DataArray, dims (z, y, x)
-        Potential in volts above that of the solvent; outside it is solvent.  Read by slabs of its
-        rows, each once; NumPy or CuPy blocks.
-    angles : array, shape (tilts,)
-        Degrees about y, within ±85.
-    slabs : int
-        Cut the volume along the beam into so many, and project each by itself.
-    rows : int, optional
-        Rows of a slab; by default what 128 MB hold, at most 64.  Never changes a result.
-
-    Returns
-    -------
-    DataArray of float32, dims (tilt, y, x), or (slab, tilt, y, x) with several slabs
-        Sums along the beam, in V · voxels, exact to 1e-5 (`tomodask.arrays.projection`).  coords
-        ``angle`` and, along slab, ``height``: of the slab's middle above the volume's centre, Å.
-        attrs ``pixel_size`` and ``volume_shape``.
-
-    Raises
-    ------
-    InputError
-        If the volume, the angles or the slabs are not such.
-    """
-    voxel_size = _checked_volume(volume)
-    angles = _checked_angles(angles)
-    nz, ny, nx = volume.shape
-    if not 1 <= slabs <= nz:
-        raise InputError(f"slabs must be 1 to {nz}, the planes of the volume, got {slabs}")
-    if rows is not None and rows < 1:
-        raise InputError(f"rows must be at least 1, got {rows}")
-    data = volume.data if isinstance(volume.data, da.Array) else da.from_array(volume.data)
-    high = min(ny, rows or _rows_per_block(nz, ny, nx))
-    # Of a tilt, twice as fine and half as long again: samples, their copy and their spectrum.
-    # Not by the rows at hand: tilts that are projected together share the length of their lines.
-    tilts = max(1, _BUDGET // (_ROWS * nx * 3 * 12))
-    edges = np.linspace(0, nz, slabs + 1).round().astype(int)
-    parts = []
-    for start, stop in pairwise(edges):
-        part = data[start:stop].rechunk((-1, high, -1), method="tasks")
-        groups = [
-            part.map_blocks(
-                _project_block,
-                angles=angles[first : first + tilts],
-                center_z=float(nz // 2 - start),
-                chunks=((len(angles[first : first + tilts]),), part.chunks[1], (nx,)),
-                dtype=np.float32,
-                meta=part._meta.astype(np.float32),
-            )
-            for first in range(0, len(angles), tilts)
-        ]
-        parts.append(da.concatenate(groups, axis=0))
-    attrs = {
-        "pixel_size": voxel_size,
-        "volume_shape": [int(n) for n in volume.shape],
-        "source": Path(str(volume.attrs.get("source", ""))).name,
-    }
-    coords: dict[str, Any] = {"angle": ("tilt", angles)}
-    if slabs == 1:
-        return xr.DataArray(
-            parts[0], dims=("tilt", "y", "x"), coords=coords, attrs=attrs, name=volume.name
-        )
-    coords["height"] = ("slab", ((edges[:-1] + edges[1:] - 1) / 2 - nz // 2) * voxel_size)
-    return xr.DataArray(
-        da.stack(parts),
-        dims=("slab", "tilt", "y", "x"),
-        coords=coords,
-        attrs=attrs,
-        name=volume.name,
-    )
 
 
 def simulate_tilt_series(
@@ -207,8 +100,8 @@ def simulate_tilt_series(
     DataArray of float32, dims (tilt, y, x)
         Contrast, protein dark, each noise-free image of mean 0; a chunk an image.  coords along
         tilt: ``angle``, ``order``, ``exposure``, ``pre_exposure``, ``defocus_u``, ``defocus_v``,
-        ``defocus_angle`` and the transforms that undo `motion` (`tomodask.data.tilt_series`), as
-        far as they are known.
+        ``defocus_angle`` and the transforms that undo `motion`
+        (`tomodask.data.tilt_series_array`), as far as they are known.
 
     Raises
     ------
@@ -271,11 +164,6 @@ def signal_variance(
         scheme = scheme.drop(columns="pre_exposure", errors="ignore")
     data, tilts = _prepared(projections, scheme, microscope, detector, motion, seed)
     return _moments(data, tilts, _bead_offsets(projections, beads))
-
-
-def _project_block(block: Array, *, angles: np.ndarray, center_z: float) -> Array:
-    """`project_volume` on one block in memory: all planes of a slab, some rows."""
-    return on_device(partial(project, angles=angles, center_z=center_z), block)
 
 
 def _image_block(
@@ -376,7 +264,7 @@ def _prepared(
         raise InputError(f"seed must be a whole number, at least 0, got {seed!r}")
     angles, orders = _checked_scheme(scheme)
     if projections.dims == ("z", "y", "x"):
-        voxel_size = _checked_volume(projections)
+        voxel_size = checked_volume(projections)
         slabs = depth_slabs(
             projections.shape[0] * voxel_size,
             pixel_size=voxel_size,
@@ -480,36 +368,6 @@ def _series(
     )
 
 
-def _rows_per_block(nz: int, ny: int, nx: int) -> int:
-    """Rows of a slab of the volume, as read and in the order of the kernel."""
-    return max(1, min(_ROWS, ny, _BUDGET // (nz * nx * 8)))
-
-
-def _checked_volume(volume: xr.DataArray) -> float:
-    if volume.dims != ("z", "y", "x"):
-        raise InputError(f"volume must have the dims (z, y, x), got {volume.dims}")
-    voxel_size = float(volume.attrs.get("voxel_size", 0.0))
-    if not (voxel_size > 0 and math.isfinite(voxel_size)):
-        raise InputError(
-            "volume needs the attribute voxel_size, Å, above 0; "
-            f"got {volume.attrs.get('voxel_size')}"
-        )
-    if min(volume.shape) < 2:
-        raise InputError(f"volume must be at least 2 voxels along each axis, got {volume.shape}")
-    return voxel_size
-
-
-def _checked_angles(angles: Any) -> np.ndarray:
-    values: np.ndarray = np.array(angles, np.float64)
-    if values.ndim != 1 or not len(values):
-        raise InputError(f"angles must be a list of degrees, got shape {values.shape}")
-    if not (np.isfinite(values).all() and np.abs(values).max() <= STEEPEST):
-        raise InputError(
-            f"angles must lie within ±{STEEPEST:g} degrees, got {values.min()} to {values.max()}"
-        )
-    return values
-
-
 def _checked_scheme(scheme: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Angles and orders of a scheme."""
     for name in ("angle", "order"):
@@ -518,7 +376,7 @@ def _checked_scheme(scheme: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
                 f"scheme needs the columns angle and order, got {', '.join(scheme.columns)}; "
                 "tilt_scheme makes one"
             )
-    angles = _checked_angles(scheme["angle"])
+    angles = checked_angles(scheme["angle"])
     orders = scheme["order"].to_numpy()
     if orders.dtype.kind not in "iu" or orders.min() < 0 or len(set(orders)) != len(orders):
         raise InputError("order of scheme must be whole numbers from 0 on, each only once")

@@ -34,17 +34,17 @@ from tomodask.simulation.detector import (
     read_detector,
     sinc_detector,
 )
-from tomodask.simulation.imaging import (
-    depth_slabs,
-    project_volume,
-    signal_variance,
-    simulate_tilt_series,
-)
+from tomodask.simulation.imaging import signal_variance, simulate_tilt_series
 from tomodask.simulation.membranes import place_beads, place_vesicles
 from tomodask.simulation.microscope import Beads
 from tomodask.simulation.packing import Packing, pack
 from tomodask.simulation.phantom import PHANTOMS, phantom_map
-from tomodask.simulation.projections import open_projections, save_projections
+from tomodask.simulation.projections import (
+    depth_slabs,
+    open_projections,
+    project_volume,
+    save_projections,
+)
 from tomodask.simulation.settings import KindSettings, SimulationSettings, read_settings
 from tomodask.simulation.shapes import particle_shape
 from tomodask.simulation.specimen import specimen_density, write_truth
