@@ -26,6 +26,7 @@ from scipy.spatial.transform import Rotation
 from tomodask.arrays.geometry import matrices_zyx
 from tomodask.data.particles import orientations, with_orientations
 from tomodask.errors import InputError
+from tomodask.simulation.ball import ball_row, put_profile
 
 __all__ = [
     "GOLD_POTENTIAL",
@@ -292,9 +293,8 @@ def add_vesicle(out, corner, voxel_size, center, matrix, axes, profile, step, mo
         As `vesicle_arrays` gives them.
     profile : array
         By distance from the bilayer's middle, each `step` Å; 0 from its end on.
-    mode : int
-        0: add the profile; 1: set `value` where the profile is at least ½; 2: the larger of what
-        is there and the profile.
+    mode, value
+        As of `put_profile`.
     """
     reach = max(axes[0], axes[1], axes[2]) + step * (len(profile) - 1)
     least = min(axes[0], axes[1], axes[2])
@@ -305,12 +305,7 @@ def add_vesicle(out, corner, voxel_size, center, matrix, axes, profile, step, mo
             continue
         for j in range(out.shape[1]):
             dy = (corner[1] + j) * voxel_size - center[1]
-            chord = reach * reach - dz * dz - dy * dy
-            if chord < 0:
-                continue
-            chord = math.sqrt(chord)
-            first = max(math.ceil((center[2] - chord) / voxel_size) - corner[2], 0)
-            last = min(math.floor((center[2] + chord) / voxel_size) - corner[2], out.shape[2] - 1)
+            first, last = ball_row(dz, dy, reach, center[2], corner[2], out.shape[2], voxel_size)
             for i in range(first, last + 1):
                 dx = (corner[2] + i) * voxel_size - center[2]
                 z = matrix[0, 0] * dz + matrix[1, 0] * dy + matrix[2, 0] * dx
@@ -320,17 +315,7 @@ def add_vesicle(out, corner, voxel_size, center, matrix, axes, profile, step, mo
                 if abs(ratio - 1) * least > thin:  # at least as far as this
                     continue
                 far = abs(ellipsoid_distance(z, y, x, axes[0], axes[1], axes[2])) / step
-                at = int(far)
-                if at >= len(profile) - 1:
-                    continue
-                here = profile[at] + (far - at) * (profile[at + 1] - profile[at])
-                if mode == 0:
-                    out[k, j, i] += here
-                elif mode == 1:
-                    if here >= 0.5:
-                        out[k, j, i] = value
-                else:
-                    out[k, j, i] = max(out[k, j, i], here)
+                put_profile(out[k, j], i, far, profile, mode, value)
 
 
 @numba.njit(cache=True, nogil=True)
@@ -343,23 +328,8 @@ def add_bead(out, corner, voxel_size, center, profile, step, mode, value):  # ty
             continue
         for j in range(out.shape[1]):
             dy = (corner[1] + j) * voxel_size - center[1]
-            chord = reach * reach - dz * dz - dy * dy
-            if chord < 0:
-                continue
-            chord = math.sqrt(chord)
-            first = max(math.ceil((center[2] - chord) / voxel_size) - corner[2], 0)
-            last = min(math.floor((center[2] + chord) / voxel_size) - corner[2], out.shape[2] - 1)
+            first, last = ball_row(dz, dy, reach, center[2], corner[2], out.shape[2], voxel_size)
             for i in range(first, last + 1):
                 dx = (corner[2] + i) * voxel_size - center[2]
                 far = math.sqrt(dz * dz + dy * dy + dx * dx) / step
-                at = int(far)
-                if at >= len(profile) - 1:
-                    continue
-                here = profile[at] + (far - at) * (profile[at + 1] - profile[at])
-                if mode == 0:
-                    out[k, j, i] += here
-                elif mode == 1:
-                    if here >= 0.5:
-                        out[k, j, i] = value
-                else:
-                    out[k, j, i] = max(out[k, j, i], here)
+                put_profile(out[k, j], i, far, profile, mode, value)

@@ -28,6 +28,7 @@ from tomodask.arrays.geometry import matrices_zyx
 from tomodask.data.particles import orientations, write_particles
 from tomodask.data.tomograms import save_tomogram
 from tomodask.errors import InputError
+from tomodask.simulation.ball import ball_row
 from tomodask.simulation.collisions import bodies_of
 from tomodask.simulation.membranes import (
     GOLD_POTENTIAL,
@@ -423,12 +424,7 @@ def _add_body(  # type: ignore[no-untyped-def]
             continue
         for j in range(out.shape[1]):
             dy = (corner[1] + j) * voxel_size - center[1]
-            chord = radius * radius - dz * dz - dy * dy
-            if chord < 0:
-                continue
-            chord = math.sqrt(chord)
-            first = max(math.ceil((center[2] - chord) / voxel_size) - corner[2], 0)
-            last = min(math.floor((center[2] + chord) / voxel_size) - corner[2], out.shape[2] - 1)
+            first, last = ball_row(dz, dy, radius, center[2], corner[2], out.shape[2], voxel_size)
             for i in range(first, last + 1):
                 dx = (corner[2] + i) * voxel_size - center[2]
                 far = distance_at(

@@ -14,6 +14,7 @@ import numpy as np
 import xarray as xr
 
 from tomodask.errors import InputError
+from tomodask.simulation.ball import ball_row
 
 __all__ = ["SplineDensity"]
 
@@ -179,12 +180,7 @@ def _add_spline(out, corner, voxel_size, center, matrix, values, spacing, middle
             continue
         for j in range(out.shape[1]):
             dy = (corner[1] + j) * voxel_size - center[1]
-            chord = radius * radius - dz * dz - dy * dy
-            if chord < 0:
-                continue
-            chord = math.sqrt(chord)
-            first = max(math.ceil((center[2] - chord) / voxel_size) - corner[2], 0)
-            last = min(math.floor((center[2] + chord) / voxel_size) - corner[2], out.shape[2] - 1)
+            first, last = ball_row(dz, dy, radius, center[2], corner[2], out.shape[2], voxel_size)
             for i in range(first, last + 1):
                 dx = (corner[2] + i) * voxel_size - center[2]
                 z = (matrix[0, 0] * dz + matrix[1, 0] * dy + matrix[2, 0] * dx) / spacing
