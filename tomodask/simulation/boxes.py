@@ -247,18 +247,7 @@ class _Plan:
         k = np.hypot(ky, kx)
         lens = np.ones_like(k)
         if scope.ctf:
-            half = 0.5 * scope.astigmatism
-            lens = ctf(
-                ky,
-                kx,
-                voltage=scope.voltage,
-                spherical_aberration=scope.spherical_aberration,
-                amplitude_contrast=scope.amplitude_contrast,
-                defocus_u=scope.defocus + half,
-                defocus_v=scope.defocus - half,
-                defocus_angle=scope.astigmatism_angle,
-                phase_shift=scope.phase_shift,
-            ) * np.exp(-scope.b_factor * k**2 / 4)
+            lens = ctf(ky, kx, **scope.lens, **scope.focus) * np.exp(-scope.b_factor * k**2 / 4)
             if how.phase_flip:
                 lens = np.abs(lens)
         signal = (
@@ -294,17 +283,8 @@ class _Plan:
             "method": "wbp",
         }
         if scope.ctf:
-            count, half = len(how.angles), 0.5 * scope.astigmatism
-            record |= {
-                "defocus_u": [scope.defocus + half] * count,
-                "defocus_v": [scope.defocus - half] * count,
-                "defocus_angle": [scope.astigmatism_angle] * count,
-                "voltage": scope.voltage,
-                "spherical_aberration": scope.spherical_aberration,
-                "amplitude_contrast": scope.amplitude_contrast,
-                "phase_shift": scope.phase_shift,
-                "handedness": scope.handedness,
-            }
+            record |= {key: [one] * len(how.angles) for key, one in scope.focus.items()}
+            record |= scope.lens | {"handedness": scope.handedness}
         return record
 
 

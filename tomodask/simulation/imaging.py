@@ -324,9 +324,7 @@ def _defocus(
     row: pd.Series, columns: set[str], microscope: Microscope
 ) -> tuple[float, float, float]:
     """Defocus U and V and the angle of U of a tilt."""
-    u = microscope.defocus + 0.5 * microscope.astigmatism
-    v = microscope.defocus - 0.5 * microscope.astigmatism
-    azimuth = microscope.astigmatism_angle
+    u, v, azimuth = microscope.focus.values()
     if "defocus_u" in columns:
         u = float(row["defocus_u"])
         v = float(row["defocus_v"]) if "defocus_v" in columns else u

@@ -75,6 +75,25 @@ class Microscope:
         if self.handedness not in (-1, 1):
             raise InputError(f"handedness must be -1 or 1, got {self.handedness}")
 
+    @property
+    def lens(self) -> dict[str, float]:
+        """What the contrast transfer of all images has in common, by the names that `ctf` takes."""
+        return {
+            "voltage": self.voltage,
+            "spherical_aberration": self.spherical_aberration,
+            "amplitude_contrast": self.amplitude_contrast,
+            "phase_shift": self.phase_shift,
+        }
+
+    @property
+    def focus(self) -> dict[str, float]:
+        """Defocus U and V, Å, and the angle of U, degrees, at the centre, as `ctf` takes them."""
+        return {
+            "defocus_u": self.defocus + 0.5 * self.astigmatism,
+            "defocus_v": self.defocus - 0.5 * self.astigmatism,
+            "defocus_angle": self.astigmatism_angle,
+        }
+
 
 @dataclass(frozen=True)
 class Motion:

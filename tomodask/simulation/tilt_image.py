@@ -146,13 +146,10 @@ def _response(ky: Array, kx: Array, change: float, *, tilt: Tilt, offset: float)
         out = ctf(
             ky,
             kx,
-            voltage=scope.voltage,
-            spherical_aberration=scope.spherical_aberration,
-            amplitude_contrast=scope.amplitude_contrast,
             defocus_u=tilt.defocus_u + offset + change,
             defocus_v=tilt.defocus_v + offset + change,
             defocus_angle=tilt.defocus_angle,
-            phase_shift=scope.phase_shift,
+            **scope.lens,
         )
     if tilt.pre_exposure is not None:
         out = out * dose_attenuation(
