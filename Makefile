@@ -23,15 +23,19 @@ $(VENV)/.core: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) install -q $(CONSTRAINTS) -e .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.core
-	$(PIP) install -q $(CONSTRAINTS) -e '.[test]'
+$(VENV)/.segmentation: $(VENV)/.core
+	$(PIP) install -q $(CONSTRAINTS) -e '.[segmentation]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.segmentation
+	$(PIP) install -q $(CONSTRAINTS) -e '.[segmentation,training,test]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test
-	$(PIP) install -q $(CONSTRAINTS) -e '.[test,lint]'
+	$(PIP) install -q $(CONSTRAINTS) -e '.[segmentation,training,test,lint]'
 	@touch $@
 
-demo: $(VENV)/.core
+demo: $(VENV)/.segmentation
 	$(BIN)/tomodask demo -o demo_output
 
 test: $(VENV)/.test

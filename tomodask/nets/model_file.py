@@ -1,0 +1,244 @@
+"""The file of a trained picking network: weights and all that is needed to use them.
+
+A safetensors file: arrays, and a JSON text in its header.  Reading it runs no code of the file, and
+needs no PyTorch.  Names and shapes of the arrays are held against the network that the JSON
+describes before any is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tomodask.errors import InputError
+from tomodask.nets.architecture import Architecture, weight_shapes
+
+__all__ = ["PickingModel", "read_model", "write_model"]
+
+_FORMAT = "tomodask-picking-model/1"
+_HEADER = 16 << 20  # bytes of JSON at most
+_MOST = 4 << 30  # bytes of a file at most: no network of this kind has so many weights
+
+
+@dataclass(frozen=True)
+class PickingModel:
+    """A trained network, and what it was trained on.
+
+    Attributes
+    ----------
+    architecture : Architecture
+    weights : mapping of str to array
+        Float32; names and shapes as in `weight_shapes`.
+    classes : tuple of str
+        Names of the kinds of particles, in the order of the network's outputs.
+    diameters : tuple of float
+        Of each kind, Å.
+    voxel_size : float
+        Of the tomograms it was trained on, Å; others are resampled to it.
+    halo : int
+        Voxels of a tile next to its faces that are thrown away, by default: from there on the
+        tile's faces change little (`reach`).
+    label_diameter : int
+        Of the labels it was trained on, voxels: what a particle looks like in the probabilities.
+    invert : bool
+        Whether tomograms were multiplied by −1 in training, and are so before the network.
+    reach : tuple of (int, float)
+        Halo, voxels, and the 99.9 % quantile of how much probabilities change by cutting there.
+    history : tuple of mapping
+        Of each epoch: epoch, loss, learning rate, validation figures, seconds.
+    training : mapping
+        Settings, seed, sources and versions, as JSON knows them.
+    """
+
+    architecture: Architecture
+    weights: Mapping[str, np.ndarray] = field(repr=False)
+    classes: tuple[str, ...]
+    diameters: tuple[float, ...]
+    voxel_size: float
+    halo: int
+    label_diameter: int = 7
+    invert: bool = False
+    reach: tuple[tuple[int, float], ...] = ()
+    history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    training: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        count = self.architecture.classes
+        if len(self.classes) != count or len(set(self.classes)) != count:
+            raise InputError(f"classes must be {count} different names, got {self.classes!r}")
+        if any(not isinstance(name, str) or not name for name in self.classes):
+            raise InputError(f"classes must be names, got {self.classes!r}")
+        if len(self.diameters) != count or not all(_positive(d) for d in self.diameters):
+            raise InputError(
+                f"diameters must be {count} lengths above 0 Å, one per class, got "
+                f"{self.diameters!r}"
+            )
+        if not _positive(self.voxel_size):
+            raise InputError(f"voxel_size must be above 0 Å, got {self.voxel_size!r}")
+        if not isinstance(self.halo, int) or self.halo < 0:
+            raise InputError(f"halo must be a whole number of voxels, got {self.halo!r}")
+        if not isinstance(self.label_diameter, int) or self.label_diameter < 3:
+            raise InputError(
+                f"label_diameter must be at least 3 voxels, got {self.label_diameter!r}"
+            )
+        expected = weight_shapes(self.architecture)
+        if set(self.weights) != set(expected):
+            odd = sorted(set(self.weights) ^ set(expected))
+            raise InputError(
+                f"the weights are not those of the network described beside them ({len(odd)} "
+                f"names differ, the first is {odd[0]!r})"
+            )
+        for name, shape in expected.items():
+            values = self.weights[name]
+            if values.shape != shape or values.dtype != np.float32:
+                raise InputError(
+                    f"weight {name!r} must be float32 of shape {shape}, got {values.dtype} of "
+                    f"{values.shape}"
+                )
+            if not np.isfinite(values).all():
+                raise InputError(f"weight {name!r} holds NaN or infinite values")
+
+    @property
+    def digest(self) -> str:
+        """What a result depends on, as a short text; training history does not count."""
+        told = [
+            self.architecture.to_dict(),
+            self.classes,
+            self.diameters,
+            self.voxel_size,
+            self.invert,
+        ]
+        text = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        for name in sorted(self.weights):
+            text.update(name.encode())
+            text.update(np.ascontiguousarray(self.weights[name], "<f4").tobytes())
+        return text.hexdigest()[:32]
+
+
+def write_model(model: PickingModel, path: str | os.PathLike[str]) -> None:
+    """Write a model file; one that is there is replaced in one step.
+
+    Parameters
+    ----------
+    model : PickingModel
+    path : path
+        Ends with ``.safetensors``.
+    """
+    from safetensors.numpy import save_file
+
+    target = Path(path)
+    if target.suffix.lower() != ".safetensors":
+        raise InputError(f"a model file must end with .safetensors, got {str(path)!r}")
+    told = {
+        "architecture": model.architecture.to_dict(),
+        "classes": list(model.classes),
+        "diameters": list(model.diameters),
+        "voxel_size": model.voxel_size,
+        "halo": model.halo,
+        "label_diameter": model.label_diameter,
+        "invert": model.invert,
+        "normalisation": "z-score of the tomogram",
+        "reach": [list(pair) for pair in model.reach],
+        "history": [dict(row) for row in model.history],
+        "training": dict(model.training),
+    }
+    header = {"format": _FORMAT, "model": json.dumps(told, allow_nan=False)}
+    part = target.with_name(f"{target.name}.part")
+    try:
+        save_file({k: np.ascontiguousarray(v) for k, v in model.weights.items()}, part, header)
+        os.replace(part, target)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_model(path: str | os.PathLike[str]) -> PickingModel:
+    """Read a model file.  Runs no code of the file.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    PickingModel
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, of another kind, or does not hold the network it says.
+    """
+    source = Path(path)
+    told = _header(source)
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        weights = load_file(source)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{source} is damaged: {error}; copy or train it again") from error
+    try:
+        return PickingModel(
+            architecture=Architecture.from_dict(told["architecture"]),
+            weights=weights,
+            classes=tuple(told["classes"]),
+            diameters=tuple(float(d) for d in told["diameters"]),
+            voxel_size=float(told["voxel_size"]),
+            halo=told["halo"],
+            label_diameter=told["label_diameter"],
+            invert=bool(told["invert"]),
+            reach=tuple((int(h), float(d)) for h, d in told["reach"]),
+            history=tuple(told["history"]),
+            training=told["training"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"{source}: the description of the model is not complete ({error!r}); train it again"
+        ) from error
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
+
+
+def _header(path: Path) -> dict[str, Any]:
+    """The description of the model, from the head of its file."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(8)
+            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+            text = file.read(length) if 2 <= length <= min(_HEADER, size - 8) else b""
+    except FileNotFoundError:
+        raise InputError(f"there is no model file {path}; `tomodask train` makes one") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    if head[:2] == b"PK" or head[:1] == b"\x80":
+        raise InputError(
+            f"{path} is a pickle (a PyTorch checkpoint), which could run any code when it is "
+            "opened; give a model that `tomodask train` wrote"
+        )
+    if size > _MOST:
+        raise InputError(f"{path} has {size} bytes: no model of this kind is so large")
+    wanted = f"{path} is not a model that `tomodask train` wrote"
+    try:
+        known = json.loads(text)["__metadata__"]
+        kind = known.get("format")
+        told = json.loads(known["model"]) if kind == _FORMAT else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{wanted}, or it is damaged; copy or train it again") from None
+    if not isinstance(told, dict):
+        raise InputError(f"{wanted} (its format is {kind!r}, not {_FORMAT!r})")
+    return told
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
