@@ -167,4 +167,4 @@ def receptive_radius(architecture: Architecture) -> int:
     reach = sum(convolutions * 2**level for level in range(levels))  # down
     for level in range(levels - 1):  # up: convolutions, and a coarse voxel's follower
         reach += convolutions * 2**level + 2 * 2**level
-    return reach + 2 ** (levels - 1) - 1  # a coarse voxel covers all of its fine ones
+    return int(reach + 2 ** (levels - 1) - 1)  # a coarse voxel covers all of its fine ones
