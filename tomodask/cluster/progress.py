@@ -8,7 +8,7 @@ import time
 from types import TracebackType
 from typing import Any, Protocol
 
-__all__ = ["Progress", "show_progress"]
+__all__ = ["Progress", "in_notebook", "show_progress"]
 
 
 class Progress(Protocol):
@@ -30,14 +30,15 @@ class Progress(Protocol):
 
 def show_progress(label: str) -> Progress:
     """Choose the display by where the standard error stream goes."""
-    if _in_notebook():
+    if in_notebook():
         return NotebookBar(label)
     if sys.stderr.isatty():
         return TerminalBar(label)
     return PlainLines(label)
 
 
-def _in_notebook() -> bool:
+def in_notebook() -> bool:
+    """Whether this runs in the kernel of a notebook."""
     if "IPython" not in sys.modules:
         return False
     from IPython import get_ipython
