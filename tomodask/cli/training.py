@@ -1,0 +1,168 @@
+"""``tomodask train``: a picking network from marked particles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tomodask.cli.options import INPUT, command, output_option, overwrite_option, voxel_size_option
+from tomodask.errors import InputError
+
+__all__ = ["train"]
+
+
+@command
+@click.argument("tomograms", type=INPUT, nargs=-1, required=True)
+@click.option(
+    "--picks",
+    type=INPUT,
+    required=True,
+    metavar="TABLE",
+    help="Marked centres: STAR, Dynamo's tbl or CSV; for several tomograms with their names.",
+)
+@output_option("MODEL.safetensors", "The model file; MODEL.training/ beside it shows how it went.")
+@click.option(
+    "--diameter",
+    multiple=True,
+    required=True,
+    metavar="[CLASS=]Å",
+    help="Of the particles, Å; for several classes again with each one's name, ribosome=250.",
+)
+@click.option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="NAME",
+    help="Learn this class of the table only; may be given again.  [default: all]",
+)
+@click.option(
+    "--channels",
+    type=int,
+    nargs=4,
+    default=(24, 48, 72, 108),
+    show_default=True,
+    help="Of the network's four levels; 8 16 24 36 is about six times as fast.",
+)
+@click.option(
+    "--label",
+    type=click.Choice(["truncated_ball", "ball", "cube"]),
+    default="truncated_ball",
+    show_default=True,
+    help="What is drawn about each centre.",
+)
+@click.option(
+    "--label-diameter", type=int, default=7, show_default=True, help="Of the label, voxels."
+)
+@click.option("--crop", type=int, default=64, show_default=True, help="Edge of a crop, voxels.")
+@click.option("--epochs", type=int, default=60, show_default=True, help="Rounds of training.")
+@click.option(
+    "--examples", type=int, default=0, help="Crops of an epoch.  [default: the particles, 64–400]"
+)
+@click.option("--batch", type=int, default=8, show_default=True, help="Crops of a step.")
+@click.option(
+    "--learning-rate", type=float, default=1e-3, show_default=True, help="Highest of the cycle."
+)
+@click.option(
+    "--validation",
+    type=float,
+    default=0.15,
+    show_default=True,
+    help="Share of the particles held out to judge by.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16"]),
+    default="auto",
+    show_default=True,
+    help="Of the products; auto takes bfloat16 where the machine has it.",
+)
+@click.option("--invert", is_flag=True, help="Take the tomograms' negative.")
+@click.option("--any-size", is_flag=True, help="Train though particles are not 7 to 25 voxels.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn.")
+@click.option("--threads", type=int, metavar="N", help="Of the processor.  [default: all cores]")
+@click.option("--resume", is_flag=True, help="Go on with a training that was stopped.")
+@voxel_size_option
+@overwrite_option
+def train(
+    tomograms: tuple[Path, ...],
+    *,
+    picks: Path,
+    output: Path,
+    diameter: tuple[str, ...],
+    classes: tuple[str, ...],
+    channels: tuple[int, ...],
+    precision: Any,
+    any_size: bool,
+    threads: int | None,
+    resume: bool,
+    voxel_size: float | None,
+    overwrite: bool,
+    **settings: Any,
+) -> None:
+    """Train a network to find particles, from some that are marked.
+
+    In TOMOGRAMS, or the part of them that PICKS covers, mark all particles: what is not marked
+    counts as background.  Some dozens are enough for a large particle.  Training can be stopped
+    (Ctrl-C) and goes on with --resume; the model file is there after the first round and is the
+    best one so far.
+
+    Example:
+      tomodask train tomogram.zarr --picks marked.star --diameter 250 -o ribosome.safetensors
+    """
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite exclude each other; give one of them")
+    from tomodask.nets import needs
+    from tomodask.nets.architecture import Architecture
+
+    needs("torch")
+    from tomodask.picking.training import TrainingSettings, train_picker
+
+    if precision == "auto":
+        from tomodask.nets.trainer import default_precision
+
+        precision = default_precision()
+    model = train_picker(
+        tomograms,
+        picks,
+        diameter=_diameters(diameter),
+        settings=TrainingSettings(
+            architecture=Architecture(channels=channels), precision=precision, **settings
+        ),
+        output=output,
+        classes=classes or None,
+        voxel_size=voxel_size,
+        any_size=any_size,
+        resume=resume,
+        overwrite=overwrite,
+        threads=threads,
+    )
+    best = max((row["f1"] for row in model.history), default=0.0)
+    click.echo(
+        f"{output}: {', '.join(model.classes)}; best F1 on held-out particles {best:.3f}, "
+        f"halo {model.halo} voxels of {model.voxel_size:g} Å"
+    )
+
+
+def _diameters(texts: tuple[str, ...]) -> float | dict[str, float]:
+    """Turn ``250`` or ``ribosome=250`` … into numbers."""
+    named: dict[str, float] = {}
+    plain: list[float] = []
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            raise InputError(
+                f"--diameter must be a length in Å, or CLASS=length, got {text!r}"
+            ) from None
+        if equals:
+            named[name] = value
+        else:
+            plain.append(value)
+    if len(plain) > 1 or (plain and named):
+        raise InputError(
+            "--diameter is given more than once: name the class of each, as in ribosome=250"
+        )
+    return plain[0] if plain else named
