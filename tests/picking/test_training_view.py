@@ -225,6 +225,7 @@ def test_painting_outlines_labels_and_covers_by_probability():
     out = painted(grey, label=label)
     ring = label.astype(bool)
     ring[3:6, 3:6] = False
+    label[8, 8] = 255
     np.testing.assert_array_equal((out == class_color(1)).all(-1), ring)
     prediction = np.zeros((2, 9, 9))
     prediction[0, 4, 4], prediction[1, 4, 5], prediction[1, 4, 4] = 1, 0.5, 0.2

@@ -42,7 +42,7 @@ class TrainedSlice(Protocol):
 
     @property
     def label(self) -> np.ndarray:
-        """(y, x), 0 or the number of a class, from 1."""
+        """(y, x), 0 or the number of a class, from 1; 255 has no say."""
 
     @property
     def prediction(self) -> np.ndarray:
@@ -67,7 +67,7 @@ def painted(
     ----------
     image : array, shape (y, x)
     label : array of int, shape (y, x), optional
-        0, or the number of a class, from 1.
+        0, or the number of a class, from 1; 255 has no say.
     prediction : array, shape (classes, y, x), optional
         Probabilities; the likeliest class is shown, the stronger the likelier.
 
@@ -83,9 +83,14 @@ def painted(
         colors = np.array([class_color(n) for n in range(len(prediction))], float)
         out = (1 - share) * out + share * colors[likeliest]
     if label is not None:
-        for number in np.unique(label[label > 0]):
-            out[_outline(label == number)] = class_color(int(number) - 1)
+        for number in _numbers(label):
+            out[_outline(label == number)] = class_color(number - 1)
     return np.asarray(np.rint(out), np.uint8)
+
+
+def _numbers(label: np.ndarray) -> list[int]:
+    """Classes in a label, from 1."""
+    return [int(number) for number in np.unique(label) if 0 < number < 255]
 
 
 def _grey(image: np.ndarray) -> np.ndarray:
@@ -248,8 +253,8 @@ def _slices(panels: Any, shown: TrainedSlice, title: str) -> None:
         (right, painted(shown.image, prediction=shown.prediction), "prediction and labels"),
     ):
         axes.imshow(picture, origin="lower", interpolation="nearest")
-        for number in np.unique(shown.label[shown.label > 0]):
-            color = np.array(class_color(int(number) - 1)) / 255
+        for number in _numbers(shown.label):
+            color = np.array(class_color(number - 1)) / 255
             inside = np.pad((shown.label == number).astype(float), 1)
             rows, columns = (np.arange(n) - 1 for n in inside.shape)
             axes.contour(columns, rows, inside, [0.5], colors=[color], linewidths=1.4)
