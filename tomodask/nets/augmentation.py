@@ -26,6 +26,7 @@ scale and deformation is done with `probability` 0.1, as in the authors' program
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -129,11 +130,14 @@ class Warp:
     def _middle(self) -> np.ndarray:
         return (np.array(self.shape) - 1) / 2
 
-    def source_box(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        """First voxel, and one past the last, of what `resample` needs, in the crop's frame."""
-        if not self.resamples:
+    def source_box(self, margin: float = 0.0) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+        """First voxel, and one past the last, of what `resample` needs, in the crop's frame.
+
+        With a `margin`, of what it would need for a crop with so many more voxels on each side.
+        """
+        if not self.resamples and not margin:
             return (0, 0, 0), self.shape
-        reach = np.abs(self._linear) @ self._middle
+        reach = np.abs(self._linear) @ (self._middle + margin)
         if self.controls is not None:  # a B-spline stays within the hull of its control points
             reach = reach + np.abs(self.controls).reshape(3, -1).max(1)
         low = np.floor(self._middle - reach).astype(int)
@@ -143,6 +147,7 @@ class Warp:
             (int(high[0]), int(high[1]), int(high[2])),
         )
 
+    @cached_property
     def sources(self) -> np.ndarray:
         """Where each voxel is taken from, before the mirror; float32, shape (3, z, y, x)."""
         axes = [np.arange(n) - c for n, c in zip(self.shape, self._middle, strict=True)]
@@ -173,7 +178,7 @@ class Warp:
         """
         low, high = self.source_box()
         assert source.shape == tuple(b - a for a, b in zip(low, high, strict=True))
-        crop = _interpolate(source, self.sources(), low) if self.resamples else source
+        crop = _interpolate(source, self.sources, low) if self.resamples else source
         return self.mirrored(crop)
 
     def mirrored(self, crop: np.ndarray) -> np.ndarray:
@@ -219,7 +224,7 @@ class Warp:
         """Displacement at any points of the crop, before the mirror; shape (n, 3)."""
         assert self.controls is not None
         z, y, x = (_basis(points[:, i], n) for i, n in enumerate(self.shape))
-        return np.einsum("izyx,nz,ny,nx->ni", self.controls, z, y, x, optimize=True)
+        return np.asarray(np.einsum("izyx,nz,ny,nx->ni", self.controls, z, y, x, optimize=True))
 
 
 def draw_warp(
