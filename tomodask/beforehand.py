@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -14,7 +15,7 @@ from tomodask.alignment.poses import check_alignment
 from tomodask.data.particles import read_particles, write_particles
 from tomodask.errors import InputError
 
-__all__ = ["check_name", "check_run_alignment", "check_table", "number", "whole"]
+__all__ = ["check_class", "check_name", "check_run_alignment", "check_table", "number", "whole"]
 
 _NAMES_IN_RUN = {"angular_step": "search_step", "resolution": "align_resolution"}
 
@@ -86,6 +87,42 @@ def check_run_alignment(**parameters: Any) -> None:
     except InputError as error:
         name, _, rest = str(error).partition(" ")
         raise InputError(f"{_NAMES_IN_RUN.get(name, name)} {rest}") from None
+
+
+def check_class(name: str | None, classes: Sequence[str], where: str) -> str:
+    """The class of particles to average: the one that was asked for, or the only one.
+
+    Parameters
+    ----------
+    name : str, optional
+    classes : sequence of str
+        That a model knows.
+    where : str
+        What messages call the model.
+
+    Raises
+    ------
+    InputError
+        If there is no such class, or none of several was chosen.
+
+    Examples
+    --------
+    >>> check_class(None, ["ribosome"], "model.safetensors")
+    'ribosome'
+    """
+    known = ", ".join(map(repr, classes))
+    if name is None:
+        if len(classes) > 1:
+            raise InputError(
+                f"{where} knows {len(classes)} classes of particles, {known}: say which to average "
+                "(particle_class=…, --class)"
+            )
+        return classes[0]
+    if name not in classes:
+        raise InputError(
+            f"particle_class must be a class that {where} knows, {known}, got {name!r}"
+        )
+    return name
 
 
 def check_name(name: str, where: str) -> None:

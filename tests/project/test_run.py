@@ -16,13 +16,12 @@ import pytest
 import xarray as xr
 import zarr
 
-import tomodask.project
 from tomodask.arrays.geometry import angular_distance
 from tomodask.data.particles import orientations, read_particles
 from tomodask.data.subtomograms import open_subtomograms
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
-from tomodask.project import run
+from tomodask.project import run, running, stages
 from tomodask.simulation.phantom import phantom_map, phantom_tomogram
 
 SETTINGS = {
@@ -66,7 +65,7 @@ def _no_pictures(finished, monkeypatch):
     def write(output):
         (output / "report.html").write_text("")
 
-    monkeypatch.setattr(tomodask.project, "write_report", write)
+    monkeypatch.setattr(stages, "write_report", write)
 
 
 pytestmark = pytest.mark.usefixtures("_no_pictures")
@@ -132,7 +131,7 @@ def test_a_finished_run_is_not_run_again(files, finished, monkeypatch):
     def never(*args, **kwargs):
         raise AssertionError("a cluster was started")
 
-    monkeypatch.setattr(tomodask.project, "connect", never)
+    monkeypatch.setattr(running, "connect", never)
     before = {p: p.stat().st_mtime_ns for p in finished.output.iterdir() if p.name in RESULTS}
     result = again(files, finished.output)
     assert result.particles == finished.particles
@@ -414,7 +413,7 @@ def test_a_name_that_a_star_cannot_keep_is_refused_before_all_work(files, tmp_pa
 
 def test_numbers_of_numpy_are_numbers(files, finished, monkeypatch):
     """The run is the one of Python's own numbers, and goes on in its folder."""
-    monkeypatch.setattr(tomodask.project, "connect", None)
+    monkeypatch.setattr(running, "connect", None)
     own = {"angular_step": np.float32, "search_step": np.int64, "diameter": np.float64}
     own |= {"box": np.int64, "max_particles": np.int32}
     settings = {name: kind(SETTINGS[name]) for name, kind in own.items()}
@@ -431,8 +430,8 @@ def test_a_resolution_that_is_not_reached(files, finished, tmp_path, monkeypatch
     output = tmp_path / "out"
     shutil.copytree(finished.output, output)
     (output / "average.mrc").unlink()
-    monkeypatch.setattr(tomodask.project, "resolution_at", lambda *_: np.float64("inf"))
-    monkeypatch.setattr(tomodask.project, "write_report", report.write_report)
+    monkeypatch.setattr(stages, "resolution_at", lambda *_: np.float64("inf"))
+    monkeypatch.setattr(stages, "write_report", report.write_report)
     result = again(files, output)
     assert result.resolution_143 == result.resolution_5 == float("inf")
 

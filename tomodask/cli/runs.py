@@ -26,14 +26,31 @@ __all__ = ["demo", "run"]
 
 @command
 @click.argument("tomogram", type=INPUT)
-@click.option("--template", type=INPUT, required=True, metavar="MAP", help="A map of the particle.")
+@click.option(
+    "--template",
+    type=INPUT,
+    metavar="MAP",
+    help="A map of the particle: what is matched, and what alignment starts from.",
+)
+@click.option(
+    "--model",
+    type=INPUT,
+    metavar="MODEL",
+    help="Find the particles by this network (of tomodask train), not by matching the template.",
+)
+@click.option(
+    "--class",
+    "particle_class",
+    metavar="NAME",
+    help="Which of the model's classes to average.  [default: its only one]",
+)
 @output_option("FOLDER", "Gets all results, and report.html.")
 @tilt_range_option
 @click.option(
     "--diameter", type=float, metavar="Å", help="Of the particle, Å.  [default: measured]"
 )
 @click.option(
-    "--angular-step", type=float, default=15.0, show_default=True, help="Of matching, degrees."
+    "--angular-step", type=float, metavar="°", help="Of matching, degrees.  [default: 15]"
 )
 @click.option(
     "--resolution",
@@ -43,7 +60,12 @@ __all__ = ["demo", "run"]
 )
 @click.option("--invert", is_flag=True, help="Take the template's negative (protein is dark).")
 @click.option("--resample", is_flag=True, help="Bring the template to the tomogram's voxel size.")
-@click.option("--threshold", type=float, help="Least score of a particle.  [default: found]")
+@click.option(
+    "--threshold",
+    type=float,
+    help="Least score of a particle; with a model, least probability of its voxels.  [default: "
+    "found; 0.5]",
+)
 @click.option("--max-particles", type=int, metavar="N", help="Keep the N best at most.")
 @click.option(
     "--box", type=int, metavar="N", help="Edge of a box, voxels.  [default: 1.6 diameters]"
@@ -81,12 +103,13 @@ def run(
 ) -> None:
     """From a tomogram to an average, in one resumable run.
 
-    The stages are match, pick, extract, align, average and report.  Each finished
-    stage is kept in FOLDER.  A run that was stopped goes on when the same command is given again,
-    and ends with the same result.
+    The stages are match (or, with a model, segment), pick, extract, align, average and report.
+    Each finished stage is kept in FOLDER.  A run that was stopped goes on when the same command is
+    given again, and ends with the same result.
 
     Example:
       tomodask run tomogram.mrc --template ribosome.mrc --tilt-range -60 60 -o out
+      tomodask run tomogram.mrc --model model.safetensors --template ribosome.mrc -o out
     """
     from tomodask.project import run as run_project
 
@@ -127,8 +150,9 @@ def demo(output: Path, *, scheduler: str | None, workers: int | None, **cluster:
 
 def _tell(result: Any) -> None:
     """Print the figures and paths of a run."""
+    what = "score" if result.probability is None else "probability"
     click.echo(
-        f"{result.particles} particles above a score of {result.threshold:.3f}; resolution "
+        f"{result.particles} particles above a {what} of {result.threshold:.3f}; resolution "
         f"{angstrom(result.resolution_143)} (FSC 0.143), {angstrom(result.resolution_5)} (FSC 0.5)"
     )
     for name in ("poses", "average", "report"):

@@ -149,11 +149,15 @@ class RunFolder:
         order = list(stages)
         kept = [s for s in order if self._left_something(s)]
         begun = order.index(kept[-1]) if kept else -1
+        # A run of another kind, by a model or by a template: what its own stages left is in the way.
+        other = [s for s in self.document.get("began", {}) if s not in order]
+        foreign = any(self._left_something(stage) for stage in other)
         there = self.document["parameters"]
         differing = [
             f"{name} is {_shown(there.get(name))} there and {_shown(value)} here"
             for name, (stage, value) in parameters.items()
-            if json.loads(json.dumps(value)) != there.get(name) and order.index(stage) <= begun
+            if json.loads(json.dumps(value)) != there.get(name)
+            and (foreign or order.index(stage) <= begun)
         ]
         if differing:
             raise InputError(
