@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from tomodask.arrays.geometry import angular_distance, rotation_grid
 from tomodask.errors import InputError
-from tomodask.picking.peaks import _split
+from tomodask.picking.selection import split_scores
 from tomodask.picking.template_matching import (
     match_template,
     open_scores,
@@ -134,14 +134,14 @@ def test_split_parts_groups_of_any_size(few, noise):
     rng = np.random.default_rng(few)
     low = 0.55 + rng.exponential(0.02, noise).clip(max=0.1)
     high = rng.normal(0.9, 0.025, few)
-    threshold = _split(np.r_[low, high], background=0.7)
+    threshold = split_scores(np.r_[low, high], background=0.7)
     assert low.max() < threshold < high.min()
 
 
 def test_split_falls_back_to_the_background():
     rng = np.random.default_rng(0)
-    assert _split(0.5 + rng.exponential(0.05, 300), background=0.77) == 0.77
-    assert _split(np.array([0.5, 0.9]), background=0.77) == 0.77
+    assert split_scores(0.5 + rng.exponential(0.05, 300), background=0.77) == 0.77
+    assert split_scores(np.array([0.5, 0.9]), background=0.77) == 0.77
 
 
 def test_finds_the_particles_and_not_the_decoys(tmp_path):

@@ -14,21 +14,18 @@ import pandas as pd
 import xarray as xr
 from dask.base import tokenize
 from dask.delayed import delayed
-from scipy.spatial import cKDTree
 from scipy.stats import norm
 
 from tomodask.cluster import compute
 from tomodask.errors import InputError
 from tomodask.picking.centers import find_centers
+from tomodask.picking.selection import apart, split_scores
 
 __all__ = ["pick_particles"]
 
 _LARGE = 256**3  # voxels from which progress is shown: below, picking takes a few seconds
 _EDGES = np.linspace(-2.0, 2.0, 8001)  # of the histogram of scores
 _CANDIDATE = 3.0  # standard deviations above the background from which a voxel may be a particle
-# Groups of peaks are separate where their means are so many summed deviations apart and so much of
-# the way between the means is empty: a long tail passes the one or the other, hardly both.
-_GROUPS = ((3.5, 0.25), (2.5, 0.4))
 _COLUMNS = ["tomogram", "z", "y", "x", "score", "quat_x", "quat_y", "quat_z", "quat_w"]
 
 
@@ -94,13 +91,13 @@ def pick_particles(
     if level is None:
         level, background = _background(score, float(match.attrs.get("resolution", 0)) / voxel_size)
     rows = _candidates(score, rotation, level=level, width=width)
-    rows = _apart(rows, width / 2)
+    rows = apart(rows, width / 2)
     if threshold is None:
         assert background is not None
-        threshold = _split(rows[:, 3], background)
+        threshold = split_scores(rows[:, 3], background)
         # Above the threshold neighbours part that were one blob of the mask at the lower level.
         rows = _candidates(score, rotation, level=threshold, width=width)
-        rows = _apart(rows, width / 2)
+        rows = apart(rows, width / 2)
     rows = rows[rows[:, 3] > threshold][:max_particles]
     return _table(rows, match, threshold)
 
@@ -149,35 +146,6 @@ def _background(score: da.Array, resolution: float) -> tuple[float, float]:
 def _histogram(block: np.ndarray) -> np.ndarray:
     """Counts of the scores; 0 is where nothing was measured.  Whole numbers: any order adds up."""
     return np.histogram(block[block != 0], bins=_EDGES)[0]
-
-
-def _split(scores: np.ndarray, background: float) -> float:
-    """The threshold: the background's limit, or between clearly separate groups of peaks."""
-    ordered = np.sort(scores)
-    threshold, before = background, 0.0
-    while len(ordered) >= 6:
-        n = np.arange(1, len(ordered))
-        first, second = np.cumsum(ordered)[:-1], np.cumsum(ordered**2)[:-1]
-        total, square = ordered.sum(), (ordered**2).sum()
-        low, high = first / n, (total - first) / (len(ordered) - n)
-        spread_low = np.sqrt(np.maximum(second / n - low**2, 0))
-        spread_high = np.sqrt(np.maximum((square - second) / (len(ordered) - n) - high**2, 0))
-        # Groups of fewer than three have no spread to speak of.
-        apart = (high - low) / (spread_low + spread_high + 1e-3)
-        apart[(n < 3) | (len(ordered) - n < 3)] = 0
-        cut = int(apart.argmax())
-        # Few peaks have a spread by chance: the border is the widest gap between the two means.
-        first_in, last_in = np.searchsorted(ordered, [low[cut], high[cut]])
-        line = ordered[max(first_in - 1, 0) : last_in + 1]
-        gap = max(first_in - 1, 0) + int(np.diff(line).argmax())
-        distance = high[cut] - low[cut]
-        empty = (ordered[gap + 1] - ordered[gap]) / distance
-        if not any(apart[cut] >= a and empty >= e for a, e in _GROUPS) or distance < before / 3:
-            break  # a third: a few low members of the particles are no group of their own
-        before = distance
-        threshold = (ordered[gap] + ordered[gap + 1]) / 2
-        ordered = ordered[gap + 1 :]
-    return float(threshold)
 
 
 def _candidates(score: da.Array, rotation: da.Array, *, level: float, width: float) -> np.ndarray:
@@ -247,15 +215,3 @@ def _vertex(score: np.ndarray, top: tuple[int, ...]) -> np.ndarray:
             if bend < 0:
                 shift[axis] = np.clip(0.5 * (left - right) / bend, -0.5, 0.5)
     return shift
-
-
-def _apart(rows: np.ndarray, distance: float) -> np.ndarray:
-    """Highest score first; of rows closer than `distance` (voxels) only the first."""
-    rows = rows[np.lexsort((rows[:, 2], rows[:, 1], rows[:, 0], -rows[:, 3]))]
-    tree = cKDTree(rows[:, :3]) if len(rows) else None
-    kept = np.ones(len(rows), bool)
-    for i in range(len(rows)):
-        if kept[i] and tree is not None:
-            near = [j for j in tree.query_ball_point(rows[i, :3], distance) if j > i]
-            kept[near] = False
-    return rows[kept]
