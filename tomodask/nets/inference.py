@@ -1,0 +1,434 @@
+"""Engines that run a trained network on tiles: OpenVINO or PyTorch on CPUs, PyTorch on GPUs.
+
+An engine is compiled for one shape of tiles.  What is compiled stays in the process for the next
+task, for each thread that works at the same time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from tomodask.arrays.backend import DEVICE
+from tomodask.errors import InputError
+from tomodask.nets.architecture import Architecture
+from tomodask.nets.model_file import PickingModel
+from tomodask.nets.openvino_graph import build_graph, check_shape, require_openvino
+
+__all__ = [
+    "Engine",
+    "EngineName",
+    "Precision",
+    "forget_engines",
+    "measure_reach",
+    "open_engine",
+    "require_engine",
+    "tile_limit",
+]
+
+EngineName = Literal["auto", "openvino", "torch"]
+Precision = Literal["float32", "bfloat16"]
+
+_IDLE = 2  # kinds of prepared networks that a process keeps for its next tasks
+_MEMORY = 1.1e9  # bytes that a tile's features may take in a worker
+# Bytes per voxel of a tile and channel of the finest level that OpenVINO took in float32, which
+# keeps its features in blocks of 16 channels.
+_PER_VOXEL = 14
+
+_log = logging.getLogger(__name__)
+_told: set[str] = set()
+
+
+def tile_limit(architecture: Architecture) -> int:
+    """Voxels of a tile with which a worker stays below about 1.5 GB.
+
+    Of the architecture alone: neither engine nor precision shall change where tiles lie.
+    """
+    finest = -(-architecture.channels[0] // 16) * 16
+    return int(_MEMORY / (_PER_VOXEL * finest))
+
+
+def open_engine(
+    model: PickingModel,
+    *,
+    engine: EngineName = "auto",
+    precision: Precision = "float32",
+    threads: int = 1,
+    batch: int | None = None,
+) -> Engine:
+    """Choose what runs a network here.  Compiles nothing before the first tiles come.
+
+    Parameters
+    ----------
+    model : PickingModel
+    engine : {"auto", "openvino", "torch"}
+        ``"torch"`` uses the GPU of a worker that is told to (``TOMODASK_DEVICE=cuda``), else the
+        CPU.  ``"auto"``: PyTorch on such a GPU, else OpenVINO, else PyTorch.
+    precision : {"float32", "bfloat16"}
+        ``"bfloat16"`` is about twice as fast on CPUs that have it; probabilities then change by
+        some 1e-3.
+    threads : int
+        Threads of one engine; one for each thread of a Dask worker.
+    batch : int, optional
+        Tiles at once.  None: one; more gain nothing on a CPU, nor on a GPU where tiles are large.
+
+    Raises
+    ------
+    InputError
+        If the engine is not installed (with what to install), or an option is not known.
+    """
+    check_options(engine=engine, precision=precision, threads=threads, batch=batch)
+    device = "cuda" if _wants_gpu() and engine != "openvino" and _has_gpu() else "cpu"
+    kind = engine
+    if engine == "auto":
+        kind = "torch" if device == "cuda" or not _installed("openvino") else "openvino"
+    require_engine(kind)
+    return Engine(model, _digest(model), kind, device, precision, threads, batch or 1)
+
+
+def require_engine(engine: str) -> None:
+    """Raise InputError, with what to install, where an engine is missing; loads none."""
+    if engine == "openvino" or (engine == "auto" and not _installed("torch")):
+        if not _installed("openvino"):
+            require_openvino()
+    elif engine == "torch" and not _installed("torch"):
+        _require_torch()
+
+
+_digests: dict[int, tuple[Any, str]] = {}
+
+
+def _digest(model: PickingModel) -> str:
+    """Digest of a model, worked out once: it reads all of the weights."""
+    known = _digests.get(id(model))
+    if known is None or known[0]() is not model:
+        for key in [key for key, (alive, _) in list(_digests.items()) if alive() is None]:
+            _digests.pop(key, None)
+        known = _digests[id(model)] = weakref.ref(model), model.digest
+    return known[1]
+
+
+def check_options(*, engine: str, precision: str, threads: int, batch: int | None) -> None:
+    """Refuse options that `open_engine` does not know; loads no engine."""
+    for name, value, known in (
+        ("engine", engine, get_args(EngineName)),
+        ("precision", precision, get_args(Precision)),
+    ):
+        if value not in known:
+            raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+    for name, number in (("threads", threads), ("batch", 1 if batch is None else batch)):
+        if not isinstance(number, int) or number < 1:
+            raise InputError(f"{name} must be a whole number of at least 1, got {number!r}")
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A network and what runs it; see `open_engine`.  Safe to use from several threads."""
+
+    model: PickingModel
+    digest: str
+    kind: str
+    device: str
+    precision: str
+    threads: int
+    batch: int
+
+    def infer(self, tiles: np.ndarray) -> np.ndarray:
+        """Probabilities of normalised tiles.
+
+        Where memory runs out, fewer tiles are taken at once, and the log says so.
+
+        Parameters
+        ----------
+        tiles : array of float32, shape (tiles, 1, z, y, x)
+            Edges are multiples of `Architecture.multiple`.
+
+        Returns
+        -------
+        array of float32, shape (tiles, classes, z, y, x)
+            By a sigmoid; of several classes by a softmax over them and the background.
+
+        Raises
+        ------
+        InputError
+            If the shape does not suit the network, or one tile alone needs too much memory.
+        """
+        tiles = np.ascontiguousarray(tiles, np.float32)
+        if tiles.ndim != 5 or tiles.shape[1] != 1:
+            raise InputError(f"tiles must have the shape (tiles, 1, z, y, x), got {tiles.shape}")
+        check_shape(self.model.architecture, tiles.shape[2:])
+        out = np.empty((len(tiles), len(self.model.classes), *tiles.shape[2:]), np.float32)
+        batch = self.batch
+        done = 0
+        while done < len(tiles):
+            part = tiles[done : done + batch]
+            short = batch - len(part)
+            try:
+                # Always full batches: libraries may choose other sums for other sizes.
+                full = np.pad(part, [(0, short)] + [(0, 0)] * 4) if short else part
+                with self._prepared(full.shape) as run:
+                    out[done : done + len(part)] = run(full)[: len(part)]
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                batch = self._halved(batch, tiles.shape[2:], error)
+                continue
+            done += len(part)
+        return out
+
+    def _halved(self, batch: int, shape: tuple[int, ...], error: Exception) -> int:
+        forget_engines()
+        if batch == 1:
+            edges = "×".join(map(str, shape))
+            raise InputError(
+                f"memory ran out on a tile of {edges} voxels (tile, z×y×x), one at a time: give a "
+                "smaller tile (--tile), or a worker more memory"
+            ) from error
+        _tell_once(
+            f"memory ran out with a batch of {batch} tiles of {shape} voxels on {self.device}; "
+            f"going on with {batch // 2} (--batch {batch // 2})"
+        )
+        return batch // 2
+
+    @contextlib.contextmanager
+    def _prepared(self, shape: tuple[int, ...]) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
+        """A compiled network that no other thread uses meanwhile."""
+        key = (self.digest, self.kind, self.device, self.precision, self.threads, shape)
+        run = _pool.take(key)
+        if run is None:
+            prepare = _prepare_openvino if self.kind == "openvino" else _prepare_torch
+            run = prepare(self, shape)
+        yield run
+        _pool.put(key, run)  # not after an error, which may have left it in pieces
+
+
+class _Pool:
+    """Prepared networks that wait for their next tiles."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.idle: OrderedDict[Any, list[Any]] = OrderedDict()
+
+    def take(self, key: Any) -> Any:
+        with self.lock:
+            waiting = self.idle.get(key)
+            return waiting.pop() if waiting else None
+
+    def put(self, key: Any, run: Any) -> None:
+        with self.lock:
+            self.idle.setdefault(key, []).append(run)
+            self.idle.move_to_end(key)
+            while len(self.idle) > _IDLE:
+                self.idle.popitem(last=False)
+
+    def clear(self) -> None:
+        with self.lock:
+            self.idle.clear()
+
+
+_pool = _Pool()
+
+
+def forget_engines() -> None:
+    """Drop the prepared networks of this process, and their memory."""
+    _pool.clear()
+
+
+def _prepare_openvino(engine: Engine, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
+    model = engine.model
+    z, y, x = shape[2:]
+    graph = build_graph(model.architecture, model.weights, (z, y, x), batch=shape[0])
+    options = {
+        "INFERENCE_PRECISION_HINT": "bf16" if engine.precision == "bfloat16" else "f32",
+        "INFERENCE_NUM_THREADS": engine.threads,
+        "NUM_STREAMS": 1,
+        # Else every worker process would hold its thread to the same first core.
+        "ENABLE_CPU_PINNING": False,
+    }
+    request = _core().compile_model(graph, "CPU", options).create_infer_request()
+
+    def run(tiles: np.ndarray) -> np.ndarray:
+        # Shared: neither tiles nor result are copied; the caller copies before the next run.
+        result = request.infer(tiles, share_inputs=True, share_outputs=True)
+        return np.asarray(result[0])
+
+    return run
+
+
+_cores: dict[int, Any] = {}
+
+
+def _core() -> Any:
+    """OpenVINO's plugin loader, one a process; a fork would share its threads."""
+    if os.getpid() not in _cores:
+        _cores[os.getpid()] = require_openvino().Core()
+    return _cores[os.getpid()]
+
+
+def _prepare_torch(engine: Engine, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
+    torch = _require_torch()
+    from tomodask.nets.resunet import ResUNet3D
+
+    model, device = engine.model, engine.device
+    network = ResUNet3D(model.architecture)
+    state = {name: torch.from_numpy(np.array(value)) for name, value in model.weights.items()}
+    network.load_state_dict(state, strict=False)
+    network.eval().to(device=device, memory_format=torch.channels_last_3d)
+    several = model.architecture.outputs > 1
+    half = torch.autocast(device, torch.bfloat16, enabled=engine.precision == "bfloat16")
+
+    def run(tiles: np.ndarray) -> np.ndarray:
+        x = torch.from_numpy(tiles).to(device).contiguous(memory_format=torch.channels_last_3d)
+        with _torch_threads(engine.threads), _exact_gpu(torch), torch.inference_mode(), half:
+            logits = network(x).float()
+            out = torch.softmax(logits, 1)[:, 1:] if several else torch.sigmoid(logits)
+            return np.asarray(out.cpu().contiguous())
+
+    return run
+
+
+class _Threads:
+    """PyTorch's number of threads, which is the process's: put back when an engine is done."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.before = 1
+
+
+_threads = _Threads()
+
+
+@contextlib.contextmanager
+def _torch_threads(count: int) -> Iterator[None]:
+    torch = _require_torch()
+    with _threads.lock:
+        if _threads.users == 0:
+            _threads.before = torch.get_num_threads()
+        _threads.users += 1
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        with _threads.lock:
+            _threads.users -= 1
+            torch.set_num_threads(_threads.before)  # this thread's, and what new ones begin with
+
+
+@contextlib.contextmanager
+def _exact_gpu(torch: Any) -> Iterator[None]:
+    """Convolutions in full float32 and in a fixed order of sums, on GPUs."""
+    with torch.backends.cudnn.flags(
+        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+    ):
+        yield
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of an engine means that memory ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        sign in text
+        for sign in ("out of memory", "bad_alloc", "bad alloc", "can't allocate", "not enough mem")
+    )
+
+
+def _tell_once(text: str) -> None:
+    if text not in _told:
+        _told.add(text)
+        _log.warning(text)
+
+
+def _wants_gpu() -> bool:
+    return os.environ.get(DEVICE) == "cuda"
+
+
+def _has_gpu() -> bool:
+    return _installed("torch") and bool(_require_torch().cuda.is_available())
+
+
+def _installed(name: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(name) is not None
+
+
+def _require_torch() -> Any:
+    try:
+        import torch
+    except ImportError as error:
+        raise InputError(
+            "the engine torch needs PyTorch, which is not installed: pip install "
+            "'tomodask[training]' (or use the engine openvino: pip install "
+            "'tomodask[segmentation]')"
+        ) from error
+    return torch
+
+
+def measure_reach(
+    model: PickingModel,
+    volume: np.ndarray,
+    halos: tuple[int, ...] = (4, 8, 12, 16, 24, 32),
+    *,
+    engine: EngineName = "auto",
+    threads: int = 1,
+) -> tuple[tuple[int, float], ...]:
+    """How much the faces of a tile change probabilities, by the distance from them.
+
+    A tile is cut out of the middle of a volume, half as long along each axis; what the network
+    gives in it is held against what it gives there in the whole volume.
+
+    Parameters
+    ----------
+    model : PickingModel
+    volume : array, shape (z, y, x)
+        A crop as the network eats it (normalised), with particles; at least 64 voxels along each
+        axis, better 128.  Cut to multiples of `Architecture.multiple`.
+    halos : tuple of int
+        Distances from the tile's faces, voxels.
+
+    Returns
+    -------
+    tuple of (int, float)
+        Each halo that leaves a core, and the 99.9 % quantile of the absolute difference over the
+        4 voxels thick shell that begins there.
+
+    Raises
+    ------
+    InputError
+        If the volume is too small, or not finite.
+    """
+    multiple = model.architecture.multiple
+    values = np.asarray(volume, np.float32)
+    edges = [n // (4 * multiple) * 4 * multiple for n in values.shape]
+    if values.ndim != 3 or min(edges) < 4 * multiple:
+        raise InputError(
+            f"volume must have at least {4 * multiple} voxels along z, y and x, got {values.shape}"
+        )
+    if not np.isfinite(values).all():
+        raise InputError("volume has voxels that are NaN or infinite; replace them")
+    whole = values[tuple(slice(0, n) for n in edges)]
+    inner = tuple(slice(n // 4, 3 * n // 4) for n in edges)
+    runner = open_engine(model, engine=engine, threads=threads)
+    large = runner.infer(whole[None, None])[0][(slice(None), *inner)]
+    small = runner.infer(whole[inner][None, None])[0]
+    change = np.abs(large - small)
+    lines = np.ix_(*(np.minimum(np.arange(n // 2), np.arange(n // 2)[::-1]) for n in edges))
+    distance = np.minimum(np.minimum(lines[0], lines[1]), lines[2])  # 0 next to a face
+    out = []
+    for halo in halos:
+        shell = (distance >= halo) & (distance < halo + 4)
+        if shell.any():
+            out.append((int(halo), float(np.quantile(change[:, shell], 0.999))))
+    return tuple(out)
