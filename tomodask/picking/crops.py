@@ -224,12 +224,11 @@ class CropSampler:
 
 
 def _inside(warp: Warp, box: np.ndarray) -> np.ndarray:
-    """Which voxels of a crop are taken from a box, (start, stop) along each axis."""
+    """Which voxels of a crop come from voxels of a box alone; (start, stop) along each axis."""
     if warp.resamples:
-        at = warp.sources
         inside = np.ones(warp.shape, bool)
-        for line, (start, stop) in zip(at, box, strict=True):
-            inside &= (line >= start - 0.5) & (line < stop - 0.5)
+        for at, (start, stop) in zip(warp.sources, box, strict=True):
+            inside &= (at >= start) & (at <= stop - 1)
     else:
         z, y, x = (
             (np.arange(n) >= start) & (np.arange(n) < stop)

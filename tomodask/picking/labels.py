@@ -44,7 +44,8 @@ def draw_labels(
     - ``"cube"``: the voxels with m < d/2: d of them along an axis, for an odd and for an even d.
       (For an even d about the middle of a voxel it is one less, since both faces then go through
       middles of voxels, and a cube that kept one of them would not be symmetric.)
-    - ``"ball"``: a Gaussian of sigma (d − 1)/2 cut at exp(−1/2): r ≤ (d − 1)/2.
+    - ``"ball"``: a Gaussian of sigma (d − 1)/2 cut at exp(−1/2): r ≤ (d − 1)/2, so that it is d
+      voxels wide about the middle of a voxel if d is odd; elsewhere its tips may fall between them.
     - ``"truncated_ball"``: that Gaussian cut at exp(−1), so r ≤ (d − 1)/√2, clipped by the cube.
 
     A voxel in the bodies of several particles is of the one whose centre is nearest, and of equally
