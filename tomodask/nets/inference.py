@@ -80,6 +80,7 @@ def open_engine(
         Threads of one engine; one for each thread of a Dask worker.
     batch : int, optional
         Tiles at once.  None: one; more gain nothing on a CPU, nor on a GPU where tiles are large.
+        PyTorch on a CPU always takes one: its bits depend on how many there are.
 
     Raises
     ------
@@ -92,6 +93,8 @@ def open_engine(
     if engine == "auto":
         kind = "torch" if device == "cuda" or not _installed("openvino") else "openvino"
     require_engine(kind)
+    if (kind, device) == ("torch", "cpu"):
+        batch = 1
     return Engine(model, _digest(model), kind, device, precision, threads, batch or 1)
 
 
