@@ -15,6 +15,7 @@ import scipy.ndimage
 import xarray as xr
 from matplotlib.collections import EllipseCollection
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tomodask.alignment.fsc import resolution_at
@@ -22,14 +23,17 @@ from tomodask.arrays.geometry import relion_from_rotation
 from tomodask.arrays.resampling import fitted, resampled
 from tomodask.data.particles import orientations
 from tomodask.errors import InputError
+from tomodask.picking.training_pictures import class_color, plot_training
 
 __all__ = [
     "plot_average",
     "plot_fsc",
     "plot_orientations",
     "plot_scores",
+    "plot_segmentation",
     "plot_surfaces",
     "plot_tomogram",
+    "plot_training",
 ]
 
 INK, SOFT, GRID = "#1b1f24", "#5b6570", "#d9dee3"
@@ -92,7 +96,7 @@ def plot_tomogram(
         slab = tomogram.isel({axis: slice(first, first + count)}).data
         image = np.asarray(slab.mean(axis=0 if axis == "z" else 1, dtype=np.float64))
         low, high = _gray_range(image)
-        extent = np.array([-0.5, image.shape[1] - 0.5, -0.5, image.shape[0] - 0.5]) * size / 10
+        extent = _extent(image, size)
         axes.imshow(
             image, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent,
             interpolation="antialiased",
@@ -103,22 +107,102 @@ def plot_tomogram(
         )
         if picks is not None and len(picks):
             near = picks[(picks[axis] - centre).abs() <= diameter / 2]
-            # A circle is where the slab cuts the particle's ball.
-            cut = np.sqrt(np.clip(diameter**2 / 4 - (near[axis] - centre) ** 2, 0, None))
-            radius = np.maximum(cut.to_numpy(float), diameter / 8) / 10
-            axes.add_collection(
-                EllipseCollection(
-                    2 * radius, 2 * radius, np.zeros(len(near)), units="xy",
-                    offsets=near[["x", other]].to_numpy(float) / 10,
-                    transOffset=axes.transData, facecolors="none", edgecolors="#ffb000",
-                    linewidths=1.3,
-                )
-            )  # fmt: skip
+            _circles(axes, near, axis, other, centre, diameter)
             title += f", {len(near)} of {len(picks)} picks"
         axes.set_xlim(extent[0], extent[1])
         axes.set_ylim(extent[2], extent[3])
         _dress(axes, x="x (nm)", y=f"{other} (nm)", title=title)
     return figure
+
+
+def _circles(
+    axes: Any, near: pd.DataFrame, axis: str, other: str, centre: float, diameter: float
+) -> None:
+    """Circle particles where the slab at `centre` across `axis` cuts their balls."""
+    cut = np.sqrt(np.clip(diameter**2 / 4 - (near[axis] - centre) ** 2, 0, None))
+    radius = np.maximum(cut.to_numpy(float), diameter / 8) / 10
+    axes.add_collection(
+        EllipseCollection(
+            2 * radius, 2 * radius, np.zeros(len(near)), units="xy",
+            offsets=near[["x", other]].to_numpy(float) / 10, transOffset=axes.transData,
+            facecolors="none", edgecolors="#ffb000", linewidths=1.3,
+        )
+    )  # fmt: skip
+
+
+def plot_segmentation(
+    tomogram: xr.DataArray,
+    probability: xr.DataArray,
+    picks: pd.DataFrame | None = None,
+    *,
+    diameter: float | None = None,
+) -> Figure:
+    """A slab of a tomogram across z, bare and beneath the probabilities of each class.  Computes.
+
+    Parameters
+    ----------
+    tomogram : DataArray, dims (z, y, x)
+    probability : DataArray, dims (class, z, y, x)
+        From `segment_tomogram`, of the tomogram's voxel size or another.
+    picks : DataFrame, optional
+        With ``z``, ``y``, ``x`` in Å: circled as in `plot_tomogram`; the slab is where most are.
+    diameter : float, optional
+        Of the circles, Å; by default the largest of the probabilities' attrs, else 12 voxels.
+    """
+    size, coarse = float(tomogram.attrs["voxel_size"]), float(probability.attrs["voxel_size"])
+    if diameter is None:
+        diameter = max(probability.attrs.get("diameters", ()), default=12 * size)
+    depth = tomogram.sizes["z"]
+    middle = (depth - 1) / 2 * size
+    if picks is not None and len(picks):
+        z = picks["z"].to_numpy(float)
+        near = (np.abs(z[:, None] - z) <= diameter / 4).sum(1)
+        # Of planes with equally many the one nearest the middle of the tomogram.
+        middle = float(z[np.lexsort((np.abs(z - middle), -near))[0]])
+    count = max(1, round(diameter / 4 / size))
+    first = int(np.clip(round(middle / size) - count // 2, 0, max(0, depth - count)))
+    centre = (first + (min(count, depth) - 1) / 2) * size
+    image = np.asarray(tomogram.isel(z=slice(first, first + count)).data.mean(axis=0))
+    plane = int(np.clip(round(centre / coarse), 0, probability.sizes["z"] - 1))
+    shares = np.asarray(probability.isel(z=plane).data, float)
+    colors = np.array([class_color(n) for n in range(len(shares))]) / 255
+    over = np.concatenate([colors[shares.argmax(0)], 0.7 * shares.max(0)[..., None]], axis=2)
+    width = 4.9
+    height = width * image.shape[0] / image.shape[1]
+    figure = _figure(2 * width, min(height, 8.0) + 0.9)
+    low, high = _gray_range(image)
+    panels = figure.subplots(1, 2, sharex=True, sharey=True)
+    titles = (
+        f"Slab of {min(count, depth) * size / 10:.0f} nm at z = {centre / 10:.0f} nm",
+        "Probabilities",
+    )
+    for axes, title, drawn in zip(panels, titles, (False, True), strict=True):
+        axes.imshow(
+            image, cmap="gray", vmin=low, vmax=high, origin="lower",
+            extent=_extent(image, size), interpolation="antialiased",
+        )  # fmt: skip
+        if drawn:
+            axes.imshow(over, origin="lower", extent=_extent(over, coarse), interpolation="nearest")
+        if drawn and picks is not None:
+            near = picks[(picks["z"] - centre).abs() <= diameter / 2]
+            _circles(axes, near, "z", "y", centre, diameter)
+            title += f", {len(near)} of {len(picks)} picks"
+        axes.set_xlim(*_extent(image, size)[:2])
+        axes.set_ylim(*_extent(image, size)[2:])
+        _dress(axes, x="x (nm)", y="" if drawn else "y (nm)", title=title)
+    names = [str(name) for name in probability["class"].to_numpy()]
+    figure.legend(
+        handles=[Patch(color=c, label=n) for n, c in zip(names, colors, strict=True)],
+        loc="outside lower center", ncols=min(6, len(names)), frameon=False, fontsize=9,
+        labelcolor=INK, handlelength=0.9,
+    )  # fmt: skip
+    return figure
+
+
+def _extent(image: np.ndarray, size: float) -> np.ndarray:
+    """Left, right, bottom and top of a picture of voxels of `size` Å, nm."""
+    rows, columns = image.shape[:2]
+    return np.array([-0.5, columns - 0.5, -0.5, rows - 0.5]) * size / 10
 
 
 def plot_scores(

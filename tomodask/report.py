@@ -18,6 +18,7 @@ import jinja2
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import xarray as xr
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
@@ -27,6 +28,7 @@ from tomodask.data.run_folder import RunFolder
 from tomodask.data.tomograms import open_tomogram
 from tomodask.data.writing import replacing
 from tomodask.errors import InputError
+from tomodask.picking.segmentation_store import open_segmentation
 from tomodask.picking.template_matching import open_scores
 
 __all__ = ["Truth", "write_report"]
@@ -35,7 +37,8 @@ _FILES = {
     "report.html": "this page",
     "tomogram.zarr": "the tomogram, as it was given in memory",
     "scores.zarr": "score and best orientation of each voxel",
-    "picks.star": "picked particles: position, score, orientation",
+    "probability.zarr": "probability of each class at each voxel",
+    "picks.star": "picked particles: position, score and, by matching, orientation",
     "subtomograms.zarr": "boxes cut around the picks, and their table",
     "poses.star": "refined orientation and shift of each particle, half set, score",
     "align_batches": "finished batches of the alignment, kept so that a run can go on",
@@ -48,6 +51,7 @@ _FILES = {
 _STAGES = {
     "tomogram": "save the tomogram",
     "match": "match the template",
+    "segment": "segment",
     "pick": "pick particles",
     "extract": "extract subtomograms",
     "align": "align",
@@ -145,15 +149,6 @@ def _page(folder: RunFolder, truth: Sequence[Truth], truth_fsc: pd.DataFrame | N
             "Two grey slabs through the middle of the tomogram, seen along z and along y, with a "
             "circle around each picked particle.",
         ),
-        "scores": _inline(
-            plot.plot_scores(
-                picks["score"].to_numpy(float),
-                threshold=figures["threshold"],
-                background=_histogram(at, picks["score"].to_numpy(float)),
-            ),
-            f"Histogram of the scores of {len(picks)} picks above that of all voxels of the score "
-            f"map, with the threshold at {figures['threshold']:.3g}.",
-        ),
         "orientations": _inline(
             plot.plot_orientations(poses),
             f"Map of the sphere with the viewing directions of {count} particles, and a rose of "
@@ -176,6 +171,17 @@ def _page(folder: RunFolder, truth: Sequence[Truth], truth_fsc: pd.DataFrame | N
             f"{_angstrom(figures['resolution_5'])}.",
         ),
     }
+    model = figures.get("model")
+    if model is None:
+        pictures |= {"scores": _scores(at, picks, figures["threshold"])}
+    else:
+        pictures |= _segmentation(at, tomogram, picks, diameter)
+        if model["history"]:
+            pictures["training"] = _inline(
+                plot.plot_training(model["history"]),
+                "Curves over the epochs of training: loss, precision, recall and F1 on the part "
+                "that was held out, learning rate.",
+            )
     seconds = {
         stage: float(document["stages"].get(stage, {}).get("seconds", 0.0))
         for stage in _STAGES
@@ -186,6 +192,7 @@ def _page(folder: RunFolder, truth: Sequence[Truth], truth_fsc: pd.DataFrame | N
         figures=figures,
         parameters=_parameters(document["parameters"]),
         pictures=pictures,
+        network=None if model is None else _network(model),
         truth=truth,
         resolution_143=_angstrom(figures["resolution_143"]),
         resolution_5=_angstrom(figures["resolution_5"]),
@@ -202,6 +209,60 @@ def _page(folder: RunFolder, truth: Sequence[Truth], truth_fsc: pd.DataFrame | N
             if name == "report.html" or (at / name).exists()
         ],
     )
+
+
+def _scores(folder: Path, picks: pd.DataFrame, threshold: float) -> Markup:
+    """The picks' scores above those of all voxels."""
+    score = picks["score"].to_numpy(float)
+    return _inline(
+        plot.plot_scores(score, threshold=threshold, background=_histogram(folder, score)),
+        f"Histogram of the scores of {len(picks)} picks above that of all voxels of the score "
+        f"map, with the threshold at {threshold:.3g}.",
+    )
+
+
+def _segmentation(
+    folder: Path, tomogram: xr.DataArray, picks: pd.DataFrame, diameter: float
+) -> dict[str, Markup]:
+    """A slab beneath the probabilities, and the picks' heights."""
+    probability = open_segmentation(folder / "probability.zarr")
+    return {
+        "segmentation": _inline(
+            plot.plot_segmentation(tomogram, probability, picks, diameter=diameter),
+            "A grey slab of the tomogram, and the same slab beneath the probabilities, a colour "
+            "for each class, with a circle around each picked particle.",
+        ),
+        "scores": _inline(
+            plot.plot_scores(picks["score"].to_numpy(float)),
+            f"Histogram of the heights of {len(picks)} picks in the pooled mask.",
+        ),
+    }
+
+
+def _network(model: dict[str, Any]) -> list[tuple[str, str]]:
+    """What there is to know of the model: name and text."""
+    training = model.get("training", {})
+    data, versions = training.get("data", []), training.get("versions", {})
+    facts = [
+        ("file", model["file"]),
+        ("digest", model["digest"]),
+        (
+            "classes",
+            ", ".join(
+                f"{name} ({d:g} Å)"
+                for name, d in zip(model["classes"], model["diameters"], strict=True)
+            ),
+        ),
+        ("averaged", model["particle_class"]),
+        ("voxel size", f"{model['voxel_size']:g} Å"),
+        ("channels", ", ".join(map(str, model["channels"]))),
+    ]
+    if data:
+        marked = [f"{d['tomogram']} ({sum(d['particles'].values())})" for d in data]
+        facts.append(("trained on (particles)", ", ".join(marked)))
+    if versions:
+        facts.append(("trained with", ", ".join(f"{k} {v}" for k, v in versions.items())))
+    return facts
 
 
 def _histogram(folder: Path, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
