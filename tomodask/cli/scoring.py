@@ -71,8 +71,8 @@ def score(
       tomodask score picks.star truth.star --radius 100 -o scores.csv --curve curve.csv
     """
     outputs = {"output": output, "confusion": confusion, "curve": curve, "verdicts": verdicts}
-    for path in filter(None, outputs.values()):
-        check_output(path, _CSV, inputs=(picks, truth))
+    for one in filter(None, outputs.values()):
+        check_output(one, _CSV, inputs=(picks, truth))
     from tomodask.data.particles import read_particles
     from tomodask.picking.scoring import score_picks
 

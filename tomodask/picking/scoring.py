@@ -84,7 +84,10 @@ class Scores:
 
     def __str__(self) -> str:
         shown = self.table.rename(columns={"distance": "AD (Å)", "distance_voxels": "AD (voxels)"})
-        shown = shown.drop(columns=["shrec_precision"]).dropna(axis="columns", how="all")
+        # What is not known at all is not shown; a precision of no picks is.
+        spare = ["AD (voxels)", "shrec_f1", "f_beta", "area"]
+        none = [name for name in spare if name in shown and shown[name].isna().all()]
+        shown = shown.drop(columns=["shrec_precision", *none])
         digits = {"AD (Å)": 1, "AD (voxels)": 2} | dict.fromkeys(_COUNTS, 0)
         cells = {
             name: [_cell(value, digits.get(str(name), 3)) for value in shown[name]]
@@ -99,7 +102,7 @@ class Scores:
 
 
 def _cell(value: float, digits: int) -> str:
-    return "–" if math.isnan(value) else f"{value:.{digits}f}"
+    return "–" if pd.isna(value) else f"{value:.{digits}f}"
 
 
 def score_picks(
@@ -294,6 +297,7 @@ def _table(
     if names:
         table.loc[MEAN] = table.loc[names].mean()
         table.loc[MEAN, _COUNTS] = np.nan
+    table[_COUNTS] = table[_COUNTS].astype("Int64")
     first = [*_COUNTS, "distance", "distance_voxels", "precision", "recall", "f1"]
     rest = [name for name in table if name not in (*first, "way", "matched")]
     return table[first + rest].rename_axis("class")
