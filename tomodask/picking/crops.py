@@ -26,8 +26,8 @@ from tomodask.picking.training_tomograms import TrainingTomogram, split
 
 __all__ = ["CropSampler", "TrainingTomogram", "split"]
 
-_MULTIPLE = 8
-_ORDER, _EXAMPLE, _VALIDATION = 0, 1, 2  # streams of random numbers
+_SMALLEST = 16
+_ORDER, _EXAMPLE, _VALIDATION, _VALIDATED = range(4)  # streams of random numbers
 _MEMORY = 2 << 30
 
 
@@ -42,7 +42,7 @@ class CropSampler:
     ----------
     tomograms : sequence of TrainingTomogram
     crop : int
-        Edge, voxels; a multiple of 8.
+        Edge, voxels, at least 16; a multiple of what the network needs, 8 as a rule.
     jitter : int
         A particle lies up to so many voxels along each axis from the middle of its crop; less where
         its label would not be inside any more.
@@ -84,8 +84,8 @@ class CropSampler:
         seed: int = 0,
         memory: int = _MEMORY,
     ) -> None:
-        if crop < 2 * _MULTIPLE or crop % _MULTIPLE:
-            raise InputError(f"crop must be a multiple of {_MULTIPLE} from 16 on, got {crop}")
+        if crop < _SMALLEST:
+            raise InputError(f"crop must be at least {_SMALLEST} voxels, got {crop}")
         if jitter < 0:
             raise InputError(f"jitter must be at least 0 voxels, got {jitter}")
         if not 0 <= background < 1:
@@ -126,7 +126,10 @@ class CropSampler:
         self._chances = sizes / sizes.sum()
         self._trees = [cKDTree(tomogram.centers) for tomogram in self._tomograms]
         self._reader = CropReader(self._tomograms, memory=memory)
-        self._order: tuple[int, np.ndarray] | None = None
+        self._order: tuple[tuple[int, int], np.ndarray] | None = None
+        self._validated = np.random.default_rng([seed, _VALIDATION]).permutation(len(self))
+        first = int(np.argmax(self._validated < len(self._particles)))
+        self._validated[[0, first]] = self._validated[[first, 0]]
 
     def __len__(self) -> int:
         """Examples of an epoch: each particle once, and the random places."""
@@ -138,7 +141,8 @@ class CropSampler:
         Parameters
         ----------
         epoch, index : int
-            From 0; `index` is below ``len``.
+            From 0.  An epoch goes through all in an order of its own; from ``len`` on it goes
+            through them once more, in another.
 
         Returns
         -------
@@ -151,8 +155,9 @@ class CropSampler:
         InputError
             If the crop holds NaN or infinite voxels, or PyTorch, which augments, is missing.
         """
-        number = int(self._order_of(epoch)[index])
-        rng = np.random.default_rng([self._seed, _EXAMPLE, epoch, number])
+        turn, rest = divmod(index, len(self))
+        number = int(self._order_of(epoch, turn)[rest])
+        rng = np.random.default_rng([self._seed, _EXAMPLE, epoch, turn, number])
         shape = (self._crop,) * 3
         warp = Warp(shape)
         if self._augmentation is not None:
@@ -164,20 +169,40 @@ class CropSampler:
     def validation(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """As `example`, without jitter and augmentation, and always the same.
 
-        First the particles in order, each at voxel ``crop // 2``, then random places.
+        All examples in one random order, of which a part is a fair sample.  The first one is of a
+        particle, which is at voxel ``crop // 2``.
         """
-        index = range(len(self))[index]
-        rng = np.random.default_rng([self._seed, _VALIDATION, index])
-        which, center = self._place(index, rng)
+        number = int(self._validated[index])
+        rng = np.random.default_rng([self._seed, _VALIDATED, number])
+        which, center = self._place(number, rng)
         target = np.full(3, self._crop // 2)
         warp = Warp((self._crop,) * 3)
-        return self._cut(which, center, target, warp, random=index >= len(self._particles))
+        return self._cut(which, center, target, warp, random=number >= len(self._particles))
 
-    def _order_of(self, epoch: int) -> np.ndarray:
+    def region(self, edge: int) -> np.ndarray:
+        """Normalised voxels about the particle of the first validation example; reads.
+
+        Parameters
+        ----------
+        edge : int
+            Voxels; less where the tomogram has less, whose border it does not cross.
+
+        Returns
+        -------
+        array of float32, shape (z, y, x)
+        """
+        which, row = self._particles[self._validated[0]]
+        sizes = np.array(self._tomograms[which].volume.shape)
+        edges = np.minimum(edge, sizes)
+        middle = np.rint(self._tomograms[which].centers[row]).astype(np.int64)
+        low = np.clip(middle - edges // 2, 0, sizes - edges)
+        return self._reader.read(int(which), low, low + edges)
+
+    def _order_of(self, epoch: int, turn: int) -> np.ndarray:
         kept = self._order  # one read: another thread may put another epoch there
-        if kept is None or kept[0] != epoch:
-            rng = np.random.default_rng([self._seed, _ORDER, epoch])
-            kept = epoch, rng.permutation(len(self))
+        if kept is None or kept[0] != (epoch, turn):
+            rng = np.random.default_rng([self._seed, _ORDER, epoch, turn])
+            kept = (epoch, turn), rng.permutation(len(self))
             self._order = kept
         return kept[1]
 

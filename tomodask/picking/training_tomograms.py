@@ -25,7 +25,7 @@ class TrainingTomogram:
     volume : DataArray, dims (z, y, x)
         Lazy, at the voxel size of the model.
     mean, std : float
-        Of the volume: crops are normalised by them.
+        Of the volume: crops are normalised by them.  A negative `std` inverts the contrast.
     centers : array, shape (n, 3)
         (z, y, x) in voxels; the middle of voxel (0, 0, 0) is the origin.
     classes : array of int, shape (n,)
@@ -37,7 +37,7 @@ class TrainingTomogram:
     Raises
     ------
     InputError
-        If a value is not as above, a centre is outside the volume, or `std` is not above 0.
+        If a value is not as above, a centre is outside the volume, or `std` is 0.
     """
 
     volume: xr.DataArray
@@ -51,9 +51,9 @@ class TrainingTomogram:
         if self.volume.dims != ("z", "y", "x"):
             raise InputError(f"{self.name} must have the dims ('z', 'y', 'x'), got "
                              f"{self.volume.dims}")  # fmt: skip
-        if not (np.isfinite(self.mean) and np.isfinite(self.std) and self.std > 0):
+        if not (np.isfinite(self.mean) and np.isfinite(self.std) and self.std):
             raise InputError(
-                f"{self.name}: mean and std must be finite and std above 0, got {self.mean} and "
+                f"{self.name}: mean and std must be finite and std not 0, got {self.mean} and "
                 f"{self.std}; a tomogram of one value has nothing to train on"
             )
         centers = np.array(self.centers, np.float64).reshape(-1, 3)
