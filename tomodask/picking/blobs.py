@@ -40,6 +40,7 @@ _BLOCK = 144  # bins along an edge of a block, about
 _SAMPLES = 2e6  # filtered bins that tell the background, about
 _LOWEST = 2.0  # standard deviations; hills below it are no candidates
 _FALSE = 0.2  # of the picks, by the hills of the negative
+_ROUNDING = 1e-6  # of the largest bin: what float32 leaves of a constant
 _BEFORE = [o for o in itertools.product((-1, 0, 1), repeat=3) if o < (0, 0, 0)]
 
 
@@ -105,10 +106,12 @@ def find_blobs(
     narrow = width / factor / 2 / ratio * math.sqrt((ratio**2 - 1) / (6 * math.log(ratio)))
     counts = [_counts(n, factor) for n in tomogram.shape]
     filters = _Filters.of(narrow, ratio * narrow, counts, sign=-1.0 if invert else 1.0)
-    rows, samples = _hills(bins, filters)
+    rows, samples, largest = _hills(bins, filters)
     rows[:, :3] = rows[:, :3] * factor + (factor - 1) / 2
     middle, deviation = _background(samples)
-    rows[:, 3] = (rows[:, 3] - middle) / deviation
+    if deviation <= _ROUNDING * largest:
+        rows = rows[:0]  # a constant tomogram has no hills but those of rounding
+    rows[:, 3] = (rows[:, 3] - middle) / (deviation or 1.0)
     distance = width / 2 if min_distance is None else min_distance / voxel_size
     if threshold is None:
         both = (apart(r[(r[:, 3] > _LOWEST) & (r[:, 4] > 0)], distance) for r in (rows, -rows))
@@ -264,8 +267,8 @@ class _Filters:
         return np.asarray(np.sqrt(np.maximum(first + second - 2 * both, 0)) / self.inner)
 
 
-def _hills(bins: da.Array, filters: _Filters) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (z, y, x, height, sign) of all hills and hollows, in bins; every n-th filtered bin."""
+def _hills(bins: da.Array, filters: _Filters) -> tuple[np.ndarray, np.ndarray, float]:
+    """Rows (z, y, x, height, sign) of hills and hollows; every n-th bin; the largest unfiltered."""
     halo = len(filters.kernels[1]) // 2 + 1  # a hill is told by its neighbours
     step = max(1, round((bins.size / _SAMPLES) ** (1 / 3)))
     token = tokenize(bins, filters)
@@ -283,13 +286,13 @@ def _hills(bins: da.Array, filters: _Filters) -> tuple[np.ndarray, np.ndarray]:
         )
     large = bins.size >= _LARGE / 8
     parts = compute(tasks, label="pick") if large else dask.compute(*tasks)
-    rows, samples = zip(*parts, strict=True)
-    return np.concatenate(rows), np.concatenate(samples)
+    rows, samples, largest = zip(*parts, strict=True)
+    return np.concatenate(rows), np.concatenate(samples), max(largest)
 
 
 def _hills_block(
     part: np.ndarray, filters: _Filters, *, core: list[tuple[int, int]], low: list[int], step: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Of one block: `core` are its own bins, `low` is where `part` begins."""
     dog = _filtered(part, filters, low)
     own = tuple(slice(a - lo, b - lo) for (a, b), lo in zip(core, low, strict=True))
@@ -312,7 +315,7 @@ def _hills_block(
         places = at + low
         score = height / filters.noise_at(places)
         rows.append(np.column_stack([places + _vertices(dog, at), score, np.full(len(at), sign)]))
-    return np.concatenate(rows), samples[samples != 0]
+    return np.concatenate(rows), samples[samples != 0], float(np.abs(part).max())
 
 
 def _filtered(part: np.ndarray, filters: _Filters, low: list[int]) -> np.ndarray:
@@ -350,9 +353,9 @@ def _vertices(values: np.ndarray, at: np.ndarray) -> np.ndarray:
 def _background(samples: np.ndarray) -> tuple[float, float]:
     """Median and deviation of the filtered tomogram: most of it is no particle."""
     if not len(samples):
-        return 0.0, 1.0  # a tomogram of zeros has no hills
+        return 0.0, 0.0
     low, middle, high = np.quantile(samples.astype(np.float64), norm.cdf([-1, 0, 1]))
-    return float(middle), float(max(middle - low, high - middle)) or 1.0
+    return float(middle), float(max(middle - low, high - middle))
 
 
 def _lowest(hills: np.ndarray, negative: np.ndarray) -> float:
