@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from scipy.interpolate import BSpline
@@ -187,3 +189,18 @@ def test_the_same_draw_gives_the_same_bits():
 def test_bad_input(values, message):
     with pytest.raises(InputError, match=message):
         Augmentation(**values)
+
+
+def test_a_crop_too_small():
+    with pytest.raises(InputError, match="must have 8 voxels along each axis"):
+        draw_warp(ALWAYS, (16, 4, 16), np.random.default_rng(0))
+
+
+def test_without_pytorch_only_mirrors(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    source = np.ones(SHAPE, np.float32)
+    assert Warp(SHAPE, (0, 2)).resample(source).shape == SHAPE
+    warp = warps(1)[0]
+    low, high = warp.source_box()
+    with pytest.raises(InputError, match=r"pip install 'tomodask\[training\]'"):
+        warp.resample(np.ones(np.subtract(high, low), np.float32))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import dask.array as da
@@ -288,6 +290,30 @@ def test_a_class_is_not_lost_to_validation_where_that_can_be_helped():
     for seed in range(5):
         (training,), _ = split([one], 0.15, seed)
         assert (one.classes[training.owned] == 2).any()
+
+
+def test_a_tomogram_without_particles_gives_random_places():
+    empty = tomogram(np.full(SHAPE, 7.0, np.float32), particles=0, mean=0.0, std=1.0)
+    full = tomogram(np.zeros(SHAPE, np.float32), mean=0.0, std=1.0)
+    sampler = CropSampler([full, empty], crop=16, background=0.5)
+    of_empty = [label for crop, label in all_of(sampler) if crop.max() == 7]
+    assert of_empty
+    assert all(np.isin(label, (0, IGNORED)).all() for label in of_empty)
+    training, validation = split([empty, full])
+    assert training[0].region is None
+    assert len(validation) == 1
+
+
+def test_plain_crops_need_no_pytorch():
+    code = (
+        "import sys, numpy as np, xarray as xr\n"
+        "from tomodask.picking.crops import CropSampler, TrainingTomogram\n"
+        "v = xr.DataArray(np.ones((20, 20, 20)), dims=('z', 'y', 'x'))\n"
+        "one = TrainingTomogram(v, 0.0, 1.0, np.full((1, 3), 9.0), np.array([1]))\n"
+        "CropSampler([one], crop=16).example(0, 0)\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_nan_is_told_with_its_tomogram():

@@ -5,10 +5,10 @@ elastic deformation are composed into that one map, and the tomogram is interpol
 once.  A mirror is a reversal of axes and interpolates nothing.
 
 **Labels are not resampled.**  Libraries of augmentation (MONAI, TorchIO) resample a volume of
-labels beside the image, by nearest neighbours: a ball of 7 voxels comes out frayed and off by up to
-half a voxel, and a label volume must be in memory first.  Here the centres are moved through the
-inverse of the same map and the labels drawn afterwards, as crisp as ever.  MONAI moves points too,
-by affine maps only.  So neither of them is used.
+labels beside the image, by nearest neighbours as a rule: a ball of 7 voxels comes out frayed, and a
+volume of labels must be drawn first.  Here the centres are moved through the inverse of the same
+map and the labels drawn afterwards, as crisp as ever.  Points can be moved in MONAI too, but by
+affine maps only, not along with an elastic deformation.  So neither of them is used.
 
 **What turns do to the missing wedge.**  A mirror along any axis leaves the wedge of a symmetric
 tilt range as it is; any turn takes it along, by at most `rotation`.  That is one reason for the 15°
@@ -39,6 +39,7 @@ __all__ = ["Augmentation", "Warp", "augment", "draw_warp"]
 
 _SPACING = 24.0  # voxels between the control points of the deformation, about
 _DEGREE = 3
+_SMALLEST = 8  # voxels
 _STRIDE = 4  # voxels between the samples by which a bend's slope is judged
 
 
@@ -243,6 +244,9 @@ def draw_warp(
     >>> draw_warp(still, (16, 16, 16), np.random.default_rng(0)).resamples
     False
     """
+    if min(shape) < _SMALLEST:
+        raise InputError(f"a crop must have {_SMALLEST} voxels along each axis to be bent, got "
+                         f"{shape}")  # fmt: skip
     coins, chances = rng.random(3), rng.random(3)
     direction, angle, factor, strength = rng.normal(size=3), rng.uniform(-1, 1), *rng.random(2)
     controls = rng.uniform(-1, 1, size=(3, *(_intervals(n) + _DEGREE for n in shape)))
