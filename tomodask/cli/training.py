@@ -78,6 +78,11 @@ __all__ = ["train"]
     show_default=True,
     help="Of the products; auto takes bfloat16 where the machine has it.",
 )
+@click.option(
+    "--some-marked",
+    is_flag=True,
+    help="Only some particles are marked: far from the marks nothing is learned.",
+)
 @click.option("--invert", is_flag=True, help="Take the tomograms' negative.")
 @click.option("--any-size", is_flag=True, help="Train though particles are not 7 to 25 voxels.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn.")
@@ -103,8 +108,8 @@ def train(
 ) -> None:
     """Train a network to find particles, from some that are marked.
 
-    In TOMOGRAMS, or the part of them that PICKS covers, mark all particles: what is not marked
-    counts as background.  Some dozens are enough for a large particle.  Training can be stopped
+    What PICKS does not mark in TOMOGRAMS counts as background, unless --some-marked is given.
+    Some dozens of marks are enough for a large particle.  Training can be stopped
     (Ctrl-C) and goes on with --resume; the model file is there after the first round and is the
     best one so far.
 

@@ -18,7 +18,7 @@ _SMOOTH = 1e-5  # keeps the quotient of an empty class finite
 def dice_loss(logits: torch.Tensor, label: torch.Tensor, *, entropy: float = 0.0) -> torch.Tensor:
     """1 − Dice, averaged over the classes; voxels of label 255 have no say.
 
-    Dice of a class is ``2 Σ p t / (Σ p + Σ t)``, sums over all voxels of the batch [1]_.  Classes
+    Dice of a class is ``2 Σ p t / (Σ p² + Σ t²)``, sums over all voxels of the batch [1]_.  Classes
     that no label of the batch shows are held down by the others' share of the softmax, and by the
     cross-entropy.
 
@@ -53,7 +53,7 @@ def dice_loss(logits: torch.Tensor, label: torch.Tensor, *, entropy: float = 0.0
         cross = functional.cross_entropy(logits, target, reduction="none").unsqueeze(1)
     over = (0, 2, 3, 4)
     both = (share * hot * counted).sum(over)
-    total = (share * counted).sum(over) + (hot * counted).sum(over)
+    total = (share**2 * counted).sum(over) + (hot * counted).sum(over)
     shown = (hot * counted).sum(over) > 0
     dice = 1 - (2 * both + _SMOOTH) / (total + _SMOOTH)
     loss = dice[shown].mean() if bool(shown.any()) else 0.0 * logits.sum()

@@ -1,0 +1,293 @@
+"""A training between two epochs: what it has learned, and how it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tomodask.errors import InputError
+from tomodask.nets.model_file import PickingModel, read_model, write_model
+from tomodask.picking.crops import CropSampler, TrainingTomogram, split
+from tomodask.picking.training_data import Marked
+from tomodask.picking.training_settings import TrainingSettings
+
+__all__ = ["EpochReport", "TrainingRun"]
+
+_RECALL_WEIGHT = 0.7  # of recall against precision, where the best epoch is chosen
+_HALO = 16  # voxels, until the network's reach is measured
+_TOLERATED = 0.02  # change of a probability by cutting a tile, in 99.9 % of the voxels
+_JUDGED = 24  # crops of validation, about
+_SEEN = 128  # voxels along an edge of the part in which a network's reach is measured
+_KNOWN = 1.5  # diameters: that far about a marked particle nothing is left unmarked
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What an epoch of training came to.
+
+    Attributes
+    ----------
+    epoch, epochs : int
+        This one, from 1, and all.
+    loss, learning_rate : float
+        Mean over the epoch; at its end.
+    precision, recall, f1 : float
+        On the held-out part: particles found and claimed, all classes together.
+    seconds : float
+        That the epoch took, validation included.
+    image, label, prediction : array, shapes (y, x), (y, x), (classes, y, x)
+        A slice of a held-out crop: voxels (z-score), label (0, or class from 1; 255 has no say),
+        probabilities.
+    classes : tuple of str
+    """
+
+    epoch: int
+    epochs: int
+    loss: float
+    learning_rate: float
+    precision: float
+    recall: float
+    f1: float
+    seconds: float
+    image: np.ndarray
+    label: np.ndarray
+    prediction: np.ndarray
+    classes: tuple[str, ...]
+
+
+class TrainingRun:
+    """A training between two epochs."""
+
+    def __init__(
+        self,
+        marked: Marked,
+        settings: TrainingSettings,
+        tomograms: list[TrainingTomogram],
+        *,
+        threads: int | None,
+    ) -> None:
+        from tomodask.nets.augmentation import Augmentation
+        from tomodask.nets.trainer import Optimisation, Trainer
+
+        self.marked, self.settings, self.tomograms = marked, settings, tomograms
+        crops: dict[str, Any] = {
+            "crop": settings.crop,
+            "label": settings.label,
+            "diameter": settings.label_diameter,
+            "background": settings.background,
+            "seed": settings.seed,
+        }
+        training, held_out = split(tomograms, settings.validation, settings.seed)
+        self.training = CropSampler(
+            training,
+            jitter=settings.jitter,
+            augmentation=Augmentation() if settings.augment else None,
+            known_within=self._known_within(),
+            **crops,
+        )
+        self.held_out = CropSampler(held_out, jitter=0, **crops)
+        count = settings.examples or int(np.clip(len(training), 64, 400))
+        self.steps = max(1, count // settings.batch)
+        self.trainer = Trainer(
+            settings.architecture,
+            Optimisation(
+                epochs=settings.epochs,
+                steps=self.steps,
+                learning_rate=settings.learning_rate,
+                entropy=settings.entropy,
+                precision=settings.precision,
+                seed=settings.seed,
+            ),
+            threads=threads,
+        )
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, np.ndarray] | None = None
+        self.best_score = -1.0
+        # What must be the same where a training goes on.
+        told = [settings.to_dict(), marked.told(), marked.classes, marked.diameters]
+        places = [c.tobytes() for c in marked.centers]
+        text = json.dumps(told, sort_keys=True).encode() + b"".join(places)
+        self.identity = hashlib.sha256(text).hexdigest()[:32]
+
+    def _known_within(self) -> float | None:
+        """Voxels about a particle in which others would have been marked, where only some are."""
+        if not self.settings.some_marked:
+            return None
+        return _KNOWN * max(self.marked.diameters) / self.marked.voxel_size
+
+    def take_up(self, state: Path) -> None:
+        """Go on from a state that `put_down` left."""
+        told, best = self.trainer.load(state)
+        if told.get("identity") != self.identity:
+            changed = _changed(told.get("settings", {}), self.settings.to_dict())
+            raise InputError(
+                f"{state.parent} is of another training ({changed}); give the same tomograms, "
+                "picks and settings, or start anew (overwrite=True, --overwrite)"
+            )
+        self.history, self.best_score, self.best = told["history"], told["best_score"], best
+
+    def put_down(self, state: Path) -> None:
+        """Keep all that going on needs."""
+        told = {
+            "identity": self.identity,
+            "settings": self.settings.to_dict(),
+            "history": self.history,
+            "best_score": self.best_score,
+        }
+        self.trainer.save(state, told, self.best)
+
+    def to_the_end(
+        self,
+        target: Path | None,
+        folder: Path | None,
+        on_epoch: Callable[[EpochReport], None],
+    ) -> PickingModel:
+        """All epochs that are left, then the network's reach."""
+        from tomodask.nets.trainer import TrainingDivergedError
+
+        epochs = self.settings.epochs
+        for epoch in range(len(self.history), epochs):
+            try:
+                report, better = self._epoch(epoch)
+            except TrainingDivergedError as error:
+                kept = f"; {folder} keeps the state after epoch {epoch}" if folder else ""
+                best = f", {target} the best network" if target and self.best else ""
+                raise TrainingDivergedError(
+                    f"epoch {epoch + 1} of {epochs}: {error}{kept}{best}"
+                ) from error
+            if folder is not None and target is not None:
+                self.put_down(folder / "state.safetensors")
+                if better:
+                    write_model(self._model(()), target)
+            on_epoch(report)
+        model = self._model(self._reach())
+        if target is not None:
+            write_model(model, target)
+            return read_model(target)
+        return model
+
+    def _epoch(self, epoch: int) -> tuple[EpochReport, bool]:
+        start = time.perf_counter()
+        batch, count = self.settings.batch, self.steps * self.settings.batch
+        with ThreadPoolExecutor(2) as pool:
+            examples = _ahead(pool, self._example, range(epoch * count, (epoch + 1) * count), batch)
+            loss = self.trainer.train(_batches(examples, batch))
+            judged = range(0, len(self.held_out), max(1, len(self.held_out) // _JUDGED))
+            held_out = list(_ahead(pool, self.held_out.validation, judged, batch))
+        counts, first = self.trainer.evaluate(_batches(iter(held_out), batch))
+        score = counts.f_score(_RECALL_WEIGHT)
+        # A later epoch of the same score has learned more: the schedule ends with small steps.
+        better = score >= self.best_score
+        if better:
+            self.best_score, self.best = score, self.trainer.weights()
+        row: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "loss": loss,
+            "learning_rate": self.trainer.learning_rate,
+            "precision": counts.precision,
+            "recall": counts.recall,
+            "f1": counts.f_score(),
+            "seconds": time.perf_counter() - start,
+        }
+        self.history.append(row)
+        crop, label = held_out[0]
+        middle = crop.shape[1] // 2
+        assert first is not None
+        return EpochReport(
+            **row,
+            epochs=self.settings.epochs,
+            image=crop[0, middle],
+            label=label[middle],
+            prediction=first[:, middle],
+            classes=self.marked.classes,
+        ), better
+
+    def _example(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Example of this number, counted over all epochs: the sampler's epochs are its own."""
+        return self.training.example(*divmod(number, len(self.training)))
+
+    def _model(self, reach: tuple[tuple[int, float], ...]) -> PickingModel:
+        assert self.best is not None
+        kept = [halo for halo, change in reach if change <= _TOLERATED]
+        halo = min(kept, default=max((h for h, _ in reach), default=_HALO))
+        return PickingModel(
+            architecture=self.settings.architecture,
+            weights=self.best,
+            classes=self.marked.classes,
+            diameters=self.marked.diameters,
+            voxel_size=self.marked.voxel_size,
+            halo=halo,
+            label_diameter=self.settings.label_diameter,
+            invert=self.settings.invert,
+            reach=reach,
+            history=tuple(self.history),
+            training={
+                "settings": self.settings.to_dict(),
+                "data": self.marked.told(),
+                "versions": _versions(),
+            },
+        )
+
+    def _reach(self) -> tuple[tuple[int, float], ...]:
+        """How far the trained network looks, about a particle of the first tomogram."""
+        from tomodask.nets.inference import measure_reach
+
+        one = next(t for t in self.tomograms if len(t.centers))
+        parts = {}
+        for axis, at, n in zip("zyx", one.centers[0], one.volume.shape, strict=True):
+            first = max(0, min(int(at) - _SEEN // 2, n - _SEEN))
+            parts[axis] = slice(first, first + _SEEN)
+        values = (one.volume.isel(parts).to_numpy().astype(np.float32) - one.mean) / one.std
+        missing = [(0, max(0, _SEEN // 2 - n)) for n in values.shape]
+        return measure_reach(self._model(()), np.pad(values, missing))
+
+
+def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:
+    names = [name for name in new if old.get(name) != new[name]]
+    told = ", ".join(f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in names)
+    return told or "other tomograms, picks or diameters"
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, make: Callable[[int], Any], numbers: range, batch: int
+) -> Iterator[Any]:
+    """Results in order, two batches of them made in advance."""
+    rest = iter(numbers)
+    waiting: list[Future[Any]] = [pool.submit(make, n) for n in islice(rest, 2 * batch)]
+    try:
+        while waiting:
+            done = waiting.pop(0).result()
+            waiting.extend(pool.submit(make, n) for n in islice(rest, 1))
+            yield done
+    finally:
+        for one in waiting:
+            one.cancel()
+
+
+def _batches(
+    examples: Iterator[tuple[np.ndarray, np.ndarray]], size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    while part := list(islice(examples, size)):
+        crops, labels = zip(*part, strict=True)
+        yield np.stack(crops), np.stack(labels)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("tomodask", "torch", "numpy", "scipy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,98 @@
+"""How a picking network is trained."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from tomodask.errors import InputError
+from tomodask.nets.architecture import Architecture
+from tomodask.picking.labels import LabelKind
+
+__all__ = ["TrainingSettings"]
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a network is trained; all that the result depends on beside the data.
+
+    Attributes
+    ----------
+    architecture : Architecture
+        `classes` is set from the picks.
+    label : {"truncated_ball", "ball", "cube"}
+    label_diameter : int
+        Of the label about each centre, voxels, at least 3.
+    crop : int
+        Edge of the training crops, voxels.
+    jitter : int
+        How far a crop's centre may be from its particle, voxels along each axis.
+    background : float
+        Share of crops at random places.
+    augment : bool
+        Mirror, turn, scale and bend the crops.
+    some_marked : bool
+        Only some of the particles are marked: voxels farther than 1.5 diameters from every mark
+        have no say, but in the crops at random places.
+    epochs : int
+    examples : int
+        Crops of an epoch; 0 for as many as there are particles, 64 to 400.
+    batch : int
+        Crops of a step.
+    learning_rate : float
+        The highest of the one-cycle schedule.
+    entropy : float
+        Weight of the cross-entropy beside the Dice loss; 0 is the paper's.
+    validation : float
+        Share of the particles that is held out, in a place of their own.
+    invert : bool
+        Multiply tomograms by −1.
+    precision : {"float32", "bfloat16"}
+    seed : int
+    """
+
+    architecture: Architecture = field(default_factory=Architecture)
+    label: LabelKind = "truncated_ball"
+    label_diameter: int = 7
+    crop: int = 64
+    jitter: int = 14
+    background: float = 0.1
+    augment: bool = True
+    some_marked: bool = False
+    epochs: int = 60
+    examples: int = 0
+    batch: int = 8
+    learning_rate: float = 1e-3
+    entropy: float = 0.0
+    validation: float = 0.15
+    invert: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        multiple = self.architecture.multiple
+        rules = (
+            ("label_diameter", 3 <= self.label_diameter <= 64, "3 to 64 voxels"),
+            ("epochs", self.epochs >= 1, "at least 1"),
+            ("examples", self.examples >= 0, "at least 0"),
+            ("batch", self.batch >= 1, "at least 1"),
+            ("jitter", 0 <= self.jitter < self.crop / 2, "0 to half of crop"),
+            ("background", 0 <= self.background < 1, "at least 0 and below 1"),
+            ("validation", 0 < self.validation <= 0.5, "above 0 and at most 0.5"),
+            ("learning_rate", 0 < self.learning_rate < 10, "above 0 and below 10"),
+            ("entropy", 0 <= self.entropy < 1e3, "at least 0"),
+            ("seed", self.seed >= 0, "at least 0"),
+            (
+                "crop",
+                16 <= self.crop <= 512 and self.crop % multiple == 0,
+                f"16 to 512 voxels, a multiple of {multiple}",
+            ),
+            ("precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16"),
+        )
+        for name, kept, rule in rules:
+            if not kept:
+                raise InputError(f"{name} must be {rule}, got {getattr(self, name)!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {**asdict(self), "architecture": self.architecture.to_dict()}
