@@ -234,7 +234,7 @@ def _segmentation(
         ),
         "scores": _inline(
             plot.plot_scores(picks["score"].to_numpy(float)),
-            f"Histogram of the heights of {len(picks)} picks in the pooled mask.",
+            f"Histogram of the scores of {len(picks)} picks.",
         ),
     }
 

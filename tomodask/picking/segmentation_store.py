@@ -134,9 +134,10 @@ def _lay_out(probability: xr.DataArray, group: zarr.Group) -> None:
         chunks=(1, *_chunk(data)),
         dtype="float32",
         dimension_names=("c", "z", "y", "x"),
-        fill_value=0,
+        # No probability: Zarr leaves chunks out that hold nothing else, whatever config they were
+        # laid out with, and a missing one is damage here.
+        fill_value=float("nan"),
         compressors=codecs(),
-        config={"write_empty_chunks": True},  # so that a missing one is damage, and seen
     )
     group.create_array(
         "finished", shape=data.numblocks[1:], chunks=(1, 1, 1), dtype="uint8", compressors=None
