@@ -368,3 +368,9 @@ def test_bad_tomograms():
         tomogram(region=((0, 40), (0, 57), (0, 72)))
     with pytest.raises(InputError, match="dims"):
         TrainingTomogram(good.volume.transpose("x", "y", "z"), 0, 1, good.centers, good.classes)
+
+
+def test_a_second_turn_of_an_epoch_draws_anew():
+    sampler = CropSampler([tomogram(centers=[[20.0, 28, 36]])], crop=16, background=0.0)
+    crops = [sampler.example(0, index)[0].tobytes() for index in range(5)]
+    assert len(set(crops)) == 5
