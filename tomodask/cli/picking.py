@@ -102,124 +102,100 @@ def match(
 
 
 @command
-@click.argument("scores", type=INPUT)
+@click.argument("source", metavar="INPUT", type=INPUT)
 @output_option("PICKS.star", "Particle table: .star, .tbl or .csv.")
 @click.option(
-    "--diameter", type=float, metavar="Å", help="Of the particle, Å.  [default: that of the match]"
+    "--model",
+    type=INPUT,
+    metavar="MODEL.safetensors",
+    help="Segment INPUT, a tomogram, with this network of `tomodask train`.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["segmentation", "template", "dog"]),
+    help="What INPUT is picked by; dog, a difference of Gaussians, takes a tomogram.  [default: "
+    "what INPUT is made for]",
+)
+@click.option(
+    "--diameter",
+    type=float,
+    metavar="Å",
+    help="Of the particle, Å; for dog and for volumes of other programs.  [default: what the match "
+    "or the network says]",
 )
 @click.option(
     "--threshold",
     type=float,
-    help="Least score, or least probability.  [default for a match: found from the scores]",
+    help="Least score, or least probability.  [default: 0.5 for a network; found from the scores "
+    "of a match or of dog]",
 )
 @click.option("--max-particles", type=int, metavar="N", help="Keep the N best at most.")
 @click.option(
     "--min-height",
     type=float,
-    default=0.1,
-    show_default=True,
-    help="Of a probability or mask: least height of a particle after pooling, 0 to 1.",
+    metavar="H",
+    help="Of a probability: least height of a particle after pooling, 0 to 1.  [default: 0.1]",
 )
+@click.option(
+    "--min-distance",
+    type=float,
+    metavar="Å",
+    help="Of two picks closer than this the lower is dropped, Å; for a probability and dog.  "
+    "[default: half the diameter]",
+)
+@click.option("--invert", is_flag=True, help="For dog: particles are dark.")
 @voxel_size_option
 @table_style_option
-@cluster_options(default="threads of this process")
+@cluster_options(default="threads of this process; with --model a local cluster")
 def pick(
-    scores: Path,
+    source: Path,
     *,
     output: Path,
-    diameter: float | None,
-    threshold: float | None,
-    max_particles: int | None,
-    min_height: float,
-    voxel_size: float | None,
+    model: Path | None,
+    method: str | None,
     style: str,
-    **cluster: Any,
+    **options: Any,
 ) -> None:
-    """Find the particles in a map of scores or probabilities.
+    """Find the particles in probabilities, in scores, or in a tomogram.
 
-    SCORES is the store that `tomodask match` wrote, or any volume of probabilities (or a mask), of
-    which the voxels above --threshold are taken for particles of --diameter.
+    INPUT is the store that `tomodask segment` wrote, that of `tomodask match`, any volume of
+    probabilities (or a mask), of which the voxels above --threshold are taken for particles of
+    --diameter, or, with --model or --method dog, a tomogram.  Kinds of particles are the columns
+    kind (names) and class (numbers, from 1).
 
     Example:
+      tomodask pick probability.zarr -o picks.star
+      tomodask pick tomogram.zarr --model model.safetensors -o picks.star
       tomodask pick scores.zarr -o picks.star
-      tomodask pick probability.mrc --threshold 0.5 --diameter 250 -o picks.star
+      tomodask pick tomogram.zarr --method dog --diameter 250 -o picks.star
+      tomodask pick mask.mrc --threshold 0.5 --diameter 250 -o picks.star
     """
-    check_output(output, TABLES, inputs=(scores,))
+    check_output(output, TABLES, inputs=(source,) if model is None else (source, model))
     from tomodask.beforehand import whole
+    from tomodask.cli.picking_inputs import PICKERS, kind_of, refuse_others
     from tomodask.data.particles import write_particles
 
-    max_particles = whole("max_particles", max_particles, least=1)
-
-    with place(cluster, local=False):
-        if _is_match(scores):
-            from tomodask.picking.template_matching import open_scores, pick_particles
-
-            if voxel_size is not None:
-                raise InputError(
-                    f"voxel_size cannot be changed for {scores}, got {voxel_size:g}: the match has "
-                    "its own; leave --voxel-size out"
-                )
-            match = open_scores(scores)
-            table = pick_particles(
-                match, diameter=diameter, threshold=threshold, max_particles=max_particles
-            )
-            size, shape = float(match.attrs["voxel_size"]), match["score"].shape
-        else:
-            from tomodask.data.tomograms import open_tomogram
-
-            volume = open_tomogram(scores, voxel_size=voxel_size)
-            table = _pick_probability(volume, diameter, threshold, min_height)[:max_particles]
-            size, shape = float(volume.attrs["voxel_size"]), volume.shape
+    cluster = {name: options.pop(name) for name in ("scheduler", "workers", "memory", "config")}
+    kind = kind_of(source, model, method)
+    refuse_others(kind, source, options)
+    options["max_particles"] = whole("max_particles", options["max_particles"], least=1)
+    with place(cluster, local=kind == "model"):
+        table, size, shape = PICKERS[kind](source, model, options)
     if table.empty:
-        at = f"threshold {threshold:g}" if threshold is not None else "the threshold that was found"
-        raise InputError(f"{scores}: no particle lies above {at}; give a lower --threshold")
+        given = options["threshold"]
+        at = "the threshold that was found" if given is None else f"threshold {given:g}"
+        if given is None and kind in ("model", "segmentation"):
+            at = f"threshold {table.attrs['threshold']:g}"
+        raise InputError(f"{source}: no particle lies above {at}; give a lower --threshold")
     keep_former(output)
     write_particles(
         table, output, voxel_size=size, tomogram_shape=_centred(style, shape), style=style
     )
-    used = table.attrs.get("threshold", threshold)
-    click.echo(f"{output}: {len(table)} particles above {used:.4g}")
-
-
-def _is_match(path: Path) -> bool:
-    """Tell whether this is a store of `tomodask match`, by its attributes alone."""
-    import json
-
-    try:
-        attributes = json.loads((path / "zarr.json").read_text("utf-8")).get("attributes", {})
-    except (OSError, ValueError):
-        return False
-    return str(attributes.get("format", "")).startswith("tomodask-scores")
-
-
-def _pick_probability(
-    volume: xr.DataArray, diameter: float | None, threshold: float | None, min_height: float
-) -> pd.DataFrame:
-    """Centres in a volume that template matching did not make."""
-    import numpy as np
-
-    from tomodask.picking.centers import collect_centers, find_centers
-
-    source, size = volume.attrs["source"], float(volume.attrs["voxel_size"])
-    if diameter is None or threshold is None:
-        missing = "diameter" if diameter is None else "threshold"
-        raise InputError(
-            f"{missing} is needed for {source}, a volume that no match wrote, got none; give "
-            f"--{missing}"
-        )
-    if not diameter >= size:
-        raise InputError(
-            f"diameter must be at least a voxel of {source} ({size:g} Å), got {diameter:g} Å"
-        )
-    if not 0 < min_height <= 1:
-        raise InputError(f"min_height must be above 0 and at most 1, got {min_height:g}")
-    if not np.isfinite(threshold):
-        raise InputError(f"threshold must be a number, got {threshold}")
-    mask = volume.data > threshold
-    centers = find_centers(mask, diameter=max(1, round(diameter / size)), min_height=min_height)
-    table = collect_centers(centers, voxel_size=size)
-    table.insert(0, "tomogram", str(volume.name))
-    return table
+    told = f"{output}: {len(table)} particles above {table.attrs['threshold']:.4g}"
+    counts = table["kind"].value_counts() if "kind" in table else ()
+    if len(counts) > 1:
+        told += ": " + ", ".join(f"{number} {name}" for name, number in counts.items())
+    click.echo(told)
 
 
 def _centred(style: str, shape: tuple[int, ...]) -> Any:

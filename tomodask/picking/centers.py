@@ -3,24 +3,28 @@
 Mean-pool non-maximum suppression (MP-NMS) [1]_: mean-pool the mask until each particle is one
 smooth hill, and take the top of the hill as the particle center.
 
-Public functions build the graph; ``_*_block`` functions compute on one block in memory.  The halo
-covers all that a voxel sees and each voxel has one owner, so the chunks do not change the result.
+What one place sees (`halo`) is put together from what the blocks around keep of themselves, and
+each voxel has one owner, so the chunks do not change the result (`hills` says why not by a bit).
 
 .. [1] Liu et al., "DeepETPicker", Nat. Commun. 15, 2090 (2024), doi:10.1038/s41467-024-46041-0.
 """
 
-from functools import partial, reduce
+from __future__ import annotations
+
 from itertools import product
 
 import dask.array as da
 import numpy as np
 import pandas as pd
-from dask.base import compute
+from dask.base import compute, tokenize
 from dask.delayed import delayed
+from dask.highlevelgraph import HighLevelGraph
 
-from tomodask.arrays.backend import Array, namespace, ndimage, to_numpy
+from tomodask.arrays.backend import Array, is_cupy, namespace, to_numpy
+from tomodask.picking.hills import find_tops, least_count, mark_tops, pooling_weights
+from tomodask.picking.occupied import Occupied, blocks_within, merged_chunks, pack, unpack
 
-__all__ = ["collect_centers", "find_centers"]
+__all__ = ["collect_centers", "find_centers", "halo"]
 
 
 def find_centers(
@@ -28,14 +32,19 @@ def find_centers(
 ) -> Array:
     """Mark the particle centers in a segmentation mask.
 
+    The mask is pooled as if it went on with zeros beyond the tomogram: a particle cut by the
+    border is as high as the part that is there.  Pooling in steps that each stop at the border,
+    as [1]_ does, differs within a pooling's reach of it, where it loses mass.
+
     Parameters
     ----------
     mask : array of bool, shape (z, y, x)
         True in the particles, e.g. ``probability > 0.5``.  NumPy, CuPy or Dask array.
     diameter : int
-        Particle diameter, in voxels.  Sets the number of poolings, as in [1]_.
+        Diameter of what the mask shows of a particle, in voxels.  Sets the number of poolings,
+        as in [1]_: ``diameter // (kernel - 1) + 1``.
     kernel : int
-        Edge of the pooling cube, in voxels; odd.
+        Edge of the pooling cube, in voxels; odd.  The paper's is 5.
     min_distance : int
         Tops this close, in voxels along every axis, are rivals: the higher one is kept, and of
         equals the first in (z, y, x) order.
@@ -70,19 +79,14 @@ def find_centers(
         raise ValueError(f"kernel must be odd and above 1 voxel, got {kernel}")
     if diameter < 1 or min_distance < 1:
         raise ValueError(f"need at least 1 voxel, got {diameter=}, {min_distance=}")
-    weights = _mean_pool_weights(diameter, kernel)
-    block = partial(
-        _centers_block, weights=weights, min_distance=min_distance, min_height=min_height
-    )
-    if not isinstance(mask, da.Array):
-        return block(mask)
-    halo = _halo(weights, min_distance)
-    return mask.map_overlap(
-        block,
-        depth=tuple(min(halo, size) for size in mask.shape),
-        boundary="none",  # the block, not Dask, says what lies beyond the tomogram
-        meta=mask._meta.astype(np.float32),
-    )
+    weights = pooling_weights(diameter, kernel)
+    level = least_count(weights, min_height)
+    if isinstance(mask, da.Array):
+        return _lazy_centers(mask, weights, level, min_distance)
+    if is_cupy(mask):
+        return mark_tops(mask, weights, level=level, reach=min_distance)
+    places, counts = find_tops(mask, weights, level=level, reach=min_distance)
+    return _marked(mask.shape, places, counts, weights)
 
 
 def collect_centers(centers: Array, *, voxel_size: float) -> pd.DataFrame:
@@ -111,35 +115,79 @@ def collect_centers(centers: Array, *, voxel_size: float) -> pd.DataFrame:
     return table.sort_values(["score", "z", "y", "x"], ascending=rising, ignore_index=True)
 
 
-def _mean_pool_weights(diameter: int, kernel: int) -> np.ndarray:
-    """1D weights that do all the poolings at once: a box convolved with itself.
-
-    Pooling in steps, as [1]_ does, differs only at the tomogram's border, where it loses mass.
-    """
-    poolings = diameter // (kernel - 1) + 1
-    return reduce(np.convolve, [np.full(kernel, 1 / kernel)] * poolings)
-
-
-def _halo(weights: np.ndarray, min_distance: int) -> int:
+def halo(weights: np.ndarray, min_distance: int) -> int:
     """Voxels that one voxel sees: the pooling, then two looks around for a rival."""
     return len(weights) // 2 + 2 * min_distance
 
 
+def _lazy_centers(mask: da.Array, weights: np.ndarray, level: float, reach: int) -> da.Array:
+    margin = halo(weights, reach)
+    chunks = tuple(merged_chunks(sizes, margin) for sizes in mask.chunks)
+    token = tokenize(mask.name, weights, level, reach)
+    packed, name = f"mask-pack-{token}", f"mask-centers-{token}"
+    graph: dict[tuple, tuple] = {
+        (packed, *index): (pack, (mask.name, *index)) for index in np.ndindex(*mask.numblocks)
+    }
+    edges = [np.concatenate([[0], np.cumsum(sizes)]).tolist() for sizes in chunks]
+    meta = namespace(mask._meta).empty((0, 0, 0), np.float32)
+    for index in np.ndindex(*map(len, chunks)):
+        low = [e[i] for e, i in zip(edges, index, strict=True)]
+        high = [e[i + 1] for e, i in zip(edges, index, strict=True)]
+        around = blocks_within(mask.chunks, [a - margin for a in low], [b + margin for b in high])
+        graph[(name, *index)] = (
+            _centers_block,
+            [(packed, *at) for at, _ in around],
+            [corner for _, corner in around],
+            low,
+            high,
+            mask.shape,
+            weights,
+            level,
+            reach,
+            is_cupy(mask._meta),
+        )
+    layers = HighLevelGraph.from_collections(name, graph, dependencies=[mask])
+    return da.Array(layers, name, chunks=chunks, meta=meta)
+
+
 def _centers_block(
-    mask: Array, *, weights: np.ndarray, min_distance: int, min_height: float
+    parts: list[Occupied],
+    corners: list[tuple[int, ...]],
+    low: list[int],
+    high: list[int],
+    shape: tuple[int, ...],
+    weights: np.ndarray,
+    level: float,
+    reach: int,
+    on_gpu: bool,
 ) -> Array:
-    """`find_centers` on one block in memory."""
-    xp, ndi = namespace(mask), ndimage(mask)
-    window = 2 * min_distance + 1
-    hill = mask.astype(np.float32)
-    for axis in range(3):  # not uniform_filter: its running sums depend on where a block starts
-        hill = ndi.correlate1d(hill, xp.asarray(weights), axis=axis, mode="constant")
-    top = (hill >= min_height) & (hill == ndi.maximum_filter(hill, window, mode="constant"))
-    # Equal tops tie (a flat hill has many): the first in (z, y, x) order wins.  A block keeps
-    # that order although its indices start elsewhere, so all blocks break a tie alike.
-    rank = xp.where(top, xp.arange(hill.size, 0, -1).reshape(hill.shape), 0)
-    kept = top & (rank == ndi.maximum_filter(rank, window, mode="constant"))
-    return xp.where(kept, hill, np.float32(0))
+    """`find_centers` from voxel `low` to below `high`."""
+    margin = halo(weights, reach)
+    begin = tuple(max(0, a - margin) for a in low)
+    end = tuple(min(n, b + margin) for n, b in zip(shape, high, strict=True))
+    mask = unpack(parts, corners, begin, end)
+    core = [(a - o, b - o) for a, b, o in zip(low, high, begin, strict=True)]
+    if on_gpu:
+        import cupy
+
+        inside = np.zeros([b - a for a, b in zip(begin, end, strict=True)], bool)
+        on_device = cupy.asarray(inside if mask is None else mask.view(bool))
+        tops = mark_tops(on_device, weights, level=level, reach=reach)
+        return tops[tuple(slice(a, b) for a, b in core)]
+    if mask is None:
+        return np.zeros([b - a for a, b in core], np.float32)
+    mask = mask.view(bool)
+    first, last = zip(*core, strict=True)
+    places, counts = find_tops(mask, weights, level=level, reach=reach, low=first, high=last)
+    return _marked(tuple(b - a for a, b in core), places - first, counts, weights)
+
+
+def _marked(
+    shape: tuple[int, ...], places: np.ndarray, counts: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    out = np.zeros(shape, np.float32)
+    out[tuple(places.T)] = counts / float(weights.sum()) ** 3
+    return out
 
 
 def _table_block(centers: Array, corner: tuple[int, ...]) -> np.ndarray:
