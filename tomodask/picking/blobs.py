@@ -28,6 +28,7 @@ from scipy.stats import norm
 
 from tomodask.cluster import compute
 from tomodask.errors import InputError
+from tomodask.picking.blob_kernels import extrema, smoothed
 from tomodask.picking.selection import apart
 
 __all__ = ["find_blobs"]
@@ -41,7 +42,6 @@ _SAMPLES = 2e6  # filtered bins that tell the background, about
 _LOWEST = 2.0  # standard deviations; hills below it are no candidates
 _FALSE = 0.2  # of the picks, by the hills of the negative
 _ROUNDING = 1e-6  # of the largest bin: what float32 leaves of a constant
-_BEFORE = [o for o in itertools.product((-1, 0, 1), repeat=3) if o < (0, 0, 0)]
 
 
 def find_blobs(
@@ -301,19 +301,10 @@ def _hills_block(
     ).reshape(-1, 3)
     samples = dog[tuple((lattice - low).T)] / filters.noise_at(lattice)
     rows = []
-    for sign, extreme in ((1.0, ndimage.maximum_filter), (-1.0, ndimage.minimum_filter)):
-        top = dog[own] == extreme(dog, 3, mode="nearest")[own]
-        top &= dog[own] > 0 if sign > 0 else dog[own] < 0
-        at = np.argwhere(top) + [s.start for s in own]
-        height = dog[tuple(at.T)]
-        kept = np.ones(len(at), bool)
-        for offset in _BEFORE:  # of equal neighbours the first in (z, y, x) order
-            near = at + offset
-            inside = ((near >= 0) & (near < dog.shape)).all(axis=1)
-            kept[inside] &= dog[tuple(near[inside].T)] != height[inside]
-        at, height = at[kept], height[kept]
+    found = extrema(dog, [o.start for o in own], [o.stop for o in own])
+    for sign, at in zip((1.0, -1.0), found, strict=True):
         places = at + low
-        score = height / filters.noise_at(places)
+        score = dog[tuple(at.T)] / filters.noise_at(places)
         rows.append(np.column_stack([places + _vertices(dog, at), score, np.full(len(at), sign)]))
     return np.concatenate(rows), samples[samples != 0], float(np.abs(part).max())
 
@@ -322,12 +313,12 @@ def _filtered(part: np.ndarray, filters: _Filters, low: list[int]) -> np.ndarray
     """The difference of both Gaussians, each over what it sees of the tomogram."""
     smooth = []
     for i, kernel in enumerate(filters.kernels):
-        values = part
+        values = smoothed(part, kernel[len(kernel) // 2 :].astype(np.float32))
         for axis, sums in enumerate(filters.sums):
-            values = ndimage.correlate1d(values, kernel, axis=axis, mode="constant")
             share = sums[i][low[axis] : low[axis] + part.shape[axis]]
             shape = [-1 if a == axis else 1 for a in range(3)]
-            values *= (1 / share).astype(np.float32).reshape(shape)
+            if not (share == 1).all():
+                values *= (1 / share).astype(np.float32).reshape(shape)
         smooth.append(values)
     dog = smooth[0]
     dog -= smooth[1]
