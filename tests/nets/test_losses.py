@@ -1,0 +1,87 @@
+"""The loss of training against the formula in NumPy, and the counting of particles."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tomodask.nets.losses import IGNORED, Counts, count_particles, dice_loss
+
+
+def dice_reference(logits, label, entropy):
+    """Milletari's Dice and the cross-entropy, voxel by voxel."""
+    classes = max(1, logits.shape[1] - 1)
+    both, powers, shown = np.zeros(classes), np.zeros(classes), np.zeros(classes, bool)
+    cross, counted = 0.0, 0
+    for at in np.ndindex(label.shape):
+        true = int(label[at])
+        if true == IGNORED:
+            continue
+        scores = logits[at[0], :, at[1], at[2], at[3]].astype(float)
+        if len(scores) == 1:
+            p = [1 / (1 + np.exp(-scores[0]))]
+            cross -= np.log(p[0] if true == 1 else 1 - p[0])
+        else:
+            share = np.exp(scores) / np.exp(scores).sum()
+            p = share[1:]
+            cross -= np.log(share[true])
+        counted += 1
+        for n in range(classes):
+            t = float(true == n + 1)
+            both[n] += p[n] * t
+            powers[n] += p[n] ** 2 + t
+            shown[n] |= t > 0
+    loss = np.mean((1 - (2 * both + 1e-5) / (powers + 1e-5))[shown]) if shown.any() else 0.0
+    return loss + entropy * cross / max(counted, 1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10_000), outputs=st.sampled_from([1, 3, 4]), entropy=st.floats(0, 2))
+def test_loss_is_that_of_the_formula(seed, outputs, entropy):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(2, outputs, 4, 3, 5)).astype(np.float32)
+    label = rng.integers(0, max(outputs, 2), (2, 4, 3, 5)).astype(np.uint8)
+    label[rng.random(label.shape) < 0.2] = IGNORED
+    got = dice_loss(torch.from_numpy(logits), torch.from_numpy(label), entropy=entropy)
+    assert float(got) == pytest.approx(dice_reference(logits, label, entropy), abs=1e-5)
+
+
+def test_voxels_without_a_say_have_no_gradient():
+    label = torch.zeros((1, 4, 4, 4), dtype=torch.uint8)
+    label[0, 0, 0, :2] = 1
+    label[0, 2:] = IGNORED
+    logits = torch.randn((1, 1, 4, 4, 4), requires_grad=True)
+    dice_loss(logits, label, entropy=1.0).backward()
+    assert (logits.grad[0, 0, 2:] == 0).all()
+    assert (logits.grad[0, 0, :2] != 0).all()
+
+
+def test_a_batch_of_background_alone_can_be_stepped():
+    logits = torch.randn((1, 3, 4, 4, 4), requires_grad=True)
+    loss = dice_loss(logits, torch.zeros((1, 4, 4, 4), dtype=torch.uint8))
+    loss.backward()
+    assert float(loss.detach()) == 0
+
+
+def test_particles_are_counted():
+    label = np.zeros((24, 24, 24), np.uint8)
+    label[4:8, 4:8, 4:8] = 1  # found
+    label[4:8, 14:18, 14:18] = 1  # missed: less than half of it
+    label[14:18, 4:8, 4:8] = 2  # taken for class 1: a miss of 2
+    label[0:3, 18:22, 4:8] = 1  # cut by the face: counts for nothing
+    p = np.zeros((2, 24, 24, 24), np.float32)
+    p[0, 4:8, 4:8, 4:8] = 0.9
+    p[0, 4:5, 14:18, 14:18] = 0.9
+    p[0, 14:18, 4:8, 4:8] = 0.9  # a wrong claim of class 1
+    p[0, 20:22, 20:22, 20:22] = 0.6  # another
+    p[1, 20:24, 10:12, 10:12] = 0.9  # cut by the face
+    assert count_particles(p, label) == Counts(1, 2, 2)
+
+
+def test_recall_weighs_as_it_is_told():
+    counts = Counts(true_positive=6, false_positive=2, false_negative=6)
+    assert counts.f_score(1.0) == pytest.approx(counts.recall)
+    assert counts.f_score(0.0) == pytest.approx(counts.precision)
+    assert counts.f_score() == pytest.approx(2 * 0.75 * 0.5 / 1.25)
+    assert Counts().f_score() == 0

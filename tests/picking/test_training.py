@@ -1,0 +1,256 @@
+"""Training from marked particles: resumable to the bit, and what is refused with which words."""
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+
+from tomodask.errors import InputError
+from tomodask.nets.architecture import Architecture
+from tomodask.nets.model_file import read_model
+from tomodask.picking.training import TrainingSettings, train_picker
+from tomodask.picking.training_data import read_marked
+
+SIZE = 10.0  # Å
+NET = Architecture(channels=(4, 6), coordinates="border", border=4)
+QUICK = {
+    "architecture": NET,
+    "crop": 24,
+    "jitter": 4,
+    "epochs": 3,
+    "examples": 16,
+    "batch": 4,
+    "learning_rate": 1e-2,
+    "seed": 5,
+}
+
+
+def quick(**changes):
+    return TrainingSettings(**{**QUICK, **changes})
+
+
+def tomogram(name="tomo", shape=(32, 64, 64), count=14, seed=0, chunks=17):
+    """Dark balls in noise, and their table; every second one is of the kind `large`."""
+    rng = np.random.default_rng(seed)
+    centers = np.stack([rng.uniform(6, n - 6, count) for n in shape], 1)
+    grid = np.indices(shape)
+    values = rng.normal(size=shape)
+    for number, center in enumerate(centers):
+        distance = np.sqrt(((grid - center[:, None, None, None]) ** 2).sum(0))
+        values -= 4 * (distance < (3 if number % 2 else 5))
+    volume = xr.DataArray(
+        da.from_array(values.astype(np.float32), chunks=chunks),
+        dims=("z", "y", "x"),
+        name=name,
+        attrs={"voxel_size": SIZE},
+    )
+    table = pd.DataFrame(centers * SIZE, columns=["z", "y", "x"])
+    table.insert(0, "tomogram", name)
+    table["kind"] = ["small" if n % 2 else "large" for n in range(count)]
+    return volume, table
+
+
+def silent(report):
+    pass
+
+
+def train(volume, table, **options):
+    return train_picker(
+        volume, table, **{"diameter": 80.0, "settings": quick(), "on_epoch": silent, **options}
+    )
+
+
+def same(one, other):
+    return one.digest == other.digest and [r["loss"] for r in one.history] == [
+        r["loss"] for r in other.history
+    ]
+
+
+def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path):
+    volume, table = tomogram()
+    seen = []
+    whole = train(volume, table, on_epoch=seen.append)
+    assert [report.epoch for report in seen] == [1, 2, 3]
+    assert seen[0].image.shape == seen[0].label.shape == (24, 24)
+    assert seen[0].prediction.shape == (2, 24, 24)
+
+    def stop(report):
+        if report.epoch == 2:
+            raise KeyboardInterrupt
+
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(volume, table, output=path, on_epoch=stop)
+    assert read_model(path).history[-1]["epoch"] <= 2  # the best one so far
+    rest = []
+    model = train(volume, table, output=path, resume=True, on_epoch=rest.append)
+    assert [report.epoch for report in rest] == [3]
+    assert same(model, whole)
+    assert same(read_model(path), whole)
+    again = train(volume, table, output=path, resume=True)  # nothing is left to do
+    assert same(again, whole)
+
+
+def test_chunks_change_nothing():
+    one = train(*tomogram(chunks=(32, 64, 64)), settings=quick(epochs=1))
+    other = train(*tomogram(chunks=((5, 27), (40, 24), (1, 63))), settings=quick(epochs=1))
+    assert one.digest == other.digest
+
+
+def test_it_learns():
+    """Balls this dark are found by a network of 2,000 weights after a hundred steps."""
+    volume, table = tomogram(shape=(40, 80, 80), count=24, seed=2)
+    model = train(
+        volume,
+        table.drop(columns="kind"),
+        settings=quick(epochs=8, examples=32, validation=0.25),
+    )
+    assert model.classes == ("particle",)
+    assert max(row["f1"] for row in model.history) > 0.7
+    assert model.halo in dict(model.reach)
+
+
+def test_a_model_says_what_it_was_trained_on(tmp_path):
+    volume, table = tomogram()
+    path = tmp_path / "model.safetensors"
+    train(volume, table, output=path, diameter={"small": 70.0, "large": 100.0})
+    model = read_model(path)
+    assert model.classes == ("large", "small")
+    assert model.diameters == (100.0, 70.0)
+    assert model.voxel_size == SIZE
+    assert model.training["data"][0]["particles"] == {"large": 7, "small": 7}
+    assert model.training["settings"]["crop"] == 24
+    assert {"tomodask", "torch", "python"} <= set(model.training["versions"])
+    assert (tmp_path / "model.training" / "state.safetensors").exists()
+
+
+def test_another_training_is_not_gone_on_with(tmp_path):
+    volume, table = tomogram()
+    path = tmp_path / "model.safetensors"
+    train(volume, table, output=path, settings=quick(epochs=1))
+    with pytest.raises(InputError, match=r"exists already.*resume.*overwrite"):
+        train(volume, table, output=path)
+    with pytest.raises(InputError, match=r"another training .epochs was 1, is 2"):
+        train(volume, table, output=path, settings=quick(epochs=2), resume=True)
+    moved = table.assign(x=table["x"] + 1.0)
+    with pytest.raises(InputError, match=r"another training .other tomograms"):
+        train(volume, moved, output=path, settings=quick(epochs=1), resume=True)
+    assert train(volume, table, output=path, overwrite=True).history[-1]["epoch"] == 3
+
+
+def test_a_loss_that_is_no_number_keeps_the_last_state(tmp_path, monkeypatch):
+    import tomodask.nets.trainer as module
+
+    volume, table = tomogram()
+    path = tmp_path / "model.safetensors"
+    right, calls = module.dice_loss, []
+
+    def breaks(*arguments, **options):
+        calls.append(1)
+        loss = right(*arguments, **options)
+        return loss * float("nan") if len(calls) == 6 else loss
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "dice_loss", breaks)
+        with pytest.raises(
+            InputError, match=r"epoch 2 of 3: the loss became nan in step 2.*lower learning_rate"
+        ) as told:
+            train(volume, table, output=path)
+    assert "keeps the state after epoch 1" in str(told.value)
+    assert len(read_model(path).history) == 1
+    whole = train(volume, table)
+    assert same(train(volume, table, output=path, resume=True), whole)
+
+
+def test_inverted_tomograms_give_the_same_network():
+    volume, table = tomogram()
+    one = train(volume, table, settings=quick(epochs=1))
+    other = train(volume.copy(data=-volume.data), table, settings=quick(epochs=1, invert=True))
+    assert other.invert
+    assert all(np.array_equal(one.weights[k], other.weights[k]) for k in one.weights)
+
+
+@pytest.mark.parametrize(
+    ("diameter", "told"),
+    [
+        (500.0, r"50\.0 voxels.*made for 7 to 25.*bin the tomograms by 3"),
+        (40.0, r"4\.0 voxels.*made for 7 to 25.*4\.0 times as small, 2\.5 Å"),
+        ({"large": 100.0}, "none given for 'small'"),
+        (-1.0, "above 0 Å"),
+        (float("nan"), "above 0 Å"),
+    ],
+)
+def test_diameters_that_do_not_fit(diameter, told):
+    volume, table = tomogram()
+    with pytest.raises(InputError, match=told):
+        read_marked(volume, table, diameter=diameter)
+
+
+def test_any_size_may_be_asked_for():
+    volume, table = tomogram()
+    assert read_marked(volume, table, diameter=40.0, any_size=True).diameters == (40.0, 40.0)
+
+
+def test_classes_are_those_of_the_table():
+    volume, table = tomogram()
+    marked = read_marked(volume, table, diameter=80.0, classes=["small"])
+    assert marked.classes == ("small",)
+    assert marked.count == 7
+    with pytest.raises(InputError, match="'ribosome'; it has 'large', 'small'"):
+        read_marked(volume, table, diameter=80.0, classes=["ribosome"])
+
+
+def test_tables_that_do_not_fit():
+    volume, table = tomogram()
+    with pytest.raises(InputError, match="holds no particle"):
+        read_marked(volume, table.iloc[:0], diameter=80.0)
+    with pytest.raises(InputError, match=r"2 particles in tomo; training needs 4"):
+        read_marked(volume, table.iloc[:2], diameter=80.0)
+    with pytest.raises(InputError, match=r"lie outside.*another voxel size"):
+        read_marked(volume, table.assign(x=table["x"] * 10), diameter=80.0)
+    other, more = tomogram("second", seed=1)
+    both = pd.concat([table, more])
+    assert read_marked([volume, other], both, diameter=80.0).count == 28
+    with pytest.raises(InputError, match="no column tomogram"):
+        read_marked([volume, other], both.drop(columns="tomogram"), diameter=80.0)
+    with pytest.raises(InputError, match="no particle is of tomogram 'second'"):
+        read_marked([volume, other], table, diameter=80.0)
+    with pytest.raises(InputError, match="different names"):
+        read_marked([volume, volume], table, diameter=80.0)
+    with pytest.raises(InputError, match="voxel sizes from 10 to 20"):
+        read_marked([volume, other.assign_attrs(voxel_size=20.0)], both, diameter=80.0)
+
+
+def test_tomograms_that_do_not_fit():
+    volume, table = tomogram()
+    holes = volume.copy(data=da.where(volume.data > 3.5, np.nan, volume.data))
+    with pytest.raises(InputError, match="NaN or infinite"):
+        train(holes, table)
+    with pytest.raises(InputError, match="nothing to learn"):
+        train(volume.copy(data=da.ones_like(volume.data)), table)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"crop": 25}, "crop must be 16 to 512 voxels, a multiple of 2, got 25"),
+        ({"label_diameter": 2}, "label_diameter must be 3"),
+        ({"batch": 0}, "batch"),
+        ({"background": 1.0}, "background"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"precision": "float16"}, "precision"),
+        ({"jitter": 12}, "jitter"),
+    ],
+)
+def test_settings_that_do_not_fit(changes, told):
+    with pytest.raises(InputError, match=told):
+        quick(**changes)
+
+
+def test_output_must_be_a_model_file(tmp_path):
+    volume, table = tomogram()
+    with pytest.raises(InputError, match=r"must end with \.safetensors"):
+        train(volume, table, output=tmp_path / "model.pt")
+    with pytest.raises(InputError, match="does not exist; make it first"):
+        train(volume, table, output=tmp_path / "nowhere" / "model.safetensors")
