@@ -19,6 +19,7 @@ from tomodask.alignment.fsc import fsc
 from tomodask.arrays.resampling import fitted, resampled
 from tomodask.data.particles import with_orientations
 from tomodask.errors import InputError
+from tomodask.picking.training_pictures import class_color
 from tomodask.project import run
 from tomodask.report import Truth, write_report
 from tomodask.simulation.phantom import phantom_map, phantom_tomogram
@@ -152,6 +153,35 @@ def test_circles_are_where_the_slab_cuts_the_particles():
     np.testing.assert_allclose(lower.images[0].get_array(), volume.to_numpy()[:, 10], rtol=1e-6)
     assert "2 of 3 picks" in upper.get_title(loc="left")
     assert "2 of 3 picks" in lower.get_title(loc="left")
+
+
+def test_probabilities_lie_over_the_slab_of_most_picks():
+    """Of another voxel size than the tomogram's, and yet at the same places."""
+    volume = tomogram((24, 20, 30))
+    values = np.zeros((2, 12, 10, 15), np.float32)
+    values[0, 4, 3, 5], values[1, 4, 7, 9], values[0, 4, 7, 9] = 1.0, 0.5, 0.25
+    probability = xr.DataArray(
+        da.from_array(values, chunks=5), dims=("class", "z", "y", "x"),
+        coords={"class": ["a", "b"]}, attrs={"voxel_size": 20.0, "diameters": (40.0, 30.0)},
+    )  # fmt: skip
+    picks = pd.DataFrame({"z": [80.0, 84.0, 200.0], "y": [60, 140, 10], "x": [100, 180, 10]})
+    figure = plot.plot_segmentation(volume, probability, picks)
+    bare, painted = figure.axes
+    assert len(bare.images) == 1
+    assert "of 1 nm at z = 8 nm" in bare.get_title(loc="left")
+    np.testing.assert_allclose(bare.images[0].get_array(), volume.to_numpy()[8], rtol=1e-6)
+    over = painted.images[1]
+    np.testing.assert_allclose(over.get_extent(), [-1, 29, -1, 19])  # voxels of 2 nm about 0
+    np.testing.assert_allclose(over.get_array()[..., 3][[3, 7, 0], [5, 9, 0]], [0.7, 0.35, 0])
+    colors = over.get_array()[..., :3]
+    np.testing.assert_allclose(colors[3, 5], np.array(class_color(0)) / 255)
+    np.testing.assert_allclose(colors[7, 9], np.array(class_color(1)) / 255)
+    (circles,) = painted.collections
+    np.testing.assert_allclose(circles.get_offsets(), [[10, 6], [18, 14]])  # nm, (x, y)
+    assert "2 of 3 picks" in painted.get_title(loc="left")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    alone = plot.plot_segmentation(volume, probability)
+    assert "z = 12 nm" in alone.axes[0].get_title(loc="left")
 
 
 def test_scores_are_counted():
