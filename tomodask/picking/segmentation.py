@@ -39,9 +39,7 @@ from tomodask.picking.segmentation_store import open_segmentation, save_segmenta
 __all__ = ["measure_reach", "open_segmentation", "save_segmentation", "segment_tomogram"]
 
 _STEPS = 256  # of a probability: finer ones are rounding of engines, and do not compress
-_WORTH = (
-    1_000_000  # voxels of the tiles of a task, at least: about 3 s, beside which Dask's 5 ms vanish
-)
+_WORTH = 1_000_000  # voxels of a task's tiles, at least: some 3 s, beside which Dask's 5 ms vanish
 _FLIPS = tuple(product((False, True), repeat=3))
 
 
@@ -78,7 +76,8 @@ def segment_tomogram(
         `receptive_radius` on, and the border of coordinates, the result does not depend on where
         tiles lie.
     batch : int, optional
-        Tiles at once; None for one, since tiles are large.
+        Tiles at once, at most those of a task, which are a million voxels or one tile; None for
+        one, since tiles are large.
     mirror : bool
         Mean over the 8 mirrors of each tile: 8 times the work.
     engine, precision : see `open_engine`
@@ -186,7 +185,8 @@ def _graph(parts: TomogramParts, what: _Shared, token: str) -> da.Array:
     scale = delayed(_scale)(
         parts.statistics(), parts.name, what.model.invert, dask_key_name=f"segment-scale-{token}"
     )
-    row = max(what.batch or 1, ceil(_WORTH / prod(plan.tile)))
+    # Of the plan alone, so that the store of a run goes on with another batch.
+    row = ceil(_WORTH / prod(plan.tile))
     rows = range(0, plan.counts[2], row)
     blocks = np.empty((*plan.counts[:2], len(rows)), object)
     for iz, iy, ix in np.ndindex(*blocks.shape):
