@@ -27,7 +27,7 @@ __all__ = ["EpochReport", "TrainingRun"]
 _RECALL_WEIGHT = 0.7  # of recall against precision, where the best epoch is chosen
 _HALO = 16  # voxels, until the network's reach is measured
 _TOLERATED = 0.02  # change of a probability by cutting a tile, in 99.9 % of the voxels
-_JUDGED = 24  # crops of validation, about
+_JUDGED = 24  # crops of validation, at most
 _SEEN = 128  # voxels along an edge of the part in which a network's reach is measured
 _KNOWN = 1.5  # diameters: that far about a marked particle nothing is left unmarked
 
@@ -183,7 +183,7 @@ class TrainingRun:
         with ThreadPoolExecutor(2) as pool:
             examples = _ahead(pool, self._example, range(epoch * count, (epoch + 1) * count), batch)
             loss = self.trainer.train(_batches(examples, batch))
-            judged = range(0, len(self.held_out), max(1, len(self.held_out) // _JUDGED))
+            judged = range(min(len(self.held_out), _JUDGED))
             held_out = list(_ahead(pool, self.held_out.validation, judged, batch))
         counts, first = self.trainer.evaluate(_batches(iter(held_out), batch))
         score = counts.f_score(_RECALL_WEIGHT)
@@ -240,15 +240,10 @@ class TrainingRun:
         )
 
     def _reach(self) -> tuple[tuple[int, float], ...]:
-        """How far the trained network looks, about a particle of the first tomogram."""
+        """How far the trained network looks, about a held-out particle."""
         from tomodask.nets.inference import measure_reach
 
-        one = next(t for t in self.tomograms if len(t.centers))
-        parts = {}
-        for axis, at, n in zip("zyx", one.centers[0], one.volume.shape, strict=True):
-            first = max(0, min(int(at) - _SEEN // 2, n - _SEEN))
-            parts[axis] = slice(first, first + _SEEN)
-        values = (one.volume.isel(parts).to_numpy().astype(np.float32) - one.mean) / one.std
+        values = self.held_out.region(_SEEN)
         missing = [(0, max(0, _SEEN // 2 - n)) for n in values.shape]
         return measure_reach(self._model(()), np.pad(values, missing))
 
