@@ -192,7 +192,7 @@ def pick(
         table, output, voxel_size=size, tomogram_shape=_centred(style, shape), style=style
     )
     told = f"{output}: {len(table)} particles above {table.attrs['threshold']:.4g}"
-    counts = table["kind"].value_counts() if "kind" in table else ()
+    counts = table["kind"].value_counts().to_dict() if "kind" in table else {}
     if len(counts) > 1:
         told += ": " + ", ".join(f"{number} {name}" for name, number in counts.items())
     click.echo(told)

@@ -81,7 +81,7 @@ def unpack(
     low: tuple[int, ...],
     high: tuple[int, ...],
 ) -> np.ndarray | None:
-    """The voxels from `low` to below `high` out of packed blocks, or None if all are 0.
+    """The voxels from `low` to below `high` out of packed blocks, or None if no kept run meets them.
 
     Parameters
     ----------
@@ -128,8 +128,8 @@ def merged_chunks(sizes: Sequence[int], least: int) -> tuple[int, ...]:
 
     Examples
     --------
-    >>> merged_chunks((3, 3, 3, 1), 5)
-    (6, 4)
+    >>> merged_chunks((3, 3, 3, 3), 5)
+    (6, 6)
     >>> merged_chunks((8, 8, 1), 5)
     (8, 9)
     """
