@@ -270,11 +270,11 @@ class TerminalScreen:
         from rich.live import Live
 
         if self.live is None:
+            self.console.print(_HEAD, style="bold", markup=False, highlight=False)
             # Redrawn when told to alone: no thread, and what is logged meanwhile goes above.
             self.live = Live(console=self.console, auto_refresh=False)
             atexit.register(self.close)  # whatever ends the training: the cursor comes back
             self.live.start()
-            self.console.print(_HEAD, style="bold", markup=False, highlight=False)
         self.console.print(_row(report, history), markup=False, highlight=False)
         self.live.update(self._below(report, history), refresh=True)
 
