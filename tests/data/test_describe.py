@@ -11,6 +11,7 @@ import tifffile
 import xarray as xr
 import zarr
 from helpers import shared_data
+from nets.models import random_model
 
 from tomodask.data.describe import describe
 from tomodask.data.particles import write_particles
@@ -19,6 +20,7 @@ from tomodask.data.tilt_series import write_tilt_series
 from tomodask.data.tilt_series_array import as_tilt_series
 from tomodask.data.tomograms import save_tomogram
 from tomodask.errors import InputError
+from tomodask.nets.model_file import write_model
 
 
 def volume(shape=(20, 30, 40), seed=0):
@@ -220,3 +222,15 @@ def test_a_tomogram_beside_the_angles_of_its_series_is_one(tmp_path):
         file.set_data(np.ones((8, 5, 6), "f4"))
         file.voxel_size = 4.0
     assert describe(tmp_path / "TS_01.mrc")["kind"] == "tomogram"
+
+
+def test_a_picking_model(tmp_path):
+    model = random_model(classes=2, channels=(4, 6))
+    write_model(model, tmp_path / "model.safetensors")
+    told = describe(tmp_path / "model.safetensors")
+    assert told["kind"] == "picking model"
+    assert told["classes"] == ["kind 0", "kind 1"]
+    assert told["weights"] == sum(values.size for values in model.weights.values())
+    (tmp_path / "other.safetensors").write_bytes(b"no model")
+    with pytest.raises(InputError, match="tomodask train"):
+        describe(tmp_path / "other.safetensors")

@@ -33,6 +33,7 @@ _UNITS |= {"image_size": "pixels (y, x)", "pixel_size": "Å", "tilt_increment": 
 _UNITS |= {"exposure": "e/Å²", "exposure_before_the_last": "e/Å²", "defocus_range": "Å"}
 _UNITS |= {"voltage": "kV", "spherical_aberration": "mm", "phase_shift": "degrees"}
 _UNITS |= {"tilt_axis": "degrees"}
+_UNITS |= {"diameters": "Å", "label_diameter": "voxels", "halo": "voxels"}
 _UNITS |= {f"{axis}_range": "Å" for axis in "zyx"} | {"zarr_shards": "voxels"}
 
 
@@ -44,7 +45,8 @@ def info(paths: tuple[Path, ...], voxel_size: float | None, as_json: bool) -> No
     """Tell what a file is: shape, voxel size, range, particles.
 
     PATH is a tomogram or map (MRC, TIFF, EM, OME-Zarr), a tilt series (its stack or STAR), a
-    particle table (STAR, Dynamo's tbl, CSV), a store of subtomograms or a folder of boxes.
+    particle table (STAR, Dynamo's tbl, CSV), a store of subtomograms, a folder of boxes or a
+    picking model.
 
     Example:
       tomodask info tomogram.mrc particles.star subtomograms.zarr

@@ -29,6 +29,7 @@ from tomodask.data.tomograms import (
 )
 from tomodask.data.volumes import UnknownVoxelSizeError
 from tomodask.errors import InputError
+from tomodask.nets.model_file import read_model
 
 __all__ = ["describe"]
 
@@ -36,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -> dict[str, Any]:
-    """Describe a tomogram, tilt series, particle table, store of subtomograms or folder of boxes.
+    """Describe a tomogram, tilt series, particle table, subtomograms, or a picking model.
 
     The range of a tomogram or a stack is computed block by block.
 
@@ -49,8 +50,8 @@ def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -
     Returns
     -------
     dict
-        Always `path` and `kind` ("tomogram", "tilt series", "particle table", "subtomograms" or
-        "folder of boxes").  Lengths are in Å, shapes (z, y, x), of a tilt series (tilt, y, x).  A
+        Always `path` and `kind` ("tomogram", "tilt series", "particle table", "subtomograms",
+        "folder of boxes" or "picking model").  Lengths are in Å, shapes (z, y, x), of a tilt series (tilt, y, x).  A
         voxel or pixel size that the file does not say is "unknown".
 
     Raises
@@ -65,6 +66,8 @@ def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -
         return _of_tilt_series(path, *opened)
     if path.suffix.lower() in PARTICLE_SUFFIXES:
         return _of_table(path, voxel_size)
+    if path.suffix.lower() == ".safetensors":
+        return _of_model(path)
     if path.is_dir() and is_zarr(path) and (store := _subtomograms(path)) is not None:
         return _of_subtomograms(path, store)
     if tomogram_format(path) is not None:
@@ -224,6 +227,28 @@ def _of_zarr(path: Path) -> dict[str, Any]:
 def _of_table(path: Path, voxel_size: float | None) -> dict[str, Any]:
     table = read_particles(path, voxel_size=voxel_size)
     return {"path": str(path), "kind": "particle table", **_columns(table)}
+
+
+def _of_model(path: Path) -> dict[str, Any]:
+    model = read_model(path)
+    best = max(model.history, key=lambda row: row["f1"], default=None)
+    data = model.training.get("data", [])
+    return {
+        "path": str(path),
+        "kind": "picking model",
+        "classes": list(model.classes),
+        "diameters": list(model.diameters),
+        "voxel_size": model.voxel_size,
+        "label_diameter": model.label_diameter,
+        "halo": model.halo,
+        "channels": list(model.architecture.channels),
+        "weights": sum(int(values.size) for values in model.weights.values()),
+        "tomograms": [one["tomogram"] for one in data],
+        "particles": sum(sum(one["particles"].values()) for one in data),
+        "epochs": len(model.history),
+        **({"best_f1": round(best["f1"], 3)} if best else {}),
+        "digest": model.digest,
+    }
 
 
 def _columns(table: pd.DataFrame) -> dict[str, Any]:
