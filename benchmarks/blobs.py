@@ -2,7 +2,7 @@
 
     python benchmarks/blobs.py [--shape 200 512 512]
 
-One core.  Balls of contrast 1 in white noise of standard deviation 4.  `find_blobs` reads blocks of
+One core.  Balls of contrast 1 in white noise of standard deviation d/6.  `find_blobs` reads blocks of
 128³ from a Zarr store; SciPy (`gaussian_filter` twice at full resolution, cut at 4 widths as well,
 then `maximum_filter`) has the volume in memory.  Memory is the peak of a process of its own.
 """
@@ -49,7 +49,7 @@ def scene(shape: tuple[int, ...], width: int, folder: Path) -> tuple[Path, pd.Da
         out = np.random.default_rng([1, *(a for a, _ in place)]).standard_normal(
             [b - a for a, b in place], dtype=np.float32
         )
-        out *= 4
+        out *= width / 6
         low, high = np.array(place).T
         places = truth.to_numpy() / VOXEL
         for one in places[((places > low - width) & (places < high + width)).all(axis=1)]:
