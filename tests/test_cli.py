@@ -23,9 +23,10 @@ from tomodask.errors import InputError
 from tomodask.simulation.phantom import phantom_map, phantom_tomogram
 
 COMMANDS = (
-    "info", "convert", "density", "simulate", "reconstruct", "match",
-    "pick", "extract", "align", "average", "run", "demo",
+    "info", "convert", "density", "simulate", "reconstruct", "match", "train", "segment",
+    "pick", "score", "extract", "align", "average", "run", "demo",
 )  # fmt: skip
+HERE_ALONE = ("info", "density", "train", "score")  # run in the process that was called
 HERE = ("--scheduler", "synchronous")
 VOXEL, BOX, STEP = 10.0, 40, 30
 
@@ -299,7 +300,7 @@ def test_each_command_tells_its_version(name):
     assert works(name, "--version") == works("--version")
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("info", "density")])
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in HERE_ALONE])
 def test_commands_that_compute_can_be_told_where(name):
     ((_, command, _),) = [one for one in every_command() if one[0] == name]
     options = {word for option in command.params for word in option.opts}

@@ -31,13 +31,25 @@ if TYPE_CHECKING:
     from tomodask.data.tilt_series import open_tilt_series, write_tilt_series
     from tomodask.data.tomograms import open_tomogram, save_tomogram
     from tomodask.errors import InputError
+    from tomodask.nets.architecture import Architecture
+    from tomodask.nets.model_file import PickingModel, read_model, write_model
+    from tomodask.picking.blobs import find_blobs
     from tomodask.picking.centers import collect_centers, find_centers
+    from tomodask.picking.scoring import Scores, score_picks
+    from tomodask.picking.segmentation import (
+        open_segmentation,
+        save_segmentation,
+        segment_tomogram,
+    )
+    from tomodask.picking.segmentation_picks import pick_segmentation
     from tomodask.picking.template_matching import (
         match_template,
         open_scores,
         pick_particles,
         save_scores,
     )
+    from tomodask.picking.training import EpochReport, TrainingSettings, train_picker
+    from tomodask.picking.training_view import watch_training
     from tomodask.project import Run, run
     from tomodask.reconstruction.tomogram import reconstruct, save_reconstruction
     from tomodask.simulation.boxes import simulate_subtomograms
@@ -67,13 +79,21 @@ _HOMES = {
     "data.tilt_series": ("open_tilt_series", "write_tilt_series"),
     "data.tomograms": ("open_tomogram", "save_tomogram"),
     "errors": ("InputError",),
+    "nets.architecture": ("Architecture",),
+    "nets.model_file": ("PickingModel", "read_model", "write_model"),
+    "picking.blobs": ("find_blobs",),
     "picking.centers": ("collect_centers", "find_centers"),
+    "picking.scoring": ("Scores", "score_picks"),
+    "picking.segmentation": ("open_segmentation", "save_segmentation", "segment_tomogram"),
+    "picking.segmentation_picks": ("pick_segmentation",),
     "picking.template_matching": (
         "match_template",
         "open_scores",
         "pick_particles",
         "save_scores",
     ),
+    "picking.training": ("EpochReport", "TrainingSettings", "train_picker"),
+    "picking.training_view": ("watch_training",),
     "project": ("Run", "run"),
     "reconstruction.tomogram": ("reconstruct", "save_reconstruction"),
     "simulation.boxes": ("simulate_subtomograms",),
@@ -83,10 +103,15 @@ _HOMES = {
 }
 
 __all__ = [
+    "Architecture",
     "Average",
+    "EpochReport",
     "InputError",
+    "PickingModel",
     "Run",
+    "Scores",
     "Simulation",
+    "TrainingSettings",
     "__version__",
     "align_subtomograms",
     "angular_distance",
@@ -96,10 +121,12 @@ __all__ = [
     "connect",
     "describe",
     "extract_subtomograms",
+    "find_blobs",
     "find_centers",
     "fsc",
     "match_template",
     "open_scores",
+    "open_segmentation",
     "open_subtomograms",
     "open_tilt_series",
     "open_tomogram",
@@ -109,6 +136,8 @@ __all__ = [
     "phantom_subtomograms",
     "phantom_tomogram",
     "pick_particles",
+    "pick_segmentation",
+    "read_model",
     "read_particles",
     "reconstruct",
     "resolution_at",
@@ -116,12 +145,18 @@ __all__ = [
     "run",
     "save_reconstruction",
     "save_scores",
+    "save_segmentation",
     "save_subtomograms",
     "save_tomogram",
+    "score_picks",
+    "segment_tomogram",
     "simulate",
     "simulate_subtomograms",
     "structure_density",
+    "train_picker",
+    "watch_training",
     "with_orientations",
+    "write_model",
     "write_particles",
     "write_tilt_series",
 ]

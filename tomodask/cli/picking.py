@@ -156,7 +156,7 @@ def pick(
     style: str,
     **options: Any,
 ) -> None:
-    """Find the particles in probabilities, in scores, or in a tomogram.
+    """Find particles in probabilities, scores or a tomogram.
 
     INPUT is the store that `tomodask segment` wrote, that of `tomodask match`, any volume of
     probabilities (or a mask), of which the voxels above --threshold are taken for particles of

@@ -61,7 +61,7 @@ def score(
     curve: Path | None,
     verdicts: Path | None,
 ) -> None:
-    """Hold picks against the truth: what was found, what is false, what was missed.
+    """Hold picks against the truth: found, false, missed.
 
     PICKS and TRUTH are particle tables: STAR, Dynamo's tbl or CSV.  With classes (columns kind or
     class) in both, classification is scored, too.

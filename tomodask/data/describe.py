@@ -51,8 +51,8 @@ def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -
     -------
     dict
         Always `path` and `kind` ("tomogram", "tilt series", "particle table", "subtomograms",
-        "folder of boxes" or "picking model").  Lengths are in Å, shapes (z, y, x), of a tilt series (tilt, y, x).  A
-        voxel or pixel size that the file does not say is "unknown".
+        "folder of boxes" or "picking model").  Lengths are in Å, shapes (z, y, x), of a tilt
+        series (tilt, y, x).  A voxel or pixel size that the file does not say is "unknown".
 
     Raises
     ------
