@@ -3,8 +3,8 @@
     python benchmarks/blobs.py [--shape 200 512 512]
 
 One core.  Balls of contrast 1 in white noise of standard deviation d/6.  `find_blobs` reads blocks
-of 128³ from a Zarr store; SciPy (`gaussian_filter` twice at full resolution, cut at 4 widths as well,
-then `maximum_filter`) has the volume in memory.  Memory is the peak of a process of its own.
+of 128³ from a Zarr store; SciPy (`gaussian_filter` twice at full resolution, cut at 4 widths as
+well, then `maximum_filter`) has the volume in memory.  Memory is the peak of a process of its own.
 """
 
 from __future__ import annotations
