@@ -1,0 +1,96 @@
+"""``tomodask segment``: what it writes and says, goes on with, and refuses."""
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from nets.models import random_model
+from picking.test_segmentation import noise, tomogram
+
+from tomodask.cli.segmentation import segment as command
+from tomodask.data.tomograms import open_tomogram, save_tomogram
+from tomodask.errors import InputError
+from tomodask.nets.model_file import write_model
+from tomodask.picking.segmentation import open_segmentation, segment_tomogram
+
+MODEL = random_model(classes=2)
+
+
+@pytest.fixture
+def ice(tmp_path):
+    save_tomogram(tomogram(noise((20, 24, 40))), tmp_path / "ice.zarr", chunk=16)
+    write_model(MODEL, tmp_path / "model.safetensors")
+    return tmp_path / "ice.zarr"
+
+
+def run(ice, *words, model=None):
+    model = model or ice.with_name("model.safetensors")
+    given = (ice, "--model", model, *words, "--scheduler", "synchronous")
+    result = CliRunner().invoke(command, [str(word) for word in given])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def test_writes_what_the_function_gives(ice, tmp_path):
+    out = tmp_path / "p.zarr"
+    result = run(ice, "-o", out, "--tile", 24, "--halo", 4, "--mirror", "--batch", 2)
+    assert result.exit_code == 0, result.output
+    told = f"{out}: 20×24×40 voxels of 10 Å; classes: kind 0, kind 1\n"
+    assert result.stdout.endswith(told)
+    want = segment_tomogram(open_tomogram(ice), MODEL, tile=24, halo=4, mirror=True).compute()
+    assert open_segmentation(out).identical(want)
+
+
+def test_another_voxel_size_is_brought_to_the_models(ice, tmp_path):
+    out = tmp_path / "p.zarr"
+    result = run(ice, "-o", out, "--voxel-size", 5.0)
+    assert "10×12×20 voxels of 10 Å" in result.output
+    assert open_segmentation(out).shape == (2, 10, 12, 20)
+
+
+def test_same_command_again_and_another_model(ice, tmp_path):
+    out = tmp_path / "p.zarr"
+    run(ice, "-o", out)
+    before = open_segmentation(out).values
+    run(ice, "-o", out)
+    other = tmp_path / "other.safetensors"
+    write_model(random_model(classes=2, seed=7), other)
+    with pytest.raises(InputError, match="another run"):
+        run(ice, "-o", out, model=other)
+    np.testing.assert_array_equal(open_segmentation(out).values, before)
+    run(ice, "-o", out, "--overwrite", model=other)
+    assert np.abs(open_segmentation(out).values - before).max() > 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("-o", "p.mrc"), r"must end with \.zarr"),
+        (("-o", "missing/p.zarr"), "the folder missing does not exist"),
+        (("-o", "ice.zarr"), "is an input too"),
+        (("-o", "p.zarr", "--tile", "-3"), "tile must be a whole number of at least 1"),
+        (("-o", "p.zarr", "--halo", "-3"), "halo must be a whole number of at least 0"),
+        (("-o", "p.zarr", "--batch", "0"), "batch must be a whole number of at least 1"),
+        (("-o", "p.zarr", "--voxel-size", "0.5"), "must be within a factor of 8"),
+    ],
+)
+def test_refuses(ice, monkeypatch, words, message):
+    monkeypatch.chdir(ice.parent)
+    with pytest.raises(InputError, match=message):
+        run(ice, *words)
+    assert not ice.with_name("p.zarr").exists()
+
+
+def test_refuses_a_model_of_another_kind(ice, tmp_path):
+    wrong = tmp_path / "model.pt"
+    wrong.write_bytes(b"PK\x03\x04")
+    with pytest.raises(InputError, match="is a pickle"):
+        run(ice, "-o", tmp_path / "p.zarr", model=wrong)
+    with pytest.raises(InputError, match="there is no model file"):
+        run(ice, "-o", tmp_path / "p.zarr", model=tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("words", [("--engine", "magic"), ("--precision", "int8"), ()])
+def test_wrong_words_are_told_by_click(ice, words):
+    result = run(ice, *words)  # the last one: no output
+    assert result.exit_code == 2
