@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.spatial import cKDTree
 
 from tomodask.alignment.fsc import fsc, resolution_at
 from tomodask.arrays.geometry import angular_distance
 from tomodask.data.particles import orientations, read_particles, write_particles
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
+from tomodask.nets.inference import require_engine
+from tomodask.picking.pairing import matched_pairs
 from tomodask.project import Run, run
 from tomodask.report import Truth, write_report
 from tomodask.simulation.phantom import phantom_map, phantom_tomogram
 
-__all__ = ["Comparison", "compare_with_truth", "run_demo"]
+__all__ = ["Comparison", "compare_with_truth", "demo_model", "run_demo"]
 
 _TOLERANCE = 60.0  # Å: half the particle's radius; a pick farther off is not of this particle
 
@@ -100,35 +103,34 @@ def compare_with_truth(
     position = poses[["z", "y", "x"]].to_numpy(float)
     if "shift_z" in poses:
         position = position + poses[["shift_z", "shift_y", "shift_x"]].to_numpy(float)
-    near = cKDTree(true[["z", "y", "x"]]).query_ball_point(position, tolerance)
-    pairs = [(i, j) for i, found in enumerate(near) for j in found]
-    far = [float(np.linalg.norm(position[i] - true.loc[j, ["z", "y", "x"]])) for i, j in pairs]
-    taken_pick: dict[int, int] = {}
-    taken_true: set[int] = set()
-    for n in np.argsort(far, kind="stable"):
-        i, j = pairs[n]
-        if i not in taken_pick and j not in taken_true:
-            taken_pick[i] = j
-            taken_true.add(j)
+    picks, trues, far = matched_pairs(position, true[["z", "y", "x"]].to_numpy(float), tolerance)
     curve = fsc(average, true_map, voxel_size=voxel_size)
-    if not taken_pick:
+    if not len(picks):
         return Comparison(0.0, 0.0, float("nan"), float("nan"), float("inf"), curve)
-    picks, trues = np.array(list(taken_pick)), np.array(list(taken_pick.values()))
     angle = angular_distance(orientations(poses)[picks], orientations(true)[trues])
-    shift = position[picks] - true[["z", "y", "x"]].to_numpy(float)[trues]
     return Comparison(
         recall=len(picks) / len(true),
         precision=len(picks) / len(poses),
         angular_error=float(np.median(angle)),
-        shift_error=float(np.median(np.linalg.norm(shift, axis=1))) / voxel_size,
+        shift_error=float(np.median(far)) / voxel_size,
         resolution=resolution_at(curve, 0.5),
         curve=curve,
     )
 
 
+def demo_model() -> Path:
+    """The model file that comes with the package: it knows the phantom and the decoy beside it.
+
+    How it was trained is told by the JSON of the same name beside it, and by
+    ``benchmarks/train_demo_model.py``.
+    """
+    return Path(str(resources.files("tomodask") / "models" / "phantom.safetensors"))
+
+
 def run_demo(
     output: str | Path,
     *,
+    method: Literal["segmentation", "template"] = "segmentation",
     scheduler: str | None = None,
     workers: int | None = None,
     seed: int = 0,
@@ -138,8 +140,11 @@ def run_demo(
     Parameters
     ----------
     output : path
-        A folder for everything: ``input/``, and ``run/`` with results and ``report.html``.  The
-        same call goes on there.
+        A folder for everything: ``input/``, and ``run/`` with results and ``report.html``
+        (``run_template/`` for the method of that name).  The same call goes on there.
+    method : {"segmentation", "template"}
+        How particles are found: by the network that comes with the package (`demo_model`), or by
+        matching the map.
     scheduler, workers
         As in `tomodask.run`.
     seed : int
@@ -154,8 +159,16 @@ def run_demo(
     Raises
     ------
     InputError
-        If `output` cannot hold the demo.
+        If `output` cannot hold the demo, or nothing is installed that runs networks.
     """
+    if method not in ("segmentation", "template"):
+        raise InputError(f"method must be 'segmentation' or 'template', got {method!r}")
+    by_model = method == "segmentation"
+    if by_model:
+        try:
+            require_engine("auto")
+        except InputError as error:
+            raise InputError(f"{error}; the demo runs without by --method template") from None
     folder = Path(output)
     made = folder / "input"
     try:
@@ -168,13 +181,18 @@ def run_demo(
     if not (made / "template.mrc").exists():
         save_tomogram(phantom_map(), made / "template.mrc")
     write_particles(truth, made / "truth.csv")
+    picker: dict[str, Any] = (
+        {"model": demo_model(), "particle_class": "particle"}
+        if by_model
+        else {"angular_step": 20.0}
+    )
     result = run(
         made / "tomogram.zarr",
         template=made / "template.mrc",
-        output=folder / "run",
-        angular_step=20.0,
+        output=folder / ("run" if by_model else "run_template"),
         scheduler=scheduler,
         workers=workers,
+        **picker,
     )
     comparison = _measure(result, truth)
     write_report(result.output, truth=comparison.lines(), truth_fsc=comparison.curve)

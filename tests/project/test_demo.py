@@ -1,12 +1,18 @@
 """The embedded demo: it meets what is expected of it, and its comparison cannot flatter."""
 
+import json
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.spatial.transform import Rotation
 
-from tomodask.data.particles import with_orientations
-from tomodask.demo import compare_with_truth, run_demo
+from tomodask import demo
+from tomodask.data.particles import read_particles, with_orientations
+from tomodask.demo import compare_with_truth, demo_model, run_demo
+from tomodask.errors import InputError
+from tomodask.nets.model_file import read_model
 
 
 def table(zyx, turns, **more):
@@ -59,13 +65,55 @@ def test_nothing_found(scene):
     assert not any(line.met for line in got.lines()[:4])
 
 
+def test_the_model_is_small_and_its_record_is_beside_it():
+    model, record = read_model(demo_model()), demo_model().with_suffix(".json")
+    assert demo_model().stat().st_size <= 5e6
+    told = json.loads(record.read_text())
+    assert told["digest"] == model.digest
+    assert told["history"] == [dict(row) for row in model.history]
+    assert model.classes == ("particle", "decoy")
+    # Neither the demo's tomogram nor those of tests took part.
+    assert min(map(int, re.findall(r"phantom-(\d+)", json.dumps(told["training"]["data"])))) > 100
+
+
 def test_demo_meets_what_is_expected(tmp_path):
     result, comparison = run_demo(tmp_path / "demo")
     missed = [line for line in comparison.lines() if not line.met]
     assert not missed
+    assert result.probability is not None
     page = result.report.read_text()
     assert "recall" in page
-    assert "<img" in page or "<svg" in page
+    assert "Segmentation and picks" in page
     again, same = run_demo(tmp_path / "demo")  # idempotent: nothing is done again
     assert again.seconds == result.seconds
     assert same.lines() == comparison.lines()
+
+
+def test_demo_by_matching_is_another_run_in_the_same_folder(tmp_path, monkeypatch):
+    """What a run by matching finds has its own tests; here, that it is one."""
+    called = []
+
+    def stopped(tomogram, **options):
+        called.append(options)
+        raise InputError("stopped")
+
+    monkeypatch.setattr(demo, "run", stopped)
+    for method in ("template", "segmentation"):
+        with pytest.raises(InputError, match="stopped"):
+            run_demo(tmp_path, method=method, scheduler="synchronous")
+    assert [one["output"].name for one in called] == ["run_template", "run"]
+    assert called[0].get("model") is None
+    assert called[1]["model"] == demo_model()
+    assert read_particles(tmp_path / "input" / "truth.csv")["kind"].tolist().count("decoy") == 30
+
+
+def test_demo_says_what_it_needs(tmp_path, monkeypatch):
+    def missing(engine):
+        raise InputError("no engine is installed")
+
+    monkeypatch.setattr(demo, "require_engine", missing)
+    with pytest.raises(InputError, match=r"no engine is installed; .* --method template"):
+        run_demo(tmp_path / "demo")
+    with pytest.raises(InputError, match="method must be 'segmentation' or 'template', got 'dog'"):
+        run_demo(tmp_path / "demo", method="dog")
+    assert not (tmp_path / "demo").exists()

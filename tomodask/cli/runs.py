@@ -125,8 +125,17 @@ def run(
 
 @command
 @output_option("FOLDER", "Gets the tomogram, all results, and report.html.")
+@click.option(
+    "--method",
+    type=click.Choice(["segmentation", "template"]),
+    default="segmentation",
+    show_default=True,
+    help="Find the particles by the network that comes with tomodask, or by matching their map.",
+)
 @cluster_options(default="a local cluster of this machine's cores")
-def demo(output: Path, *, scheduler: str | None, workers: int | None, **cluster: Any) -> None:
+def demo(
+    output: Path, *, method: Any, scheduler: str | None, workers: int | None, **cluster: Any
+) -> None:
     """Run the main job on phantoms, and hold it against the truth.
 
     Takes about three minutes and needs no input.
@@ -140,7 +149,7 @@ def demo(output: Path, *, scheduler: str | None, workers: int | None, **cluster:
         raise click.UsageError(
             "demo takes --scheduler and --workers alone.", click.get_current_context()
         )
-    result, truth = run_demo(output, scheduler=scheduler, workers=workers)
+    result, truth = run_demo(output, method=method, scheduler=scheduler, workers=workers)
     _tell(result)
     for line in truth.lines():
         verdict = "met" if line.met else "MISSED"

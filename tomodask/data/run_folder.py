@@ -27,7 +27,17 @@ __all__ = ["RunFolder"]
 _log = logging.getLogger(__name__)
 _FORMAT = "tomodask-run-1"
 _MARK = "run.json"
-_PACKAGES = ("tomodask", "numpy", "scipy", "numba", "dask", "distributed", "zarr", "xarray")
+_PACKAGES = (
+    "tomodask",
+    "numpy",
+    "scipy",
+    "numba",
+    "dask",
+    "distributed",
+    "zarr",
+    "xarray",
+    "openvino",
+)
 
 
 class RunFolder:
@@ -149,7 +159,7 @@ class RunFolder:
         order = list(stages)
         kept = [s for s in order if self._left_something(s)]
         begun = order.index(kept[-1]) if kept else -1
-        # A run of another kind, by a model or by a template: what its own stages left is in the way.
+        # Of a run of another kind, by a model or by a template, its own stages are in the way.
         other = [s for s in self.document.get("began", {}) if s not in order]
         foreign = any(self._left_something(stage) for stage in other)
         there = self.document["parameters"]
