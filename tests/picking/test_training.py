@@ -4,7 +4,8 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
-import xarray as xr
+from picking.balls import SIZE
+from picking.balls import marked_balls as tomogram
 
 from tomodask.errors import InputError
 from tomodask.nets.architecture import Architecture
@@ -12,7 +13,6 @@ from tomodask.nets.model_file import read_model
 from tomodask.picking.training import TrainingSettings, train_picker
 from tomodask.picking.training_data import read_marked
 
-SIZE = 10.0  # Å
 NET = Architecture(channels=(4, 6), coordinates="border", border=4)
 QUICK = {
     "architecture": NET,
@@ -28,27 +28,6 @@ QUICK = {
 
 def quick(**changes):
     return TrainingSettings(**{**QUICK, **changes})
-
-
-def tomogram(name="tomo", shape=(32, 64, 64), count=14, seed=0, chunks=17):
-    """Dark balls in noise, and their table; every second one is of the kind `large`."""
-    rng = np.random.default_rng(seed)
-    centers = np.stack([rng.uniform(6, n - 6, count) for n in shape], 1)
-    grid = np.indices(shape)
-    values = rng.normal(size=shape)
-    for number, center in enumerate(centers):
-        distance = np.sqrt(((grid - center[:, None, None, None]) ** 2).sum(0))
-        values -= 4 * (distance < (3 if number % 2 else 5))
-    volume = xr.DataArray(
-        da.from_array(values.astype(np.float32), chunks=chunks),
-        dims=("z", "y", "x"),
-        name=name,
-        attrs={"voxel_size": SIZE},
-    )
-    table = pd.DataFrame(centers * SIZE, columns=["z", "y", "x"])
-    table.insert(0, "tomogram", name)
-    table["kind"] = ["small" if n % 2 else "large" for n in range(count)]
-    return volume, table
 
 
 def silent(report):
@@ -240,7 +219,7 @@ def test_tomograms_that_do_not_fit():
         ({"background": 1.0}, "background"),
         ({"learning_rate": 0.0}, "learning_rate"),
         ({"precision": "float16"}, "precision"),
-        ({"jitter": 12}, "jitter"),
+        ({"jitter": -1}, "jitter"),
     ],
 )
 def test_settings_that_do_not_fit(changes, told):

@@ -91,8 +91,9 @@ class Commands(click.Group):
                 sys.stdout.flush()
         except click.ClickException as error:
             code = _say_usage(error)
-        except (KeyboardInterrupt, click.Abort):
-            _say("stopped; what was finished is kept, the same command goes on from there")
+        except (KeyboardInterrupt, click.Abort) as stop:
+            known = "stopped; what was finished is kept, the same command goes on from there"
+            _say(str(stop) or known)
             code = STOPPED
         except Exception as error:
             code, sentence = failure(error)

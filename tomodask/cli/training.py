@@ -128,21 +128,27 @@ def train(
         from tomodask.nets.trainer import default_precision
 
         precision = default_precision()
-    model = train_picker(
-        tomograms,
-        picks,
-        diameter=_diameters(diameter),
-        settings=TrainingSettings(
-            architecture=Architecture(channels=channels), precision=precision, **settings
-        ),
-        output=output,
-        classes=classes or None,
-        voxel_size=voxel_size,
-        any_size=any_size,
-        resume=resume,
-        overwrite=overwrite,
-        threads=threads,
-    )
+    try:
+        model = train_picker(
+            tomograms,
+            picks,
+            diameter=_diameters(diameter),
+            settings=TrainingSettings(
+                architecture=Architecture(channels=channels), precision=precision, **settings
+            ),
+            output=output,
+            classes=classes or None,
+            voxel_size=voxel_size,
+            any_size=any_size,
+            resume=resume,
+            overwrite=overwrite,
+            threads=threads,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "stopped; the epochs that were finished are kept, the same command with --resume goes "
+            "on from there"
+        ) from None
     best = max((row["f1"] for row in model.history), default=0.0)
     click.echo(
         f"{output}: {', '.join(model.classes)}; best F1 on held-out particles {best:.3f}, "

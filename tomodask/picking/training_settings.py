@@ -26,7 +26,8 @@ class TrainingSettings:
     crop : int
         Edge of the training crops, voxels.
     jitter : int
-        How far a crop's centre may be from its particle, voxels along each axis.
+        How far a crop's centre may be from its particle, voxels along each axis; less where the
+        particle's label would not be in the crop any more.
     background : float
         Share of crops at random places.
     augment : bool
@@ -76,7 +77,7 @@ class TrainingSettings:
             ("epochs", self.epochs >= 1, "at least 1"),
             ("examples", self.examples >= 0, "at least 0"),
             ("batch", self.batch >= 1, "at least 1"),
-            ("jitter", 0 <= self.jitter < self.crop / 2, "0 to half of crop"),
+            ("jitter", self.jitter >= 0, "at least 0 voxels"),
             ("background", 0 <= self.background < 1, "at least 0 and below 1"),
             ("validation", 0 < self.validation <= 0.5, "above 0 and at most 0.5"),
             ("learning_rate", 0 < self.learning_rate < 10, "above 0 and below 10"),
