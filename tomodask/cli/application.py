@@ -93,7 +93,7 @@ class Commands(click.Group):
             code = _say_usage(error)
         except (KeyboardInterrupt, click.Abort) as stop:
             known = "stopped; what was finished is kept, the same command goes on from there"
-            _say(str(stop) or known)
+            _say(str(stop.__cause__ or "") or known)  # click raises its own in place of it
             code = STOPPED
         except Exception as error:
             code, sentence = failure(error)
