@@ -188,6 +188,8 @@ def test_leaves_what_is_no_store_of_probabilities_alone(tmp_path):
         with pytest.raises(InputError, match="is no store of probabilities"):
             save_segmentation(small(), tmp_path, resume=resume)
     assert (tmp_path / "thesis.tex").read_text() == "years"
+    with pytest.raises(InputError, match=r"thesis\.tex is a file, no store of probabilities"):
+        save_segmentation(small(), tmp_path / "thesis.tex", resume=False)
     save_tomogram(tomogram(noise((20, 20, 20))), tmp_path / "ice.zarr", chunk=16)
     with pytest.raises(InputError, match="not one of probabilities: make one with `tomodask seg"):
         save_segmentation(small(), tmp_path / "ice.zarr", resume=False)

@@ -343,7 +343,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(
         sign in text
-        for sign in ("out of memory", "bad_alloc", "bad alloc", "can't allocate", "not enough mem")
+        for sign in ("out of memory", "bad_alloc", "bad alloc", "allocat", "not enough mem")
     )
 
 

@@ -100,7 +100,7 @@ class _Builder:
         shape: tuple[int, int, int],
         batch: int,
     ) -> None:
-        import openvino.opset8 as opset
+        from openvino import opset8 as opset
 
         self.ops: Any = opset
         self.a = architecture

@@ -94,6 +94,8 @@ class StoreKind:
             Makes the arrays and attributes of a new store, `finished` and `fingerprint` among them.
         resume : bool
         """
+        if path.exists() and not path.is_dir():
+            raise InputError(f"{path} is a file, no store of {self.what}: give another path")
         used = path.exists() and any(path.iterdir())
         # A run killed before its store was laid out left this mark: only then begin anew.
         if used and not (path / _UNFINISHED).exists():
