@@ -57,12 +57,16 @@ class Setting:
     main, short : TrainingSettings
         Of the network that is held against the rivals; of all others and the one they are held
         against.
+    tell_apart : bool
+        The others learn the kinds too; else only where particles are, which takes a fraction of
+        the steps.
     """
 
     train: int
     test: int
     main: TrainingSettings
     short: TrainingSettings
+    tell_apart: bool = False
 
 
 def _training(
@@ -93,7 +97,11 @@ def _settings() -> dict[str, Setting]:
             4, 2, _training(thin, 48, 12, 12, 270, 3), _training(thin, 48, 12, 4, 162, 3)
         ),
         "large": Setting(
-            8, 2, _training(paper, 72, 14, 60, 800, 8), _training(paper, 72, 14, 30, 400, 8)
+            8,
+            2,
+            _training(paper, 72, 14, 60, 800, 8),
+            _training(paper, 72, 14, 30, 400, 8),
+            tell_apart=True,
         ),
     }
 
@@ -119,6 +127,8 @@ class Variant:
         Of those tested on.
     segment, pick : dict
         Arguments of `segment_tomogram` and `pick_segmentation`.
+    base : str
+        The row it is held against; a row whose base is the main network is of that network.
     """
 
     name: str
@@ -131,7 +141,11 @@ class Variant:
     test_snr: float = SNR
     segment: dict[str, Any] = field(default_factory=dict)
     pick: dict[str, Any] = field(default_factory=dict)
-    long: bool = False
+    base: str = "reference"
+
+    @property
+    def long(self) -> bool:
+        return self.base == MAIN
 
 
 MAIN, REFERENCE = "segmentation", "reference"
@@ -141,24 +155,28 @@ TUNED, HINDSIGHT = "threshold of a training tomogram", "threshold in hindsight"
 
 def _variants(setting: Setting) -> list[Variant]:
     crop = setting.short.crop
-    labels, ablation = "label", "without a part"
+    ablation = "ablation"
+    tiles: dict[str, Any] = {"tile": crop, "halo": 8}
+    bare = {"tile": crop, "halo": 0}
     return [
-        Variant(MAIN, "methods", long=True),
-        Variant(REFERENCE, "reference"),
-        Variant("another seed", "reference", training={"seed": 2}),
-        Variant("label: cube", labels, training={"label": "cube"}),
-        Variant("label: ball", labels, training={"label": "ball"}),
+        Variant(MAIN, "methods", base=MAIN),
+        Variant("test SNR 0.3", "noise", test_snr=0.3, base=MAIN),
+        Variant("test SNR 0.03", "noise", test_snr=0.03, base=MAIN),
+        Variant("no double-drop", ablation, pick={"min_distance": 0.0}, base=MAIN),
+        Variant(f"tiles of {crop}, halo 8", ablation, segment=tiles, base=MAIN),
+        Variant(f"tiles of {crop}, no overlap", ablation, segment=bare, base=MAIN),
+        Variant(REFERENCE, REFERENCE),
+        Variant("another seed", REFERENCE, training={"seed": 2}),
+        Variant("label: cube", "label", training={"label": "cube"}),
+        Variant("label: ball", "label", training={"label": "ball"}),
         *(
-            Variant(f"trained on {n}", "tomograms", tomograms=n)
+            Variant(f"trained on {n} of {setting.train} tomograms", "tomograms", tomograms=n)
             for n in (1, 2)
             if n < setting.train
         ),
         Variant("marks off by 0.5–0.7 r", "marks", off=(0.5, 0.7)),
-        Variant("test SNR 0.3", "noise", test_snr=0.3),
-        Variant("test SNR 0.03", "noise", test_snr=0.03),
-        Variant("both SNR 0.03", "noise", snr=0.03, test_snr=0.03),
-        Variant(f"tiles of {crop}, halo 0", ablation, segment={"tile": crop, "halo": 0}),
-        Variant(f"tiles of {crop}, halo 8", ablation, segment={"tile": crop, "halo": 8}),
+        Variant("SNR 0.03 in the tests", "noise", test_snr=0.03),
+        Variant("SNR 0.03 in training and tests", "noise", snr=0.03, test_snr=0.03),
         Variant("no residual blocks", ablation, network={"residual": False}),
         Variant("ReLU", ablation, network={"activation": "relu"}),
         Variant("max pooling", ablation, network={"pooling": "max"}),
@@ -167,10 +185,9 @@ def _variants(setting: Setting) -> list[Variant]:
             f"coordinates of the patch, tiles of {crop}, halo 8",
             ablation,
             network={"coordinates": "patch"},
-            segment={"tile": crop, "halo": 8},
+            segment=tiles,
         ),
         Variant("no pyramid", ablation, network={"pyramid": False}),
-        Variant("no double-drop", ablation, pick={"min_distance": 0.0}),
     ]
 
 
@@ -217,6 +234,10 @@ class Bench:
         part.write_text(json.dumps(self.results, indent=1))
         os.replace(part, self.file)
 
+    def apart(self, variant: Variant) -> bool:
+        """Whether a variant tells kinds apart."""
+        return variant.long or self.setting.tell_apart
+
     def training_settings(self, variant: Variant) -> TrainingSettings:
         one = self.setting.main if variant.long else self.setting.short
         network = replace(one.architecture, **variant.network)
@@ -240,8 +261,9 @@ class Bench:
 
     def model(self, variant: Variant) -> tuple[PickingModel, float, str]:
         """The trained network, the seconds of its epochs, its name."""
-        told = [asdict(variant) | {"name": "", "group": "", "segment": 0, "pick": 0, "test_snr": 0}]
-        told += [self.training_settings(replace(variant)).to_dict() if not self.minutes else 0]
+        of_tests = ("name", "group", "segment", "pick", "test_snr")
+        told: list[Any] = [asdict(variant) | dict.fromkeys(of_tests), self.apart(variant)]
+        told += [0 if self.minutes else self.training_settings(variant).to_dict()]
         told += [self.minutes, asdict(self.plan)]
         name = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
         path = self.data / "models" / f"{name}.safetensors"
@@ -258,6 +280,12 @@ class Bench:
         sources = [self.tomogram("train", n, variant.snr) for n in range(count)]
         marks = pd.concat([one.truth for one in sources], ignore_index=True)
         marks = moved(marks, self.diameters, variant.off, self.plan)
+        kinds, diameters = list(shrec.KINDS), self.diameters
+        if self.apart(variant):
+            marks = marks.rename(columns={"class": "kind"})
+        else:
+            kinds, marks = ["particle"], marks.assign(kind="particle").drop(columns="class")
+            diameters = {"particle": float(np.median(list(self.diameters.values())))}
         settings = self.training_settings(variant)
         print(
             f"  training on {len(marks)} particles, {settings.epochs} × {settings.examples} crops"
@@ -272,9 +300,9 @@ class Bench:
 
         train_picker(
             [one.volume for one in sources],
-            marks.rename(columns={"class": "kind"}),
-            diameter=self.diameters,
-            classes=list(shrec.KINDS),
+            marks,
+            diameter=diameters,
+            classes=kinds,
             any_size=True,  # SHREC's smallest kinds are 5 voxels across
             settings=settings,
             output=path,
@@ -355,7 +383,10 @@ def segmented(bench: Bench, variant: Variant) -> dict[str, Any]:
             level = max(levels, key=lambda t: _classification(at_level(t, at, tomograms)))
             result = figures(at_level(level, probabilities, tests))
             bench.keep(f"{MAIN}, {row}", {**result, **timed, "threshold": level})
-    return figures(scores_of(pd.concat(tables, ignore_index=True), tests)) | timed
+    table = pd.concat(tables, ignore_index=True)
+    if bench.apart(variant):
+        return figures(scores_of(table, tests)) | timed
+    return figures(scores_of(table.drop(columns="class"), tests), classes=False) | timed
 
 
 def picked(probability: xr.DataArray, one: shrec.Tomogram, **how: Any) -> pd.DataFrame:
@@ -541,6 +572,13 @@ def _f1(result: dict[str, Any], name: str) -> str:
     return f"{result[name]:.3f}" if name in result else "–"
 
 
+def _beside(one: dict[str, Any], base: dict[str, Any] | None, name: str) -> str:
+    """F1, and how much more it is than the base's."""
+    if base is None or one is base or name not in one:
+        return _f1(one, name)
+    return f"{one[name]:.3f} ({one[name] - base[name]:+.3f})".replace("-", "−")
+
+
 METHODS = tuple(
     f"{method}{how}"
     for method in (MAIN, MATCHING, BLOBS)
@@ -565,19 +603,15 @@ def tables(bench: Bench) -> None:
     for kind in sorted(shrec.KINDS, key=kilodaltons.__getitem__):
         values = [f"{results[name]['classes'][kind]:.2f}" for name in shown]
         print(_cells([kind, f"{kilodaltons[kind]:.0f}", f"{bench.diameters[kind]:.0f}", *values]))
-    print("\n| changed | localisation F1 | classification F1 | training s | s / tomogram |")
-    print("|---|---|---|---|---|")
-    base = results.get(REFERENCE)
-    for variant in _variants(bench.setting)[1:]:
-        one = results.get(variant.name)
+    print("\n| changed | of | localisation F1 | classification F1 | training s | s / tomogram |")
+    print("|---|---|---|---|---|---|")
+    for variant in _variants(bench.setting):
+        one, base = results.get(variant.name), results.get(variant.base)
         if one is None:
             continue
-        f1 = []
-        for key in ("localisation", "classification"):
-            change = "" if base is None or one is base else f" ({one[key] - base[key]:+.3f})"
-            f1.append(f"{one[key]:.3f}{change}".replace("-", "−"))
-        row = [variant.name, *f1, f"{one['training seconds']:.0f}", f"{one['seconds']:.1f}"]
-        print(_cells(row))
+        f1 = [_beside(one, base, key) for key in ("localisation", "classification")]
+        times = [f"{one['training seconds']:.0f}", f"{one['seconds']:.1f}"]
+        print(_cells([variant.name, "" if one is base else variant.base, *f1, *times]))
     if "simulation" in results:
         spent = results["simulation"].values()
         print(f"\nsimulation: {len(spent)} tomograms, {sum(spent):.0f} s")
