@@ -653,8 +653,12 @@ def figure(bench: Bench, path: Path) -> None:
             color = "C0" if name.startswith(MAIN) else "C1"
             values = [bench.results[name]["classes"][kind] for kind in kinds]
             axes.plot(weights, values, style, color=color, label=name, ms=4, lw=1.2)
-    for kind, weight in zip(kinds, weights, strict=True):
-        axes.annotate(kind, (weight, 1.03), fontsize=7, rotation=60, annotation_clip=False)
+    groups = np.split(np.arange(len(kinds)), np.flatnonzero(np.diff(np.log(weights)) > 0.2) + 1)
+    for group in groups:  # names of kinds of nearly the same weight would lie on each other
+        where = float(np.exp(np.mean(np.log(np.take(weights, group)))))
+        said = "\n".join(kinds[i] for i in group[::-1])
+        place = {"ha": "center", "va": "bottom", "annotation_clip": False}
+        axes.annotate(said, (where, 1.03), fontsize=7, **place)
     axes.set_xscale("log")
     axes.set_xlabel("molecular weight (kDa)")
     axes.set_ylabel("F1 of the class")
