@@ -52,6 +52,14 @@ def test_what_is_stored_is_what_was_computed(tmp_path):
     assert stored["score"].chunks == match["score"].chunks
 
 
+def test_tiles_without_any_score_are_stored_too(tmp_path):
+    """A reconstruction may be empty beyond the specimen: its scores are all 0 there."""
+    match = small_match()
+    empty = match.assign(score=match["score"] * 0, rotation=match["rotation"] * 0)
+    save_scores(empty, tmp_path / "scores.zarr")
+    xr.testing.assert_equal(open_scores(tmp_path / "scores.zarr").compute(), empty.compute())
+
+
 def test_goes_on_with_the_missing_tiles_only(tmp_path, monkeypatch):
     match = small_match()
     save_scores(match, tmp_path / "whole.zarr")

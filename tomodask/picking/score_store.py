@@ -93,16 +93,17 @@ def _attrs(group: zarr.Group) -> dict[str, Any]:
 def _lay_out(match: xr.Dataset, group: zarr.Group) -> None:
     score = match["score"].data
     chunk = tuple(sizes[0] for sizes in score.chunks)
-    for name, dtype in (("score", "float32"), ("rotation", "int32")):
+    # Filled with what no voxel gets: Zarr leaves chunks out that hold nothing else, whatever config
+    # they were laid out with, and a missing one is damage here.
+    for name, dtype, fill in (("score", "float32", float("nan")), ("rotation", "int32", -1)):
         group.create_array(
             name,
             shape=score.shape,
             chunks=chunk,
             dtype=dtype,
             dimension_names=_DIMS,
-            fill_value=0,
+            fill_value=fill,
             compressors=codecs(),
-            config={"write_empty_chunks": True},  # so that a missing one is damage, and seen
         )
     quaternion = np.asarray(match["quaternion"], np.float64)
     group.create_array("quaternion", data=quaternion, chunks=quaternion.shape)
