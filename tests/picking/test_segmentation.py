@@ -102,7 +102,7 @@ def test_says_where_and_what_it_is():
     }
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(chunks=irregular_chunks(SHAPE), tile=st.sampled_from([None, 24, 32]))
 def test_chunks_of_the_input_change_no_bit(chunks, tile):
     model, values = random_model(), noise()
@@ -325,7 +325,11 @@ def test_a_killed_worker_changes_nothing(monkeypatch):
     with (
         dask.config.set(scheduler=None),
         LocalCluster(
-            2, threads_per_worker=1, processes=True, dashboard_address=None, memory_limit=0
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            memory_limit=0,
         ) as cluster,
         Client(cluster) as client,
     ):
