@@ -22,6 +22,7 @@ from tomodask.arrays.backend import Array, namespace, ndimage
 __all__ = ["find_tops", "least_count", "mark_tops", "measure_tops", "pooling_weights"]
 
 _RUN = 16  # voxels along x that are worked on together: a vector of the processor or two
+_COLUMN = 240  # voxels along y and x that are worked on together, without what is around
 _MOST = 2**53  # below it, float64 holds every whole number
 
 
@@ -114,15 +115,32 @@ def find_tops(
         Heights times the cube of the sum of the weights; whole numbers.
     """
     high = mask.shape if high is None else high
-    side = -(-max(len(weights) // 2, reach) // _RUN)
-    runs = -(-mask.shape[2] // _RUN) + 2 * side
+    data = mask.view(np.uint8)
+    margin = len(weights) // 2 + 2 * reach
     small = float(weights.sum()) ** 2 <= 2**24  # what float32 holds exactly
-    planes = np.empty(
-        (mask.shape[1], len(weights), runs * _RUN), np.float32 if small else np.float64
-    )
-    bounds = np.array([low, high], np.int64)
-    data = np.ascontiguousarray(mask).view(np.uint8)
-    return _tops(data, weights, float(level), reach, bounds, side, planes)  # type: ignore[no-any-return]
+    found = [(np.empty((0, 3), np.int64), np.empty(0))]
+    # Columns of a part of the plane: what one voxel sees of the planes around stays in the cache.
+    for y in range(low[1], high[1], _COLUMN):
+        for x in range(low[2], high[2], _COLUMN):
+            begin = np.array([low[0], y, x])
+            end = np.minimum([high[0], y + _COLUMN, x + _COLUMN], high)
+            first = np.maximum(begin - margin, 0)
+            first[2] -= first[2] % _RUN
+            part = data[tuple(map(slice, first, end + margin))]
+            if not part.any():
+                continue
+            part = np.ascontiguousarray(part)
+            side = -(-max(len(weights) // 2, reach) // _RUN)
+            runs = -(-part.shape[2] // _RUN) + 2 * side
+            planes = np.empty(
+                (part.shape[1], len(weights), runs * _RUN), np.float32 if small else np.float64
+            )
+            bounds = np.array([begin - first, end - first])
+            places, counts = _tops(part, weights, float(level), reach, bounds, side, planes)
+            found.append((places + first, counts))
+    places, counts = (np.concatenate(one) for one in zip(*found, strict=True))
+    order = np.lexsort(places.T[::-1])
+    return places[order], counts[order]
 
 
 @numba.njit(cache=True, nogil=True)
@@ -225,7 +243,10 @@ def _tops(  # type: ignore[no-untyped-def]
                 for x in range(max(s * _RUN, start), min((s + 1) * _RUN, start + width)):
                     if hills[here, y, x] < level:
                         continue
-                    if not _is_top(hills, slots, tops[c % (reach + 1)], y, x, reach):
+                    # Nothing is higher than all of the weight: inside a dense mask all are tops.
+                    if hills[here, y, x] < full**3 and not _is_top(
+                        hills, slots, tops[c % (reach + 1)], y, x, reach
+                    ):
                         continue
                     first = _is_first(tops, c, y, x, reach)
                     tops[c % (reach + 1), y, x] = True

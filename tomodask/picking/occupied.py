@@ -81,7 +81,7 @@ def unpack(
     low: tuple[int, ...],
     high: tuple[int, ...],
 ) -> np.ndarray | None:
-    """The voxels from `low` to below `high` out of packed blocks, or None if no kept run meets them.
+    """The voxels from `low` to below `high` out of packed blocks; None if no kept run meets them.
 
     Parameters
     ----------

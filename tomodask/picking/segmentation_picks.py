@@ -29,9 +29,7 @@ __all__ = ["pick_segmentation"]
 _KERNEL = 5  # edge of the pooling cube, voxels: the paper's
 _REACH = 2  # voxels: tops are highest within 5³ voxels, as in the paper
 _POOLINGS = 2  # at least: pooled once, a small label is a flat hill without a middle
-_CORE = (
-    128  # voxels along an axis that one task picks in, at least: its halo is then the smaller part
-)
+_CORE = 96  # voxels along an axis that one task picks in, at least: some 20 MB with its halo
 _LARGE = 256**3  # voxels from which progress is shown: below, picking takes a few seconds
 _COLUMNS = ["tomogram", "z", "y", "x", "class", "score"]
 
