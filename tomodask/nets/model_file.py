@@ -106,6 +106,8 @@ class PickingModel:
                 )
             if not np.isfinite(values).all():
                 raise InputError(f"weight {name!r} holds NaN or infinite values")
+            if name.endswith("running_var") and (values < 0).any():
+                raise InputError(f"weight {name!r} is a variance, and below 0")
 
     @property
     def digest(self) -> str:
@@ -133,7 +135,7 @@ def write_model(model: PickingModel, path: str | os.PathLike[str]) -> None:
     path : path
         Ends with ``.safetensors``.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     target = Path(path)
     if target.suffix.lower() != ".safetensors":
@@ -154,7 +156,10 @@ def write_model(model: PickingModel, path: str | os.PathLike[str]) -> None:
     header = {"format": _FORMAT, "model": json.dumps(told, allow_nan=False)}
     part = target.with_name(f"{target.name}.part")
     try:
-        save_file({k: np.ascontiguousarray(v) for k, v in model.weights.items()}, part, header)
+        # Not save_file, whose files only their owner can read.
+        part.write_bytes(
+            save({k: np.ascontiguousarray(v) for k, v in model.weights.items()}, header)
+        )
         os.replace(part, target)
     except OSError as error:
         raise InputError(f"cannot write {target}: {error.strerror or error}") from error
