@@ -1,7 +1,7 @@
 """From the probabilities of a segmentation to particles: MP-NMS for each class, then distances.
 
-Of each block only what lies above the threshold is kept on, so neither the probabilities nor a mask
-of the tomogram are ever in memory, and each block is computed once.
+Of each block only the runs with voxels above the threshold are kept on: the probabilities are never
+in memory as a whole, a mostly empty mask is next to nothing, and each block is computed once.
 """
 
 from __future__ import annotations
