@@ -76,7 +76,7 @@ def on_unseen(model: PickingModel) -> dict[str, dict[str, float]]:
     picks = pick_segmentation(segment_tomogram(volume, model).compute(scheduler="synchronous"))
     found = {}
     for name in model.classes:
-        mine, true = picks[picks["class"] == name], truth[truth["kind"] == name]
+        mine, true = picks[picks["kind"] == name], truth[truth["kind"] == name]
         hits, _, far = matched_pairs(
             mine[["z", "y", "x"]].to_numpy(), true[["z", "y", "x"]].to_numpy(), DIAMETER / 2
         )

@@ -96,7 +96,8 @@ def reference(volumes, names, *, threshold, min_height, width, apart, exclusive)
     table = pd.DataFrame({"tomogram": ["t1"] * len(kept)})
     for n, dim in enumerate("zyx"):
         table[dim] = [row[2 + n] * SIZE for row in kept]
-    table["class"] = np.array([names[row[1]] for row in kept], dtype=object)
+    table["kind"] = np.array([names[row[1]] for row in kept], dtype=object)
+    table["class"] = np.array([row[1] + 1 for row in kept], np.int64)
     table["score"] = [-row[0] for row in kept]
     return table
 
@@ -123,7 +124,7 @@ def test_equals_the_reference_for_any_chunks(data, volumes):
         )
     pd.testing.assert_frame_equal(lazy, eager, check_exact=True)
     want = reference(volumes, names, width=7, apart=4.5, **options)
-    columns = ["tomogram", "z", "y", "x", "class"]
+    columns = ["tomogram", "z", "y", "x", "kind", "class"]
     pd.testing.assert_frame_equal(eager[columns], want[columns], check_exact=False, rtol=1e-9)
     np.testing.assert_allclose(eager["score"], want["score"], rtol=1e-12)
 
@@ -136,7 +137,7 @@ def test_finds_places_between_voxels():
     assert len(table) == len(centers)
     gaps = cdist(table[["z", "y", "x"]], centers * SIZE).min(0)
     assert gaps.max() < 0.1 * SIZE
-    assert set(table["class"]) == {"particle"}
+    assert set(table["kind"]) == {"particle"}
     assert table["score"].is_monotonic_decreasing
     assert table["score"].between(0, 1).all()
 
@@ -154,7 +155,7 @@ def test_each_class_has_its_distance_and_a_place_has_one_particle():
     less = blobs((24, 24, 48), [(12, 12, 14), (12, 12, 34)], height=0.8)
     both = probabilities(np.stack([less, sure]), ["less", "sure"])
     table = pick_segmentation(both)
-    assert table["class"].tolist() == ["sure", "less"]
+    assert table["kind"].tolist() == ["sure", "less"]
     assert (table["x"] / SIZE).round().tolist() == [12, 34]
     assert len(pick_segmentation(both, exclusive=False)) == 3
     # For a pair of classes the smaller of their distances counts.
@@ -169,7 +170,7 @@ def test_of_equal_ones_the_first_is_kept():
     assert (table["x"] / SIZE).round().tolist() == [12]
     assert len(pick_segmentation(probabilities(pair), min_distance=110.0)) == 2
     twice = probabilities(np.stack([pair, pair]), ["b", "a"])
-    assert pick_segmentation(twice)["class"].tolist() == ["b", "b"]
+    assert pick_segmentation(twice)["kind"].tolist() == ["b", "b"]
 
 
 def test_score_ranks_the_sure_above_the_unsure_and_the_whole_above_the_piece():
@@ -203,7 +204,7 @@ def test_each_block_is_computed_once_and_only_what_is_above_is_kept():
 
 def test_nothing_to_pick():
     table = pick_segmentation(probabilities(np.zeros((9, 9, 9), np.float32)))
-    assert list(table) == ["tomogram", "z", "y", "x", "class", "score"]
+    assert list(table) == ["tomogram", "z", "y", "x", "kind", "class", "score"]
     assert table.empty
     nan = np.full((9, 9, 9), np.nan, np.float32)
     assert pick_segmentation(probabilities(nan)).empty

@@ -129,7 +129,7 @@ def _segmentation(source: Path, model: Path | None, options: dict[str, Any]) -> 
     from tomodask.picking.segmentation_store import open_segmentation
 
     probability = open_segmentation(source)
-    table = _with_classes(probability, options)
+    table = _of_segmentation(probability, options)
     return table, float(probability.attrs["voxel_size"]), probability.shape[1:]
 
 
@@ -140,21 +140,17 @@ def _by_model(source: Path, model: Path | None, options: dict[str, Any]) -> Pick
 
     assert model is not None
     volume = open_tomogram(source, voxel_size=options["voxel_size"])
-    table = _with_classes(segment_tomogram(volume, read_model(model)), options)
+    table = _of_segmentation(segment_tomogram(volume, read_model(model)), options)
     # The tomogram's own voxels, whatever those of the network.
     return table, float(volume.attrs["voxel_size"]), volume.shape
 
 
-def _with_classes(probability: xr.DataArray, options: dict[str, Any]) -> pd.DataFrame:
-    """Picks whose classes a table can keep: names in ``kind``, numbers in ``class``."""
+def _of_segmentation(probability: xr.DataArray, options: dict[str, Any]) -> pd.DataFrame:
+    """Picks of all classes."""
     from tomodask.picking.segmentation_picks import pick_segmentation
 
     chosen = _given(options, "threshold", "min_height", "min_distance", "max_particles")
-    table = pick_segmentation(probability, **chosen)
-    names = [str(name) for name in probability["class"].to_numpy()]
-    table["kind"] = table["class"]
-    table["class"] = [names.index(name) + 1 for name in table["kind"]]
-    return table
+    return pick_segmentation(probability, **chosen)
 
 
 def _probability(source: Path, model: Path | None, options: dict[str, Any]) -> Picked:
@@ -176,7 +172,7 @@ def _probability(source: Path, model: Path | None, options: dict[str, Any]) -> P
         )
     chosen = _given(options, "threshold", "min_height", "min_distance", "max_particles")
     table = pick_segmentation(volume, diameters=diameter, **chosen)
-    return table.drop(columns="class"), size, volume.shape
+    return table.drop(columns=["kind", "class"]), size, volume.shape
 
 
 def _dog(source: Path, model: Path | None, options: dict[str, Any]) -> Picked:

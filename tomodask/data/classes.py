@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
 __all__ = ["class_names", "with_classes"]
@@ -10,7 +11,7 @@ ONLY = "particle"
 
 
 def class_names(table: pd.DataFrame) -> pd.Series:
-    """Name of each row's class: its ``kind``, else the number in ``class``, else ``particle``.
+    """Name of each row's class: its ``kind``, else what is in ``class``, else ``particle``.
 
     Parameters
     ----------
@@ -30,8 +31,9 @@ def class_names(table: pd.DataFrame) -> pd.Series:
     if "kind" in table:
         return table["kind"].astype(str)
     if "class" in table:
-        number = pd.to_numeric(table["class"]).fillna(0)
-        return number.astype(int).astype(str)
+        number = pd.to_numeric(table["class"], errors="coerce")
+        names = table["class"].astype(str)
+        return names.where(number.isna(), number.fillna(0).astype(int).astype(str))
     return pd.Series(ONLY, index=table.index, dtype=object)
 
 
@@ -46,4 +48,5 @@ def with_classes(table: pd.DataFrame, names: list[str], known: tuple[str, ...]) 
     {'z': [1.0], 'kind': ['b'], 'class': [2]}
     """
     number = {name: n + 1 for n, name in enumerate(known)}
-    return table.assign(kind=names, **{"class": [number[name] for name in names]})
+    numbers = np.array([number[name] for name in names], np.int64)
+    return table.assign(kind=np.array(names, dtype=object), **{"class": numbers})

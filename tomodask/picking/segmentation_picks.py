@@ -19,6 +19,7 @@ from dask.delayed import delayed
 from scipy.spatial import cKDTree
 
 from tomodask.cluster import compute
+from tomodask.data.classes import with_classes
 from tomodask.errors import InputError
 from tomodask.picking.centers import halo
 from tomodask.picking.hills import find_tops, least_count, measure_tops, pooling_weights
@@ -31,7 +32,7 @@ _REACH = 2  # voxels: tops are highest within 5³ voxels, as in the paper
 _POOLINGS = 2  # at least: pooled once, a small label is a flat hill without a middle
 _CORE = 96  # voxels along an axis that one task picks in, at least: some 20 MB with its halo
 _LARGE = 256**3  # voxels from which progress is shown: below, picking takes a few seconds
-_COLUMNS = ["tomogram", "z", "y", "x", "class", "score"]
+_COLUMNS = ["tomogram", "z", "y", "x", "kind", "class", "score"]
 
 
 def pick_segmentation(
@@ -77,9 +78,10 @@ def pick_segmentation(
     -------
     DataFrame
         ``tomogram``, ``z``, ``y``, ``x`` (Å; the middle of voxel (0, 0, 0) is the origin),
-        ``class`` (name), ``score``; highest score first.  The score is the probability above the
-        threshold, pooled as the mask is: it falls where a blob is smaller than a label and where
-        the network is less sure.  ``attrs`` has ``threshold`` and ``voxel_size``.
+        ``kind`` (name of the class), ``class`` (its number, from 1), ``score``; highest score
+        first.  The score is the probability above the threshold, pooled as the mask is: it falls
+        where a blob is smaller than a label and where the network is less sure.  ``attrs`` has
+        ``threshold`` and ``voxel_size``.
 
     Raises
     ------
@@ -104,9 +106,8 @@ def pick_segmentation(
     table = pd.DataFrame({"tomogram": [_tomogram(probability)] * len(rows)})
     for column, dim in enumerate("zyx"):
         table[dim] = rows[:, 1 + column] * size + _origin(probability, dim)
-    table["class"] = np.array(names, dtype=object)[rows[:, 0].astype(np.intp)]
     table["score"] = rows[:, 4]
-    table = table[_COLUMNS]
+    table = with_classes(table, [names[int(n)] for n in rows[:, 0]], tuple(names))[_COLUMNS]
     table.attrs.update(threshold=float(threshold), voxel_size=size)
     return table
 

@@ -136,7 +136,7 @@ def _by_model(folder: RunFolder, job: Job) -> tuple[pd.DataFrame, float]:
     level = _PROBABILITY if job.threshold is None else job.threshold
     picks = pick_segmentation(open_segmentation(folder.path / "probability.zarr"), threshold=level)
     # One class, of a table whose kind no later stage asks for.
-    picks = picks[picks["class"] == job.particle_class].drop(columns="class")
+    picks = picks[picks["kind"] == job.particle_class].drop(columns=["kind", "class"])
     picks = picks.sort_values("score", ascending=False, kind="stable", ignore_index=True)
     return picks.head(job.max_particles or len(picks)), level
 
