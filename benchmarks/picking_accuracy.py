@@ -386,7 +386,7 @@ def segmented(bench: Bench, variant: Variant) -> dict[str, Any]:
     table = pd.concat(tables, ignore_index=True)
     if bench.apart(variant):
         return figures(scores_of(table, tests)) | timed
-    return figures(scores_of(table.drop(columns="class"), tests), classes=False) | timed
+    return figures(scores_of(table.drop(columns=["kind", "class"]), tests), classes=False) | timed
 
 
 def picked(probability: xr.DataArray, one: shrec.Tomogram, **how: Any) -> pd.DataFrame:
