@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -181,8 +182,9 @@ def run_demo(
     if not (made / "template.mrc").exists():
         save_tomogram(phantom_map(), made / "template.mrc")
     write_particles(truth, made / "truth.csv")
+    shutil.copyfile(demo_model(), made / "model.safetensors")  # to try the commands on
     picker: dict[str, Any] = (
-        {"model": demo_model(), "particle_class": "particle"}
+        {"model": made / "model.safetensors", "particle_class": "particle"}
         if by_model
         else {"angular_step": 20.0}
     )
