@@ -11,7 +11,6 @@ import logging
 import os
 import threading
 import weakref
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -38,7 +37,6 @@ __all__ = [
 EngineName = Literal["auto", "openvino", "torch"]
 Precision = Literal["float32", "bfloat16"]
 
-_IDLE = 2  # kinds of prepared networks that a process keeps for its next tasks
 _MEMORY = 1.1e9  # bytes that a tile's features may take in a worker
 # Bytes per voxel of a tile and channel of the finest level that OpenVINO took in float32, which
 # keeps its features in blocks of 16 channels.
@@ -215,27 +213,27 @@ class Engine:
 
 
 class _Pool:
-    """Prepared networks that wait for their next tiles."""
+    """Prepared networks of one kind and shape that wait for their next tiles."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.idle: OrderedDict[Any, list[Any]] = OrderedDict()
+        self.key: Any = None
+        self.idle: list[Any] = []
 
     def take(self, key: Any) -> Any:
         with self.lock:
-            waiting = self.idle.get(key)
-            return waiting.pop() if waiting else None
+            if key != self.key:  # each holds about a gigabyte: the former go before the next come
+                self.key, self.idle = key, []
+            return self.idle.pop() if self.idle else None
 
     def put(self, key: Any, run: Any) -> None:
         with self.lock:
-            self.idle.setdefault(key, []).append(run)
-            self.idle.move_to_end(key)
-            while len(self.idle) > _IDLE:
-                self.idle.popitem(last=False)
+            if key == self.key:
+                self.idle.append(run)
 
     def clear(self) -> None:
         with self.lock:
-            self.idle.clear()
+            self.idle = []
 
 
 _pool = _Pool()
