@@ -39,6 +39,7 @@ def test_every_example_is_tested():
     assert names == {
         "first_steps.py",
         "microtubule.py",
+        "microtubule_network.py",
         "simulated_cell.py",
         "simulated_microtubule.py",
     }
@@ -90,6 +91,39 @@ def test_microtubule(tmp_path):
     assert pictures == {"picks", "lattice", "average"}
 
 
+def test_microtubule_network(tmp_path):
+    shared = shared_data("tomograms", "13pf_MT.tif").parents[1]
+    text = run_example("microtubule_network.py", tmp_path, TOMODASK_SHARED=str(shared))
+    assert figures(text, r"(\d+) weak labels")[0] > 40
+    # The mask of the end that was not learned from is on the wall, and not for its size.
+    size, near, chance = figures(
+        text, r"takes (\d+)% of the unseen end; (\d+)% .* \(by chance: (\d+)%\)"
+    )
+    assert 3 < size < 20
+    assert near > 4 * chance
+    assert near > figures(text, r"highest densities: (\d+)%")[0] + 20
+    # It finds what it was shown: hardly a label lay on the diagonals.
+    sides, above, diagonals = figures(
+        text, r"sides (\d+)% .* above and below (\d+)% .* diagonals (\d+)%"
+    )
+    assert sides > 60
+    assert sides > 2 * diagonals
+    assert above > diagonals
+    picks, on_wall, off = figures(
+        text,
+        r"network: (\d+) picks of the unseen end, (\d+)% .* Å of the wall, (\d+) Å off .* temp",
+    )
+    assert picks > 15
+    assert on_wall > 60
+    assert off < 21
+    # Once trained, it costs a fraction of what matching does.
+    segmentation, matching = figures(text, r"segmentation ([\d.]+), .* matching ([\d.]+)")
+    assert segmentation < matching / 2
+    folder = tmp_path / "microtubule_network"
+    assert {path.stem for path in folder.glob("*.png")} == {"slices", "wall"}
+    assert (folder / "wall.safetensors").exists()
+
+
 def test_simulated_cell(tmp_path):
     text = run_example("simulated_cell.py", tmp_path)
     pattern = r"picked (\d+)% of the particles, (\d+)% of the picks are true"
@@ -135,7 +169,9 @@ def test_simulated_microtubule(tmp_path):
     assert pictures == {"slices", "spectra"}
 
 
-@pytest.mark.parametrize("name", ["microtubule.py", "simulated_microtubule.py"])
+@pytest.mark.parametrize(
+    "name", ["microtubule.py", "microtubule_network.py", "simulated_microtubule.py"]
+)
 def test_what_data_is_missing_is_said(tmp_path, name):
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / name)],
