@@ -299,7 +299,7 @@ framed(panels[3], "picks", "x (nm)")
 for height, name in ((3, "unseen"), (-8, "learned from")):
     height += MIDDLE * VOXEL / 10
     panels[0].text(2, height, name, color="#7fd1ff", fontsize=9)
-figure.savefig(OUTPUT / "slices.png", dpi=110)
+figure.savefig(OUTPUT / "slices.png", dpi=80)
 figure
 
 # %% [markdown]
