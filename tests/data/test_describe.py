@@ -1,6 +1,7 @@
 """`describe`: what a file is, for `tomodask info`."""
 
 import gzip
+from dataclasses import replace
 
 import dask.array as da
 import mrcfile
@@ -234,3 +235,20 @@ def test_a_picking_model(tmp_path):
     (tmp_path / "other.safetensors").write_bytes(b"no model")
     with pytest.raises(InputError, match="tomodask train"):
         describe(tmp_path / "other.safetensors")
+
+
+@pytest.mark.parametrize(
+    "told", [{"training": {"data": 3}}, {"training": {"data": [{}]}}, {"history": ({"f1": "a"},)}]
+)
+def test_a_picking_model_whose_record_is_odd(tmp_path, told):
+    write_model(replace(random_model(channels=(2,)), **told), tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"model\.safetensors: its record of training"):
+        describe(tmp_path / "model.safetensors")
+
+
+def test_a_picking_model_without_scores(tmp_path):
+    path = tmp_path / "model.safetensors"
+    write_model(replace(random_model(channels=(2,)), history=({"epoch": 1},)), path)
+    told = describe(path)
+    assert told["epochs"] == 1
+    assert "best_f1" not in told

@@ -231,8 +231,18 @@ def _of_table(path: Path, voxel_size: float | None) -> dict[str, Any]:
 
 def _of_model(path: Path) -> dict[str, Any]:
     model = read_model(path)
-    best = max(model.history, key=lambda row: row["f1"], default=None)
-    data = model.training.get("data", [])
+    try:
+        scores = [float(row["f1"]) for row in model.history if "f1" in row]
+        data = model.training.get("data", [])
+        learned = {
+            "tomograms": [one["tomogram"] for one in data],
+            "particles": sum(sum(one["particles"].values()) for one in data),
+        }
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{path}: its record of training is not as `tomodask train` writes it ({error!r}); "
+            "train it again"
+        ) from error
     return {
         "path": str(path),
         "kind": "picking model",
@@ -243,10 +253,9 @@ def _of_model(path: Path) -> dict[str, Any]:
         "halo": model.halo,
         "channels": list(model.architecture.channels),
         "weights": sum(int(values.size) for values in model.weights.values()),
-        "tomograms": [one["tomogram"] for one in data],
-        "particles": sum(sum(one["particles"].values()) for one in data),
+        **learned,
         "epochs": len(model.history),
-        **({"best_f1": round(best["f1"], 3)} if best else {}),
+        **({"best_f1": round(max(scores), 3)} if scores else {}),
         "digest": model.digest,
     }
 

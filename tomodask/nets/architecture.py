@@ -71,7 +71,7 @@ class Architecture:
                 raise InputError(
                     f"{name} must be one of {', '.join(values)}, got {getattr(self, name)!r}"
                 )
-        if self.border < 1:
+        if not self.border >= 1:  # not a number, too
             raise InputError(f"border must be at least 1 voxel, got {self.border}")
 
     @property

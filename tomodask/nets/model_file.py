@@ -193,6 +193,8 @@ def read_model(path: str | os.PathLike[str]) -> PickingModel:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{source} is damaged: {error}; copy or train it again") from error
     try:
+        if not all(isinstance(row, dict) for row in (told["training"], *told["history"])):
+            raise TypeError("history and training must be tables of names and values")
         return PickingModel(
             architecture=Architecture.from_dict(told["architecture"]),
             weights=weights,
@@ -206,7 +208,7 @@ def read_model(path: str | os.PathLike[str]) -> PickingModel:
             history=tuple(told["history"]),
             training=told["training"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{source}: the description of the model is not complete ({error!r}); train it again"
         ) from error
@@ -226,7 +228,8 @@ def _header(path: Path) -> dict[str, Any]:
         raise InputError(f"there is no model file {path}; `tomodask train` makes one") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror}") from error
-    if head[:2] == b"PK" or head[:1] == b"\x80":
+    # Only where no JSON follows: the length of a sound header may begin with the same bytes.
+    if not text.startswith(b"{") and (head[:2] == b"PK" or head[:1] == b"\x80"):
         raise InputError(
             f"{path} is a pickle (a PyTorch checkpoint), which could run any code when it is "
             "opened; give a model that `tomodask train` wrote"
