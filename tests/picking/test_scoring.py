@@ -288,6 +288,14 @@ def test_each_tomogram_is_scored_on_its_own(caplog):
         score_picks(picks, cubes, occupancy={"one": labels()})
 
 
+def test_tomograms_named_by_long_numbers_stay_apart():
+    truth = pd.DataFrame({"z": [0.0, 0], "y": [0.0, 0], "x": [0.0, 500], "tomogram": 20260101})
+    truth.loc[1, "tomogram"] = 20260102
+    picks = truth.assign(tomogram=truth["tomogram"].to_numpy()[::-1])
+    assert score_picks(picks, truth, radius=10.0).table["TP"].iloc[0] == 0
+    assert score_picks(truth, truth, radius=10.0).table["TP"].iloc[0] == 2
+
+
 def test_classes_are_names_or_numbers():
     truth = TRUTH.assign(**{"class": [7, 3, 7]})
     numbers = PICKS.drop(columns="kind").assign(**{"class": [7, 7, 7, 3]})

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
-__all__ = ["class_names", "with_classes"]
+__all__ = ["class_names", "names_in", "with_classes"]
 
 ONLY = "particle"
 
 
 def class_names(table: pd.DataFrame) -> pd.Series:
     """Name of each row's class: its ``kind``, else what is in ``class``, else ``particle``.
+
+    Where a cell is empty the next of the three counts.
 
     Parameters
     ----------
@@ -28,13 +32,31 @@ def class_names(table: pd.DataFrame) -> pd.Series:
     >>> class_names(pd.DataFrame({"kind": ["ribosome"]})).tolist()
     ['ribosome']
     """
-    if "kind" in table:
-        return table["kind"].astype(str)
-    if "class" in table:
-        number = pd.to_numeric(table["class"], errors="coerce")
-        names = table["class"].astype(str)
-        return names.where(number.isna(), number.fillna(0).astype(int).astype(str))
-    return pd.Series(ONLY, index=table.index, dtype=object)
+    names = pd.Series(ONLY, index=table.index, dtype=object)
+    for column in ("class", "kind"):
+        if column in table:
+            told = names_in(table[column])
+            names = told.where(told != "", names)
+    return names
+
+
+def names_in(column: pd.Series) -> pd.Series:
+    """A column's values as names: whole numbers without a point, "" for none.
+
+    Examples
+    --------
+    >>> names_in(pd.Series([20260101.0, float("nan")])).tolist()
+    ['20260101', '']
+    """
+    return pd.Series([_text(value) for value in column], index=column.index, dtype=object)
+
+
+def _text(value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    if isinstance(value, (float, np.floating)) and float(value).is_integer():
+        value = int(value)
+    return str(value).strip()
 
 
 def with_classes(table: pd.DataFrame, names: list[str], known: tuple[str, ...]) -> pd.DataFrame:

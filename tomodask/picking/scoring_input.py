@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 from scipy.spatial import cKDTree
 
+from tomodask.data.classes import names_in
 from tomodask.data.columns import POSITION, SHIFT, require_columns
 from tomodask.errors import InputError
 from tomodask.picking.pairing import Pairs
@@ -154,22 +155,14 @@ def _position(table: pd.DataFrame, what: str) -> np.ndarray:
     return position
 
 
-def _text(column: pd.Series) -> np.ndarray:
-    """Names; whole numbers without a point, "" for none."""
-    if column.dtype.kind in "iufb":
-        numbers = column.to_numpy(float)
-        texts = ["" if np.isnan(n) else f"{n:g}" for n in numbers]
-    else:
-        texts = ["" if pd.isna(value) else str(value).strip() for value in column]
-    return np.array(texts, dtype=object)
-
-
 def _tomograms(
     picks: pd.DataFrame, truth: pd.DataFrame, occupancy: xr.DataArray | Mapping | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Names of each row's tomogram, such that equal ones are equal."""
     both = [
-        _text(one["tomogram"]) if "tomogram" in one else np.full(len(one), "", dtype=object)
+        names_in(one["tomogram"]).to_numpy()
+        if "tomogram" in one
+        else np.full(len(one), "", dtype=object)
         for one in (picks, truth)
     ]
     sets = [sorted(set(one)) for one in both]
@@ -212,7 +205,7 @@ def _kinds(picks: pd.DataFrame, truth: pd.DataFrame) -> tuple[np.ndarray, np.nda
     columns = [name for name in ("kind", "class") if name in truth]
     if not columns:
         return none, np.full(len(truth), "", dtype=object), []
-    true = _text(truth[columns[0]])
+    true = names_in(truth[columns[0]]).to_numpy()
     by = truth["class"] if "class" in truth and truth["class"].dtype.kind in "iuf" else None
     order = dict.fromkeys(true[np.argsort(by, kind="stable")] if by is not None else sorted(true))
     names = [name for name in order if name]
@@ -220,7 +213,7 @@ def _kinds(picks: pd.DataFrame, truth: pd.DataFrame) -> tuple[np.ndarray, np.nda
         for ours in columns:
             if theirs not in picks:
                 continue
-            kind, called = _text(picks[theirs]), _text(truth[ours])
+            kind, called = (names_in(one).to_numpy() for one in (picks[theirs], truth[ours]))
             if set(kind) & set(called) - {""} or picks.empty:
                 rename = dict(zip(called, true, strict=True))
                 kind = np.array([rename.get(one, one) for one in kind], dtype=object)
