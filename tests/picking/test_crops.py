@@ -341,6 +341,7 @@ def test_integers_are_normalised_like_floats():
         ({"known_within": 0.0}, "known_within must be above 0"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"diameter": 31, "crop": 32}, "diameter must leave room in a crop of 32 voxels, got 31"),
+        ({"diameter": 15, "crop": 17}, "diameter must leave room in a crop of 17 voxels, got 15"),
         ({"diameter": [7, 7]}, "one for each of the 3 classes"),
         ({"label": "disk"}, "kind must be one of"),
     ],

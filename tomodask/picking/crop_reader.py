@@ -62,9 +62,9 @@ class CropReader:
             values *= np.float32(1 / tomogram.std)
             if not np.isfinite(values).all():
                 raise InputError(
-                    f"{tomogram.name}: NaN or infinite voxels between voxel {tuple(start)} and "
-                    f"{tuple(stop)}; fill them (save_tomogram(…, fill=0), tomodask convert --fill "
-                    "0)"
+                    f"{tomogram.name}: NaN or infinite voxels between voxel {start.tolist()} and "
+                    f"{stop.tolist()}; fill them (save_tomogram(…, fill=0), "
+                    "tomodask convert --fill 0)"
                 )
             out[tuple(slice(a, b) for a, b in zip(start - low, stop - low, strict=True))] = values
         return out

@@ -105,12 +105,13 @@ class CropSampler:
             for tomogram in self._tomograms
         ]
         self._largest = max((int(d.max()) for d in self._diameters if len(d)), default=0)
-        if self._largest + 2 > crop:
+        room = crop // 2 - 1 - (self._largest + 1) // 2
+        if room < 0:
             raise InputError(
                 f"diameter must leave room in a crop of {crop} voxels, got {self._largest}; take "
                 "larger crops, or smaller labels"
             )
-        self._jitter = min(jitter, crop // 2 - 1 - (self._largest + 1) // 2)
+        self._jitter = min(jitter, room)
         self._owned = [tomogram.owned for tomogram in self._tomograms]
         self._particles = np.concatenate(
             [np.empty((0, 2), np.int64)]
