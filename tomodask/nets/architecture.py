@@ -14,7 +14,10 @@ import numpy as np
 
 from tomodask.errors import InputError
 
-__all__ = ["Architecture", "coordinate_line", "receptive_radius", "weight_shapes"]
+__all__ = ["IGNORED", "Architecture", "coordinate_line", "receptive_radius", "weight_shapes"]
+
+IGNORED = 255
+"""Label of a voxel that has no say in the loss; classes are 1 to 254, 0 is the background."""
 
 Coordinates = Literal["border", "patch", "none"]
 

@@ -18,13 +18,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from tomodask.errors import InputError
+from tomodask.nets.architecture import IGNORED
 
 __all__ = ["IGNORED", "LabelKind", "draw_labels", "label_diameters", "paint_bodies", "paint_near"]
 
 LabelKind = Literal["truncated_ball", "ball", "cube"]
-
-IGNORED = 255
-"""Label of a voxel that has no say in the loss."""
 
 _SMALLEST = 3
 
