@@ -193,6 +193,16 @@ def test_the_table():
     assert 1 <= len(apart) < len(table)
 
 
+@pytest.mark.parametrize("shape", [(41, 63, 77), (40, 61, 81)])
+def test_no_place_is_beyond_the_tomogram(shape):
+    """Also where the last bin along an axis holds one voxel of many."""
+    table = find_blobs(volume(noise(shape)), diameter=200.0, threshold=0.5)
+    places = table[["z", "y", "x"]].to_numpy() / 10.0
+    assert len(table) > 5
+    assert (places >= 0).all()
+    assert (places <= np.subtract(shape, 1)).all()
+
+
 def test_nothing_in_nothing():
     for values in (0, 7, 0.1, 31000):
         table = find_blobs(volume(np.full((20, 20, 20), values, "f4")), diameter=60.0)

@@ -107,7 +107,10 @@ def find_blobs(
     counts = [_counts(n, factor) for n in tomogram.shape]
     filters = _Filters.of(narrow, ratio * narrow, counts, sign=-1.0 if invert else 1.0)
     rows, samples, largest = _hills(bins, filters)
-    rows[:, :3] = rows[:, :3] * factor + (factor - 1) / 2
+    # The last bin along an axis may be more than half empty, its middle beyond the tomogram.
+    rows[:, :3] = np.minimum(
+        rows[:, :3] * factor + (factor - 1) / 2, np.subtract(tomogram.shape, 1)
+    )
     middle, deviation = _background(samples)
     if deviation <= _ROUNDING * largest:
         rows = rows[:0]  # a constant tomogram has no hills but those of rounding
