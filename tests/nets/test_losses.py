@@ -1,4 +1,4 @@
-"""The loss of training against the formula in NumPy, and the counting of particles."""
+"""The loss of training against the formula in NumPy."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tomodask.nets.losses import IGNORED, Counts, count_particles, dice_loss
+from tomodask.nets.architecture import IGNORED
+from tomodask.nets.losses import dice_loss
 
 
 def dice_reference(logits, label, entropy):
@@ -62,26 +63,3 @@ def test_a_batch_of_background_alone_can_be_stepped():
     loss = dice_loss(logits, torch.zeros((1, 4, 4, 4), dtype=torch.uint8))
     loss.backward()
     assert float(loss.detach()) == 0
-
-
-def test_particles_are_counted():
-    label = np.zeros((24, 24, 24), np.uint8)
-    label[4:8, 4:8, 4:8] = 1  # found
-    label[4:8, 14:18, 14:18] = 1  # missed: less than half of it
-    label[14:18, 4:8, 4:8] = 2  # taken for class 1: a miss of 2
-    label[0:3, 18:22, 4:8] = 1  # cut by the face: counts for nothing
-    p = np.zeros((2, 24, 24, 24), np.float32)
-    p[0, 4:8, 4:8, 4:8] = 0.9
-    p[0, 4:5, 14:18, 14:18] = 0.9
-    p[0, 14:18, 4:8, 4:8] = 0.9  # a wrong claim of class 1
-    p[0, 20:22, 20:22, 20:22] = 0.6  # another
-    p[1, 20:24, 10:12, 10:12] = 0.9  # cut by the face
-    assert count_particles(p, label) == Counts(1, 2, 2)
-
-
-def test_recall_weighs_as_it_is_told():
-    counts = Counts(true_positive=6, false_positive=2, false_negative=6)
-    assert counts.f_score(1.0) == pytest.approx(counts.recall)
-    assert counts.f_score(0.0) == pytest.approx(counts.precision)
-    assert counts.f_score() == pytest.approx(2 * 0.75 * 0.5 / 1.25)
-    assert Counts().f_score() == 0

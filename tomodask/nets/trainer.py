@@ -19,7 +19,7 @@ import torch
 
 from tomodask.errors import InputError
 from tomodask.nets.architecture import Architecture
-from tomodask.nets.losses import Counts, count_particles, dice_loss
+from tomodask.nets.losses import dice_loss
 from tomodask.nets.resunet import ResUNet3D
 
 __all__ = ["Optimisation", "Trainer", "TrainingDivergedError", "default_precision"]
@@ -192,23 +192,6 @@ class Trainer:
             loss.backward()
             total += value
         return total
-
-    def evaluate(self, batches: Iterable[Batch]) -> tuple[Counts, np.ndarray | None]:
-        """Hold the network against labels it has not seen.
-
-        Returns
-        -------
-        counts : Counts
-            Over all crops and classes.
-        first : array, optional
-            The probabilities (classes, z, y, x) of the first crop, for a picture.
-        """
-        counts, first = Counts(), None
-        for crops, labels in batches:
-            for probability, label in zip(self.predict(crops), labels, strict=True):
-                first = probability if first is None else first
-                counts = counts.merge(count_particles(probability, label))
-        return counts, first
 
     def predict(self, crops: np.ndarray) -> np.ndarray:
         """Probabilities (batch, classes, z, y, x), float32, of crops (batch, 1, z, y, x)."""

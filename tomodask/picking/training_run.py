@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 
 from tomodask.errors import InputError
+from tomodask.nets.architecture import IGNORED
 from tomodask.nets.model_file import PickingModel, read_model, write_model
 from tomodask.picking.crops import CropSampler, TrainingTomogram, split
 from tomodask.picking.training_data import Marked
 from tomodask.picking.training_settings import TrainingSettings
+from tomodask.picking.validation import Counts, judge
 
 __all__ = ["EpochReport", "TrainingRun"]
 
@@ -85,18 +87,19 @@ class TrainingRun:
             "crop": settings.crop,
             "label": settings.label,
             "diameter": settings.label_diameter,
+            "jitter": settings.jitter,
             "background": settings.background,
+            "known_within": self._known_within(),
             "seed": settings.seed,
         }
         training, held_out = split(tomograms, settings.validation, settings.seed)
         self.training = CropSampler(
             training,
-            jitter=settings.jitter,
             augmentation=Augmentation() if settings.augment else None,
-            known_within=self._known_within(),
             **crops,
         )
-        self.held_out = CropSampler(held_out, jitter=0, **crops)
+        # Jittered too: a network that always says the middle shall not be right.
+        self.held_out = CropSampler(held_out, **crops)
         count = settings.examples or int(np.clip(len(training), 64, 400))
         self.steps = max(1, count // settings.batch)
         self.trainer = Trainer(
@@ -184,8 +187,11 @@ class TrainingRun:
             examples = _ahead(pool, self._example, range(epoch * count, (epoch + 1) * count), batch)
             loss = self.trainer.train(_batches(examples, batch))
             judged = range(min(len(self.held_out), _JUDGED))
-            held_out = list(_ahead(pool, self.held_out.validation, judged, batch))
-        counts, first = self.trainer.evaluate(_batches(iter(held_out), batch))
+            held_out = list(_ahead(pool, lambda i: self.held_out.example(0, i), judged, batch))
+        predictions = [self.trainer.predict(crop[None])[0] for crop, _ in held_out]
+        counts = Counts()
+        for prediction, (_, label) in zip(predictions, held_out, strict=True):
+            counts = counts.merge(judge(prediction, label, width=self.settings.label_diameter))
         score = counts.f_score(_RECALL_WEIGHT)
         # A later epoch of the same score has learned more: the schedule ends with small steps.
         better = score >= self.best_score
@@ -201,15 +207,15 @@ class TrainingRun:
             "seconds": time.perf_counter() - start,
         }
         self.history.append(row)
+        # For the picture: the slice of the first crop that has most of its labels.
         crop, label = held_out[0]
-        middle = crop.shape[1] // 2
-        assert first is not None
+        middle = int(((label > 0) & (label != IGNORED)).sum((1, 2)).argmax())
         return EpochReport(
             **row,
             epochs=self.settings.epochs,
             image=crop[0, middle],
             label=label[middle],
-            prediction=first[:, middle],
+            prediction=predictions[0][:, middle],
             classes=self.marked.classes,
         ), better
 

@@ -1,0 +1,94 @@
+"""How training is judged: by the particles that are picked in held-out crops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from tomodask.nets.architecture import IGNORED
+from tomodask.picking.centers import find_centers
+from tomodask.picking.pairing import matched_pairs
+
+__all__ = ["Counts", "judge"]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Particles that were found (TP), claimed wrongly (FP) and missed (FN); ``merge`` adds."""
+
+    true_positive: int = 0
+    false_positive: int = 0
+    false_negative: int = 0
+
+    def merge(self, other: Counts) -> Counts:
+        """Both together."""
+        return Counts(
+            self.true_positive + other.true_positive,
+            self.false_positive + other.false_positive,
+            self.false_negative + other.false_negative,
+        )
+
+    @property
+    def precision(self) -> float:
+        """Share of the claimed that are true; 0 where none was claimed."""
+        claimed = self.true_positive + self.false_positive
+        return self.true_positive / claimed if claimed else 0.0
+
+    @property
+    def recall(self) -> float:
+        """Share of the true that were found; 0 where there are none."""
+        true = self.true_positive + self.false_negative
+        return self.true_positive / true if true else 0.0
+
+    def f_score(self, alpha: float = 0.5) -> float:
+        """Generalised F1: the harmonic mean in which recall has the weight `alpha`.
+
+        ``1 / (α / recall + (1 − α) / precision)``; 0.5 is F1, 1 is recall.
+
+        Examples
+        --------
+        >>> counts = Counts(true_positive=8, false_positive=8, false_negative=2)
+        >>> counts.precision, counts.recall, round(counts.f_score(), 3)
+        (0.5, 0.8, 0.615)
+        >>> round(counts.f_score(0.75), 3)
+        0.696
+        """
+        p, r = self.precision, self.recall
+        return p * r / (alpha * p + (1 - alpha) * r) if p * r else 0.0
+
+
+def judge(probability: np.ndarray, label: np.ndarray, *, width: int) -> Counts:
+    """Pick the particles in a crop as MP-NMS does, and hold them against the labels in it.
+
+    A pick is right within half a width of a label of its class, one pick a label, nearest first.
+    What the crop cuts has no say: labels that touch a face or voxels without a say, and picks
+    closer to them than a width.
+
+    Parameters
+    ----------
+    probability : array of float, shape (classes, z, y, x)
+    label : array of uint8, shape (z, y, x)
+    width : int
+        Of the labels, voxels.
+    """
+    counts = Counts()
+    silent = np.pad(label == IGNORED, 1, constant_values=True)
+    room = ndimage.distance_transform_edt(~silent)[1:-1, 1:-1, 1:-1]
+    for number, p in enumerate(probability, start=1):
+        tops = find_centers(
+            (p > 0.5) & (label != IGNORED), diameter=width, kernel=5, min_distance=2
+        )
+        picks = np.argwhere(tops).astype(float)
+        blobs, count = ndimage.label(label == number)
+        every = np.arange(1, count + 1)
+        true = np.array(ndimage.center_of_mass(blobs > 0, blobs, every)).reshape(-1, 3)
+        whole = np.asarray(ndimage.minimum(room, blobs, every)).reshape(-1) > 1
+        # Half a voxel more: the middle of a label's voxels is not its centre.
+        mine, theirs, _ = matched_pairs(picks, true, width / 2 + 0.5)
+        free = np.setdiff1d(np.arange(len(picks)), mine)
+        inner = room[tuple(picks[free].astype(np.intp).T)] > width
+        found = int(whole[theirs].sum())
+        counts = counts.merge(Counts(found, int(inner.sum()), int(whole.sum()) - found))
+    return counts
