@@ -34,6 +34,7 @@ from scipy.spatial.transform import Rotation
 
 from tomodask.arrays.geometry import matrices_zyx
 from tomodask.errors import InputError
+from tomodask.nets import needs
 
 __all__ = ["Augmentation", "Warp", "augment", "draw_warp"]
 
@@ -319,13 +320,9 @@ def _basis(positions: np.ndarray, size: int) -> np.ndarray:
 
 def _interpolate(source: np.ndarray, at: np.ndarray, low: tuple[int, int, int]) -> np.ndarray:
     """Values of an array, whose first voxel is `low`, at positions (3, z, y, x)."""
-    try:
-        import torch
-    except ImportError:
-        raise InputError(
-            "augmentation turns crops with PyTorch, which is not installed: "
-            "pip install 'tomodask[training]'"
-        ) from None
+    needs("torch")
+    import torch
+
     grid = np.empty((*at.shape[1:], 3), np.float32)
     for axis, (start, n) in enumerate(zip(low, source.shape, strict=True)):
         # From −1 to 1 over the source, x first.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -32,8 +34,6 @@ from tomodask.project.job import Job
 from tomodask.report import write_report
 
 __all__ = ["do_all", "finished"]
-
-_PROBABILITY = 0.5  # above which a voxel counts for a particle, where no threshold is given
 
 
 def finished(folder: RunFolder, stage: str) -> bool:
@@ -133,8 +133,9 @@ def _by_model(folder: RunFolder, job: Job) -> tuple[pd.DataFrame, float]:
     from tomodask.picking.segmentation_picks import pick_segmentation
     from tomodask.picking.segmentation_store import open_segmentation
 
-    level = _PROBABILITY if job.threshold is None else job.threshold
-    picks = pick_segmentation(open_segmentation(folder.path / "probability.zarr"), threshold=level)
+    given: dict[str, Any] = {} if job.threshold is None else {"threshold": job.threshold}
+    picks = pick_segmentation(open_segmentation(folder.path / "probability.zarr"), **given)
+    level = float(picks.attrs["threshold"])
     # One class, of a table whose kind no later stage asks for.
     picks = picks[picks["kind"] == job.particle_class].drop(columns=["kind", "class"])
     picks = picks.sort_values("score", ascending=False, kind="stable", ignore_index=True)
