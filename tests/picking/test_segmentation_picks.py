@@ -51,7 +51,7 @@ def fields(rng, shape, classes):
     return (np.rint(weights / weights.sum(0) * 256) / 256).astype(np.float32)[1:]
 
 
-def reference(volumes, names, *, threshold, min_height, width, apart, exclusive):
+def reference(volumes, names, *, threshold, min_height, width, apart, exclusive, jointly):
     """MP-NMS over the whole volume, one pick after the other."""
     weights = np.ones(1)
     for _ in range(max(2, width // 4 + 1)):
@@ -64,8 +64,10 @@ def reference(volumes, names, *, threshold, min_height, width, apart, exclusive)
         return values
 
     rows = []
-    for number, volume in enumerate(volumes):
+    jointly = jointly and len(volumes) > 1
+    for number, volume in enumerate([volumes.sum(0)] if jointly else volumes):
         mask = volume > threshold
+        of_class = [pooled(np.where(mask, one, 0).astype(np.float64)) for one in volumes]
         hill = np.pad(pooled(np.pad(mask, 10).astype(np.float64)), 1)
         score = pooled(np.where(mask, np.minimum(volume, 1), 0).astype(np.float64)) / full
         inner = hill[11:-11, 11:-11, 11:-11]
@@ -84,6 +86,8 @@ def reference(volumes, names, *, threshold, min_height, width, apart, exclusive)
                 bend = left - 2 * here + right
                 shift.append(np.clip((left - right) / bend / 2, -0.5, 0.5) if bend < 0 else 0.0)
             where = np.clip(place + shift, 0, np.subtract(volume.shape, 1))
+            if jointly:
+                number = int(np.argmax([one[tuple(place)] for one in of_class]))
             rows.append((-score[tuple(place)], number, *where))
     kept = []
     for row in sorted(rows):
@@ -116,6 +120,7 @@ def test_equals_the_reference_for_any_chunks(data, volumes):
     threshold = data.draw(st.sampled_from([0.2, 0.4, 0.5]))
     exclusive = data.draw(st.booleans())
     options = {"threshold": threshold, "min_height": 0.02, "exclusive": exclusive}
+    options["jointly"] = data.draw(st.booleans())
     with dask.config.set(scheduler="sync"):
         eager = pick_segmentation(probabilities(volumes, names), **options)
         chunks = data.draw(irregular_chunks(volumes.shape))
@@ -154,14 +159,26 @@ def test_each_class_has_its_distance_and_a_place_has_one_particle():
     sure = blobs((24, 24, 48), [(12, 12, 12)])
     less = blobs((24, 24, 48), [(12, 12, 14), (12, 12, 34)], height=0.8)
     both = probabilities(np.stack([less, sure]), ["less", "sure"])
-    table = pick_segmentation(both)
+    table = pick_segmentation(both, jointly=False)
     assert table["kind"].tolist() == ["sure", "less"]
     assert (table["x"] / SIZE).round().tolist() == [12, 34]
-    assert len(pick_segmentation(both, exclusive=False)) == 3
+    assert len(pick_segmentation(both, jointly=False, exclusive=False)) == 3
     # For a pair of classes the smaller of their distances counts.
-    assert len(pick_segmentation(both, diameters={"less": 300.0, "sure": 20.0})) == 3
-    assert len(pick_segmentation(both, min_distance=15.0)) == 3
-    assert len(pick_segmentation(both, min_distance=300.0)) == 1
+    assert len(pick_segmentation(both, jointly=False, diameters={"less": 300.0, "sure": 20.0})) == 3
+    assert len(pick_segmentation(both, jointly=False, min_distance=15.0)) == 3
+    assert len(pick_segmentation(both, jointly=False, min_distance=300.0)) == 1
+
+
+def test_a_particle_that_cannot_be_told_is_found_all_the_same():
+    """Half of the probability here and half there: in no mask of one class alone."""
+    certain = blobs((24, 24, 60), [(12, 12, 12)])
+    torn = blobs((24, 24, 60), [(12, 12, 40)], height=0.45)
+    both = probabilities(np.stack([certain + torn, torn * 1.0625]), ["a", "b"])
+    assert pick_segmentation(both, jointly=False)["kind"].tolist() == ["a"]
+    table = pick_segmentation(both)
+    assert table["kind"].tolist() == ["a", "b"]
+    assert (table["x"] / SIZE).round().tolist() == [12, 40]
+    assert table["class"].tolist() == [1, 2]
 
 
 def test_of_equal_ones_the_first_is_kept():

@@ -143,6 +143,12 @@ def match(
     help="Of two picks closer than this the lower is dropped, Å; for a probability and dog.  "
     "[default: half the diameter]",
 )
+@click.option(
+    "--apart",
+    is_flag=True,
+    help="For a network of several kinds: find each in a mask of its own, as the paper does, not "
+    "all in one.",
+)
 @click.option("--invert", is_flag=True, help="For dog: particles are dark.")
 @voxel_size_option
 @table_style_option

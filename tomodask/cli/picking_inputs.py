@@ -26,8 +26,8 @@ _CALLED: dict[Kind, str] = {
     "dog": "a tomogram picked by a difference of Gaussians",
 }
 _TAKES: dict[Kind, set[str]] = {
-    "model": {"threshold", "max_particles", "min_height", "min_distance", "voxel_size"},
-    "segmentation": {"threshold", "max_particles", "min_height", "min_distance"},
+    "model": {"threshold", "max_particles", "min_height", "min_distance", "apart", "voxel_size"},
+    "segmentation": {"threshold", "max_particles", "min_height", "min_distance", "apart"},
     "match": {"diameter", "threshold", "max_particles"},
     "probability": {
         "diameter", "threshold", "max_particles", "min_height", "min_distance", "voxel_size",
@@ -150,7 +150,7 @@ def _of_segmentation(probability: xr.DataArray, options: dict[str, Any]) -> pd.D
     from tomodask.picking.segmentation_picks import pick_segmentation
 
     chosen = _given(options, "threshold", "min_height", "min_distance", "max_particles")
-    return pick_segmentation(probability, **chosen)
+    return pick_segmentation(probability, jointly=not options["apart"], **chosen)
 
 
 def _probability(source: Path, model: Path | None, options: dict[str, Any]) -> Picked:

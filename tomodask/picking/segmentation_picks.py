@@ -1,4 +1,4 @@
-"""From the probabilities of a segmentation to particles: MP-NMS for each class, then distances.
+"""From the probabilities of a segmentation to particles: MP-NMS, classes, then distances.
 
 Of each block only the runs with voxels above the threshold are kept on: the probabilities are never
 in memory as a whole, a mostly empty mask is next to nothing, and each block is computed once.
@@ -18,6 +18,7 @@ from dask.base import tokenize
 from dask.delayed import delayed
 from scipy.spatial import cKDTree
 
+from tomodask.arrays.backend import to_numpy
 from tomodask.cluster import compute
 from tomodask.data.classes import with_classes
 from tomodask.errors import InputError
@@ -42,14 +43,16 @@ def pick_segmentation(
     min_height: float = 0.1,
     min_distance: float | None = None,
     diameters: float | Sequence[float] | Mapping[str, float] | None = None,
+    jointly: bool = True,
     exclusive: bool = True,
     max_particles: int | None = None,
 ) -> pd.DataFrame:
     """Pick the particles of every class from the probabilities of a segmentation.  Computes.
 
-    1. For each class the mask ``probability > threshold`` is mean-pooled (kernel 5, as often as
-       the width of a label asks for) until each particle is one smooth hill.  The highest voxels
-       within 5³ are candidates; a hill below `min_height` is noise (`find_centers`).
+    1. The mask ``probability > threshold``, of all classes together, is mean-pooled (kernel 5, as
+       often as the width of a label asks for) until each particle is one smooth hill.  The highest
+       voxels within 5³ are candidates; a hill below `min_height` is noise (`find_centers`).  A
+       candidate is of the class whose probability, pooled there in the same way, is highest.
     2. A parabola through the hill's top along each axis gives the place between voxels.
     3. From the best score down: of two closer than the least distance, the lower is dropped.
 
@@ -68,6 +71,10 @@ def pick_segmentation(
         Least distance of two particles' centres, Å, by default half of their diameter.
     diameters : float, sequence or mapping, optional
         Of the particles of each class, Å, in place of those in `attrs`.
+    jointly : bool
+        Whether places are found for all classes together.  False, as in the paper: in a mask of
+        each class by itself; then a particle that a network finds but cannot tell, with half of
+        the probability here and half there, is in no mask.
     exclusive : bool
         Whether the distance counts between classes too: for each class its own, and for a pair
         the smaller of the two.  False: a place may have a particle of every class.
@@ -101,6 +108,9 @@ def pick_segmentation(
         apart = [d / 2 for d in own]
     else:
         apart = [float(min_distance)] * len(names)
+    if jointly and len(names) > 1:
+        # Channel 0: all classes; what a place is asked for then are those after it.
+        data, widths = data.rechunk({0: -1}), [max(widths)]
     rows = _rows(data, threshold=float(threshold), min_height=float(min_height), widths=widths)
     rows = _thinned(rows, np.asarray(apart) / size, exclusive=exclusive)[:max_particles]
     table = pd.DataFrame({"tomogram": [_tomogram(probability)] * len(rows)})
@@ -214,8 +224,10 @@ def _rows(data: da.Array, *, threshold: float, min_height: float, widths: list[i
     levels = [least_count(w, min_height) for w in weights]
     margin = max(halo(w, _REACH) for w in weights)
     token = tokenize(data.name, threshold, min_height, widths)
+    jointly = len(widths) < len(data)
+    pack_block = _packed_jointly if jointly else _packed
     packed: dict[tuple[int, ...], Any] = {
-        index: delayed(_packed)(block, threshold, dask_key_name=(f"pick-pack-{token}", *index))
+        index: delayed(pack_block)(block, threshold, dask_key_name=(f"pick-pack-{token}", *index))
         for index, block in np.ndenumerate(data.to_delayed())
     }
     firsts = np.cumsum((0, *data.chunks[0]))
@@ -227,7 +239,7 @@ def _rows(data: da.Array, *, threshold: float, min_height: float, widths: list[i
         around = blocks_within(
             data.chunks[1:], [a - margin for a in low], [b + margin for b in high]
         )
-        classes = range(int(firsts[group]), int(firsts[group + 1]))
+        classes = range(1) if jointly else range(int(firsts[group]), int(firsts[group + 1]))
         tasks.append(
             delayed(_rows_block)(
                 [packed[group, *at] for at, _ in around],
@@ -249,6 +261,16 @@ def _rows(data: da.Array, *, threshold: float, min_height: float, widths: list[i
 def _packed(block: np.ndarray, threshold: float) -> list[Occupied]:
     """What lies above the threshold, for each class of a block."""
     return [pack(one, threshold) for one in block]
+
+
+def _packed_jointly(block: np.ndarray, threshold: float) -> list[Occupied]:
+    """What lies above the threshold for all classes together; and each class there."""
+    block = to_numpy(block)
+    total = block[0].astype(np.float64)
+    for one in block[1:]:
+        total += one
+    mask = total > threshold
+    return [pack(total, threshold), *(pack(np.where(mask, one, 0), 0.0) for one in block)]
 
 
 def _rows_block(
@@ -279,10 +301,30 @@ def _rows_block(
             high=tuple(b - o for b, o in zip(high, begin, strict=True)),
         )
         shifts, pooled = measure_tops(values, weights[n], places)
+        kinds = np.full(len(places), number)
+        if len(parts) and len(parts[0]) > len(classes):
+            kinds = _likeliest(parts, corners, begin, end, weights[n], places)
         # A hill that falls to the border may have its top beyond it.
         zyx = np.clip(places + begin + shifts, 0, np.subtract(shape, 1))
-        rows.append(np.column_stack([np.full(len(zyx), number), zyx, pooled / FULL]))
+        rows.append(np.column_stack([kinds, zyx, pooled / FULL]))
     return np.concatenate(rows)
+
+
+def _likeliest(
+    parts: list[list[Occupied]],
+    corners: list[tuple[int, ...]],
+    begin: tuple[int, ...],
+    end: tuple[int, ...],
+    weights: np.ndarray,
+    places: np.ndarray,
+) -> np.ndarray:
+    """The class of highest pooled probability at each place; of equals the first."""
+    pooled = np.zeros((len(parts[0]) - 1, len(places)))
+    for n in range(len(pooled)):
+        values = unpack([part[1 + n] for part in parts], corners, begin, end)
+        if values is not None:
+            pooled[n] = measure_tops(values, weights, places)[1]
+    return np.asarray(pooled.argmax(axis=0))
 
 
 def _thinned(rows: np.ndarray, apart: np.ndarray, *, exclusive: bool) -> np.ndarray:
