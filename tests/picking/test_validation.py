@@ -27,7 +27,7 @@ def test_a_perfect_network():
 def test_found_wrong_and_missed():
     label = labels([(12, 12, 12), (12, 12, 36), (36, 36, 12)], [1, 1, 2])
     p = painted(label, 2)
-    p[0, label == 2] = 1.0  # taken for class 1: wrong there, a miss here
+    p[0, label == 2] = 0.6  # taken for class 1: wrong there, a miss here
     p[1, label == 2] = 0.4
     p[0, 9:16, 9:16, 33:40] = 0.3  # too unsure: missed
     other = labels([(36, 12, 36)])

@@ -13,6 +13,8 @@ from tomodask.picking.pairing import matched_pairs
 
 __all__ = ["Counts", "judge"]
 
+_KERNEL, _REACH = 5, 2  # of MP-NMS, as in `pick_segmentation`
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -62,9 +64,9 @@ class Counts:
 def judge(probability: np.ndarray, label: np.ndarray, *, width: int) -> Counts:
     """Pick the particles in a crop as MP-NMS does, and hold them against the labels in it.
 
-    A pick is right within half a width of a label of its class, one pick a label, nearest first.
-    What the crop cuts has no say: labels that touch a face or voxels without a say, and picks
-    closer to them than a width.
+    A pick takes the nearest label within half a width, one pick a label; where the classes differ
+    it is wrong, and the label missed.  What the crop cuts has no say: labels that touch a face or
+    voxels without a say, and picks closer to them than a width that take no label.
 
     Parameters
     ----------
@@ -73,22 +75,26 @@ def judge(probability: np.ndarray, label: np.ndarray, *, width: int) -> Counts:
     width : int
         Of the labels, voxels.
     """
-    counts = Counts()
     silent = np.pad(label == IGNORED, 1, constant_values=True)
     room = ndimage.distance_transform_edt(~silent)[1:-1, 1:-1, 1:-1]
-    for number, p in enumerate(probability, start=1):
-        tops = find_centers(
-            (p > 0.5) & (label != IGNORED), diameter=width, kernel=5, min_distance=2
-        )
-        picks = np.argwhere(tops).astype(float)
+    mask = (probability.sum(0) > 0.5) & (label != IGNORED)
+    tops = find_centers(mask, diameter=width, kernel=_KERNEL, min_distance=_REACH)
+    picks = np.argwhere(tops)
+    around = [ndimage.uniform_filter(np.where(mask, p, 0), _KERNEL) for p in probability]
+    claimed = 1 + np.argmax([one[tuple(picks.T)] for one in around], axis=0)
+    centers, classes, whole = [np.zeros((0, 3))], [np.zeros(0, int)], [np.zeros(0, bool)]
+    for number in range(1, len(probability) + 1):
         blobs, count = ndimage.label(label == number)
         every = np.arange(1, count + 1)
-        true = np.array(ndimage.center_of_mass(blobs > 0, blobs, every)).reshape(-1, 3)
-        whole = np.asarray(ndimage.minimum(room, blobs, every)).reshape(-1) > 1
-        # Half a voxel more: the middle of a label's voxels is not its centre.
-        mine, theirs, _ = matched_pairs(picks, true, width / 2 + 0.5)
-        free = np.setdiff1d(np.arange(len(picks)), mine)
-        inner = room[tuple(picks[free].astype(np.intp).T)] > width
-        found = int(whole[theirs].sum())
-        counts = counts.merge(Counts(found, int(inner.sum()), int(whole.sum()) - found))
-    return counts
+        centers.append(np.reshape(ndimage.center_of_mass(blobs > 0, blobs, every), (-1, 3)))
+        classes.append(np.full(count, number))
+        whole.append(np.reshape(ndimage.minimum(room, blobs, every), -1) > 1)
+    true, of_class = np.concatenate(centers), np.concatenate(classes)
+    counted = np.concatenate(whole)
+    # Half a voxel more: the middle of a label's voxels is not its centre.
+    mine, theirs, _ = matched_pairs(picks.astype(float), true, width / 2 + 0.5)
+    right = claimed[mine] == of_class[theirs]
+    found = int((right & counted[theirs]).sum())
+    free = np.setdiff1d(np.arange(len(picks)), mine)
+    wrong = int((room[tuple(picks[free].T)] > width).sum() + (~right & counted[theirs]).sum())
+    return Counts(found, wrong, int(counted.sum()) - found)
