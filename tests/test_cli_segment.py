@@ -1,12 +1,15 @@
 """``tomodask segment``: what it writes and says, goes on with, and refuses."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from nets.models import random_model
 from picking.test_segmentation import noise, tomogram
 
+from tomodask.cli.picking import pick
 from tomodask.cli.segmentation import segment as command
+from tomodask.data.particles import read_particles
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
 from tomodask.nets.model_file import write_model
@@ -48,18 +51,42 @@ def test_another_voxel_size_is_brought_to_the_models(ice, tmp_path):
     assert open_segmentation(out).shape == (2, 10, 12, 20)
 
 
+@pytest.mark.parametrize(("name", "style"), [("a.tbl", "relion3.1"), ("a.star", "relion5")])
+def test_picks_of_a_store_count_in_the_tomograms_voxels(tmp_path, name, style):
+    """Also where the network saw others, as picks of the tomogram itself do."""
+    save_tomogram(tomogram(noise((21, 33, 44)), voxel_size=6.0), tmp_path / "ice.zarr")
+    write_model(random_model(channels=(3,)), tmp_path / "model.safetensors")
+    run(tmp_path / "ice.zarr", "-o", tmp_path / "p.zarr")
+    words = ("--threshold", "0.3", "--style", style, "--scheduler", "synchronous")
+    tables = []
+    for source, more in (
+        ("p.zarr", ()),
+        ("ice.zarr", ("--model", tmp_path / "model.safetensors")),
+    ):
+        out = tmp_path / f"of_{source}_{name}"
+        given = (tmp_path / source, *more, "-o", out, *words)
+        result = CliRunner().invoke(pick, [str(word) for word in given])
+        assert result.exit_code == 0, result.output
+        tables.append(read_particles(out, voxel_size=6.0, tomogram_shape=(21, 33, 44)))
+    pd.testing.assert_frame_equal(*tables)
+    places = tables[0][["z", "y", "x"]].to_numpy()
+    assert len(places) > 1
+    assert (places >= 0).all()
+    assert (places <= np.array([20, 32, 43]) * 6.0).all()
+
+
 def test_same_command_again_and_another_model(ice, tmp_path):
     out = tmp_path / "p.zarr"
     run(ice, "-o", out)
-    before = open_segmentation(out).values
+    before = open_segmentation(out).to_numpy()
     run(ice, "-o", out)
     other = tmp_path / "other.safetensors"
     write_model(random_model(classes=2, seed=7), other)
     with pytest.raises(InputError, match="another run"):
         run(ice, "-o", out, model=other)
-    np.testing.assert_array_equal(open_segmentation(out).values, before)
+    np.testing.assert_array_equal(open_segmentation(out).to_numpy(), before)
     run(ice, "-o", out, "--overwrite", model=other)
-    assert np.abs(open_segmentation(out).values - before).max() > 0.1
+    assert np.abs(open_segmentation(out).to_numpy() - before).max() > 0.1
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def scene(tmp_path_factory):
 
 def test_training_is_told_and_kept(scene):
     folder, _, out, err = scene
-    assert "large, small; best F1 on held-out particles" in out
+    assert "large, small; F1 on held-out particles" in out
     assert err.count("epoch ") == 3
     kept = {path.name for path in (folder / "model.training").iterdir()}
     assert {"state.safetensors", "history.csv", "progress.png", "slices"} <= kept

@@ -15,9 +15,10 @@ from helpers import irregular_chunks
 from hypothesis import given, settings
 
 from tomodask.errors import InputError
+from tomodask.nets.architecture import IGNORED
 from tomodask.nets.augmentation import Augmentation
 from tomodask.picking.crops import CropSampler, TrainingTomogram, split
-from tomodask.picking.labels import IGNORED, draw_labels
+from tomodask.picking.labels import draw_labels
 
 SHAPE = (40, 56, 72)
 
@@ -269,7 +270,7 @@ def test_split_cuts_from_every_tomogram_that_can_be_parted():
     assert [t.region is None for t in training] == [False, True, False]
     assert len(validation) == 2
     assert split([one], 0.0) == ([one], [])
-    with pytest.raises(InputError, match="mark more particles, or train without"):
+    with pytest.raises(InputError, match="held out for validation; mark more particles"):
         split([alone])
     same = tomogram(centers=[[5.0, 5, 5]] * 4)
     with pytest.raises(InputError, match="that a slab can part"):

@@ -98,6 +98,8 @@ def test_says_where_and_what_it_is():
         "model": model.digest,
         "tomogram": "ice",
         "source": "/somewhere/ice.mrc",
+        "tomogram_voxel_size": 10.0,
+        "tomogram_shape": volume.shape,
         "tilt_range": (-60.0, 60.0),
     }
 

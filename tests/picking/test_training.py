@@ -7,6 +7,7 @@ import pytest
 from picking.balls import SIZE
 from picking.balls import marked_balls as tomogram
 
+from tomodask.data.particles import write_particles
 from tomodask.errors import InputError
 from tomodask.nets.architecture import Architecture
 from tomodask.nets.model_file import read_model
@@ -118,6 +119,35 @@ def test_another_training_is_not_gone_on_with(tmp_path):
     assert train(volume, table, output=path, overwrite=True).history[-1]["epoch"] == 3
 
 
+@pytest.mark.parametrize("channels", [(4, 7), (4,)])
+def test_the_state_of_another_network_is_told(tmp_path, channels):
+    volume, table = tomogram()
+    path = tmp_path / "model.safetensors"
+    train(volume, table, output=path, settings=quick(epochs=1))
+    other = quick(epochs=1, architecture=Architecture(channels=channels, border=4))
+    with pytest.raises(InputError, match=r"another training .architecture was"):
+        train(volume, table, output=path, settings=other, resume=True)
+
+
+def test_what_is_there_is_dropped_only_for_a_training_that_can_begin(tmp_path):
+    volume, table = tomogram()
+    path = tmp_path / "model.safetensors"
+    train(volume, table, output=path, settings=quick(epochs=1))
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="room in a crop"):
+        train(volume, table, output=path, settings=quick(label_diameter=23), overwrite=True)
+    assert path.read_bytes() == before
+    assert (tmp_path / "model.training" / "state.safetensors").exists()
+
+
+def test_a_deep_network_of_a_thin_tomogram_gets_its_reach():
+    volume, table = tomogram()
+    deep = quick(
+        architecture=Architecture(channels=(2,) * 6), crop=64, epochs=1, examples=2, batch=1
+    )
+    assert train(volume, table, settings=deep).reach
+
+
 def test_a_loss_that_is_no_number_keeps_the_last_state(tmp_path, monkeypatch):
     import tomodask.nets.trainer as module
 
@@ -140,6 +170,14 @@ def test_a_loss_that_is_no_number_keeps_the_last_state(tmp_path, monkeypatch):
     assert len(read_model(path).history) == 1
     whole = train(volume, table)
     assert same(train(volume, table, output=path, resume=True), whole)
+
+
+def test_unsigned_voxels_are_inverted_too():
+    volume, table = tomogram()
+    steps = (20 * (volume + 9)).clip(0, 255).astype(np.uint8)
+    settings = quick(epochs=1, invert=True)
+    one = train(steps, table, settings=settings)
+    assert one.digest == train(steps.astype(np.float32), table, settings=settings).digest
 
 
 def test_inverted_tomograms_give_the_same_network():
@@ -201,6 +239,46 @@ def test_tables_that_do_not_fit():
         read_marked([volume, other.assign_attrs(voxel_size=20.0)], both, diameter=80.0)
 
 
+def test_positions_are_counted_in_the_tomograms_own_voxels():
+    volume, table = tomogram()
+    other, more = tomogram("second", seed=1)
+    size = 1.009 * SIZE
+    more[["z", "y", "x"]] *= size / SIZE
+    other = other.assign_attrs(voxel_size=size)
+    want = read_marked([volume, tomogram("second", seed=1)[0]], pd.concat([table, tomogram(
+        "second", seed=1)[1]]), diameter=80.0).centers  # fmt: skip
+    got = read_marked([volume, other], pd.concat([table, more]), diameter=80.0).centers
+    for a, b in zip(got, want, strict=True):
+        assert np.allclose(a, b, atol=1e-9)
+
+
+def test_shifts_are_part_of_the_place():
+    volume, table = tomogram()
+    moved = table.assign(z=table["z"] - 7.0, shift_z=7.0, shift_y=0.0, shift_x=0.0)
+    want, got = (read_marked(volume, one, diameter=80.0).centers[0] for one in (table, moved))
+    assert np.allclose(got, want)
+
+
+@pytest.mark.parametrize("style", ["relion3.1", "relion4", "relion5"])
+def test_star_files_of_any_style(tmp_path, style):
+    volume, table = tomogram()
+    path = tmp_path / "picks.star"
+    write_particles(table, path, voxel_size=SIZE, tomogram_shape=volume.shape, style=style)
+    marked = read_marked(volume, path, diameter=80.0)
+    assert np.allclose(marked.centers[0], table[["z", "y", "x"]] / SIZE, atol=1e-6)
+
+
+def test_a_class_named_twice_is_one():
+    volume, table = tomogram()
+    assert read_marked(volume, table, diameter=80.0, classes=["small"] * 2).classes == ("small",)
+
+
+def test_a_table_without_positions():
+    volume, table = tomogram()
+    with pytest.raises(InputError, match="position needs the column z"):
+        read_marked(volume, table.drop(columns="z"), diameter=80.0)
+
+
 def test_tomograms_that_do_not_fit():
     volume, table = tomogram()
     holes = volume.copy(data=da.where(volume.data > 3.5, np.nan, volume.data))
@@ -214,6 +292,7 @@ def test_tomograms_that_do_not_fit():
     ("changes", "told"),
     [
         ({"crop": 25}, "crop must be 16 to 512 voxels, a multiple of 2, got 25"),
+        ({"crop": 32, "architecture": Architecture(channels=(2,) * 6)}, "crop must be 64 to 512"),
         ({"label_diameter": 2}, "label_diameter must be 3"),
         ({"batch": 0}, "batch"),
         ({"background": 1.0}, "background"),
@@ -233,3 +312,20 @@ def test_output_must_be_a_model_file(tmp_path):
         train(volume, table, output=tmp_path / "model.pt")
     with pytest.raises(InputError, match="does not exist; make it first"):
         train(volume, table, output=tmp_path / "nowhere" / "model.safetensors")
+
+
+def test_going_on_with_a_lower_learning_rate(tmp_path):
+    """What the error about a loss that is no number advises."""
+    volume, table = tomogram()
+    path = tmp_path / "model.safetensors"
+
+    def stop(report):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(volume, table, output=path, on_epoch=stop)
+    model = train(volume, table, output=path, resume=True, settings=quick(learning_rate=1e-3))
+    whole = train(volume, table)
+    rates = [[row["learning_rate"] for row in one.history] for one in (whole, model)]
+    assert rates[1][0] == rates[0][0]
+    assert rates[1][1:] == pytest.approx([rate / 10 for rate in rates[0][1:]])

@@ -24,6 +24,12 @@ def test_a_perfect_network():
     assert judge(painted(label), label, width=7) == Counts(3, 0, 0)
 
 
+@pytest.mark.parametrize("gap", [7, 7.5, 8, 10])
+def test_labels_that_touch_are_two(gap):
+    label = labels([(24, 24, 16), (24, 24, 16 + gap)])
+    assert judge(painted(label), label, width=7) == Counts(2, 0, 0)
+
+
 def test_found_wrong_and_missed():
     label = labels([(12, 12, 12), (12, 12, 36), (36, 36, 12)], [1, 1, 2])
     p = painted(label, 2)

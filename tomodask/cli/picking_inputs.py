@@ -130,7 +130,10 @@ def _segmentation(source: Path, model: Path | None, options: dict[str, Any]) -> 
 
     probability = open_segmentation(source)
     table = _of_segmentation(probability, options)
-    return table, float(probability.attrs["voxel_size"]), probability.shape[1:]
+    # Tables count in the tomogram's own voxels, whatever those of the network.
+    size = probability.attrs.get("tomogram_voxel_size", probability.attrs["voxel_size"])
+    shape = probability.attrs.get("tomogram_shape", probability.shape[1:])
+    return table, float(size), tuple(shape)
 
 
 def _by_model(source: Path, model: Path | None, options: dict[str, Any]) -> Picked:
@@ -141,7 +144,6 @@ def _by_model(source: Path, model: Path | None, options: dict[str, Any]) -> Pick
     assert model is not None
     volume = open_tomogram(source, voxel_size=options["voxel_size"])
     table = _of_segmentation(segment_tomogram(volume, read_model(model)), options)
-    # The tomogram's own voxels, whatever those of the network.
     return table, float(volume.attrs["voxel_size"]), volume.shape
 
 

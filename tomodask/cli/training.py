@@ -149,9 +149,9 @@ def train(
             "stopped; the epochs that were finished are kept, the same command with --resume goes "
             "on from there"
         ) from None
-    best = max((row["f1"] for row in model.history), default=0.0)
+    best = next(r["f1"] for r in model.history if r["epoch"] == model.training["kept_epoch"])
     click.echo(
-        f"{output}: {', '.join(model.classes)}; best F1 on held-out particles {best:.3f}, "
+        f"{output}: {', '.join(model.classes)}; F1 on held-out particles {best:.3f}, "
         f"halo {model.halo} voxels of {model.voxel_size:g} Å"
     )
 

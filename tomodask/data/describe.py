@@ -232,7 +232,8 @@ def _of_table(path: Path, voxel_size: float | None) -> dict[str, Any]:
 def _of_model(path: Path) -> dict[str, Any]:
     model = read_model(path)
     try:
-        scores = [float(row["f1"]) for row in model.history if "f1" in row]
+        kept = model.training.get("kept_epoch")
+        scores = [float(row["f1"]) for row in model.history if row["epoch"] == kept]
         data = model.training.get("data", [])
         learned = {
             "tomograms": [one["tomogram"] for one in data],
@@ -255,7 +256,7 @@ def _of_model(path: Path) -> dict[str, Any]:
         "weights": sum(int(values.size) for values in model.weights.values()),
         **learned,
         "epochs": len(model.history),
-        **({"best_f1": round(max(scores), 3)} if scores else {}),
+        **({"kept_epoch": kept, "f1": round(scores[0], 3)} if scores else {}),
         "digest": model.digest,
     }
 

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +47,8 @@ class Optimisation:
         The highest of the cycle.
     weight_decay : float
     betas : (float, float)
+    together : bool
+        Dice of all classes taken for one.
     entropy : float
         Weight of the cross-entropy beside Dice.
     precision : {"float32", "bfloat16"}
@@ -60,6 +62,7 @@ class Optimisation:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
+    together: bool = False
     entropy: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     seed: int = 0
@@ -185,7 +188,9 @@ class Trainer:
             y = torch.from_numpy(labels[start : start + part]).to(self.device)
             with self._autocast():
                 logits = self._parallel(x)
-            loss = dice_loss(logits, y, entropy=self.how.entropy) * (len(x) / len(crops))
+            how = self.how
+            loss = dice_loss(logits, y, together=how.together, entropy=how.entropy)
+            loss = loss * (len(x) / len(crops))
             value = float(loss.detach())
             if not math.isfinite(value):
                 return value
@@ -221,6 +226,12 @@ class Trainer:
     def learning_rate(self) -> float:
         """Of the next step."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Go on with the whole schedule so many times as high."""
+        for group in self.optimizer.param_groups:
+            for name in ("lr", "initial_lr", "max_lr", "min_lr"):
+                group[name] *= factor
 
     def weights(self) -> dict[str, np.ndarray]:
         """The network's state, float32 arrays, copied."""
@@ -282,8 +293,13 @@ class Trainer:
         finally:
             part.unlink(missing_ok=True)
 
-    def load(self, path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:
-        """Take up what `save` put down; gives `told` and the weights of the best epoch."""
+    def load(
+        self, path: Path, check: Callable[[dict[str, Any]], None] = lambda told: None
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:
+        """Take up what `save` put down; gives `told` and the weights of the best epoch.
+
+        `check` gets `told` before anything is taken: it may refuse the state of another network.
+        """
         from safetensors import SafetensorError, safe_open
 
         try:
@@ -293,10 +309,15 @@ class Trainer:
                     raise InputError(f"{path} is not a state of training; remove it")
                 state = json.loads(header["state"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            told = state["told"]
+        except InputError:
+            raise
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path} is damaged: {error}; remove it and train from the start"
             ) from error
+
+        check(told)
 
         def of(kind: str) -> dict[str, np.ndarray]:
             return {k[len(kind) + 1 :]: v for k, v in arrays.items() if k.startswith(f"{kind}/")}
@@ -313,7 +334,7 @@ class Trainer:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.schedule.load_state_dict(state["schedule"])
         self.part = state["part"]
-        return state["told"], of("best") or None
+        return told, of("best") or None
 
 
 def _is_memory(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from tomodask.errors import InputError
 from tomodask.nets.architecture import IGNORED
 
-__all__ = ["IGNORED", "LabelKind", "draw_labels", "label_diameters", "paint_bodies", "paint_near"]
+__all__ = ["LabelKind", "draw_labels", "label_diameters", "paint_bodies", "paint_near"]
 
 LabelKind = Literal["truncated_ball", "ball", "cube"]
 

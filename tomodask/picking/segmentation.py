@@ -88,7 +88,8 @@ def segment_tomogram(
         Probabilities in steps of 1/256, at the model's voxel size; coords ``class`` (names) and
         ``z y x`` (Å; the middle of voxel (0, 0, 0) is the tomogram's).  attrs ``voxel_size``,
         ``diameters`` (Å, one a class), ``label_diameter`` (voxels), ``model`` (digest),
-        ``tomogram`` (name), ``source``, ``fingerprint``, and the tomogram's ``tilt_range`` and
+        ``tomogram`` (name), ``source``, ``tomogram_voxel_size`` (Å) and ``tomogram_shape``, which
+        tables of picks count in, ``fingerprint``, and the tomogram's ``tilt_range`` and
         ``tilt_series`` where it has them.
 
     Raises
@@ -170,6 +171,8 @@ def _attributes(
         "model": model.digest,
         "tomogram": str(tomogram.name or "tomogram"),
         "source": str(tomogram.attrs.get("source", "")),
+        "tomogram_voxel_size": float(tomogram.attrs["voxel_size"]),
+        "tomogram_shape": tuple(map(int, tomogram.shape)),
     }
     for name in ("tilt_range", "tilt_series"):
         if tomogram.attrs.get(name) is not None:

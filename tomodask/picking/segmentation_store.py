@@ -107,7 +107,7 @@ def open_segmentation(path: str | Path) -> xr.DataArray:
 def _attrs(group: zarr.Group) -> dict[str, Any]:
     own = ("format", "ome", "classes")
     attrs = {k: v for k, v in group.attrs.asdict().items() if k not in own}
-    for name in ("tilt_range", "diameters"):
+    for name in ("tilt_range", "diameters", "tomogram_shape"):
         if name in attrs:
             attrs[name] = tuple(attrs[name])
     return attrs

@@ -66,8 +66,9 @@ def train_picker(
     any_size : bool
         Train also where particles are not 7 to 25 voxels across.
     resume : bool
-        Go on where a training of the same data and settings stopped; the result is the same to the
-        last bit as without the stop, on the same machine.
+        Go on where a training of the same data and settings stopped; on a CPU, with the same
+        version and threads, the result is the same to the last bit as without the stop.
+        `learning_rate` and `precision` may be others, where the loss was no number.
     overwrite : bool
         Drop a training that is there.
     threads : int, optional
@@ -105,11 +106,15 @@ def train_picker(
     )
     target = _target(output, resume=resume, overwrite=overwrite)
     folder = None if target is None else target.with_suffix(".training")
+    run = TrainingRun(marked, settings, _normalised(marked, settings), threads=threads)
+    if overwrite and target is not None and folder is not None:
+        # Only now that nothing speaks against the new one.
+        shutil.rmtree(folder, ignore_errors=True)
+        target.unlink(missing_ok=True)
     if on_epoch is None:
         from tomodask.picking.training_view import watch_training
 
         on_epoch = watch_training(folder)
-    run = TrainingRun(marked, settings, _normalised(marked, settings), threads=threads)
     if folder is not None:
         folder.mkdir(exist_ok=True)
         state = folder / "state.safetensors"
@@ -127,10 +132,7 @@ def _target(output: str | os.PathLike[str] | None, *, resume: bool, overwrite: b
     if not target.absolute().parent.is_dir():
         raise InputError(f"{target}: the folder {target.parent} does not exist; make it first")
     folder = target.with_suffix(".training")
-    if overwrite:
-        shutil.rmtree(folder, ignore_errors=True)
-        target.unlink(missing_ok=True)
-    elif not resume and (target.exists() or (folder / "state.safetensors").exists()):
+    if not (resume or overwrite) and (target.exists() or (folder / "state.safetensors").exists()):
         there = target if target.exists() else folder
         raise InputError(
             f"{there} exists already: go on with it (resume=True, --resume), or drop it "
@@ -149,12 +151,11 @@ def _normalised(marked: Marked, settings: TrainingSettings) -> list[TrainingTomo
         statistics.require_finite(str(volume.attrs.get("source") or volume.name))
         if not statistics.std > 0:
             raise InputError(f"{volume.name}: all voxels are {statistics.mean:g}; nothing to learn")
-        sign = -1.0 if settings.invert else 1.0
         sources.append(
             TrainingTomogram(
-                volume=volume.copy(data=-volume.data) if settings.invert else volume,
-                mean=sign * statistics.mean,
-                std=statistics.std,
+                volume=volume,
+                mean=statistics.mean,
+                std=-statistics.std if settings.invert else statistics.std,
                 centers=centers,
                 classes=numbers,
             )

@@ -13,6 +13,7 @@ import pandas as pd
 import xarray as xr
 
 from tomodask.data.classes import class_names
+from tomodask.data.columns import POSITION, SHIFT, require_columns
 from tomodask.data.particles import read_particles
 from tomodask.data.sources import source_state
 from tomodask.data.tomograms import open_tomogram
@@ -86,8 +87,9 @@ def read_marked(
     ----------
     tomograms : path, DataArray, or a sequence of them
     picks : DataFrame or path
-        Positions in Å; with several tomograms, column ``tomogram`` has their names.  Classes are
-        the column ``kind`` (names), else ``class`` (numbers); without either there is one.
+        Positions in Å (shifts are added); with several tomograms, column ``tomogram`` has their
+        names.  Classes are the column ``kind`` (names), else ``class`` (numbers); without either
+        there is one.
     diameter : float or mapping
         Of the particles, Å; a mapping has one for each class.
     classes : sequence of str, optional
@@ -106,12 +108,19 @@ def read_marked(
         try:
             table = read_particles(picks, need=("position",))
         except InputError:
-            # Dynamo's tables, and some STAR files, count in voxels that they do not tell.
-            table = read_particles(picks, voxel_size=size, need=("position",))
+            # Dynamo's tables, and some STAR files, count in voxels that they do not tell; RELION 5
+            # counts from the tomogram's middle.
+            shapes: Any = {str(volume.name): volume.shape for volume in volumes}
+            if len(volumes) == 1:
+                shapes = volumes[0].shape
+            table = read_particles(
+                picks, voxel_size=size, tomogram_shape=shapes, need=("position",)
+            )
+    require_columns(table, ("position",), name, rows=False)
     if table.empty:
         raise InputError(f"{name}: holds no particle; mark some centres first")
     label = class_names(table)
-    known = sorted(label.unique()) if classes is None else list(classes)
+    known = sorted(label.unique()) if classes is None else list(dict.fromkeys(classes))
     missing = [one for one in known if one not in set(label)]
     if missing:
         raise InputError(
@@ -125,10 +134,13 @@ def read_marked(
         _check_diameters(diameters, known, size)
     chosen = label.isin(known).to_numpy()
     number = label.map({one: n + 1 for n, one in enumerate(known)}).to_numpy()
+    position = table[list(POSITION)].to_numpy(float)
+    if set(SHIFT) <= set(table):
+        position = position + table[list(SHIFT)].to_numpy(float)
     centers, numbers = [], []
     for volume in volumes:
         here = chosen & _in_tomogram(table, volume, alone=len(volumes) == 1, name=name)
-        zyx = table.loc[here, ["z", "y", "x"]].to_numpy(float) / size
+        zyx = position[here] / float(volume.attrs["voxel_size"])
         _check_inside(zyx, volume, name)
         centers.append(zyx)
         numbers.append(number[here].astype(np.int64))

@@ -31,6 +31,7 @@ _HALO = 16  # voxels, until the network's reach is measured
 _TOLERATED = 0.02  # change of a probability by cutting a tile, in 99.9 % of the voxels
 _JUDGED = 24  # crops of validation, at most
 _SEEN = 128  # voxels along an edge of the part in which a network's reach is measured
+_CHANGEABLE = ("learning_rate", "precision")  # where the loss was no number, to go on with less
 _KNOWN = 1.5  # diameters: that far about a marked particle nothing is left unmarked
 
 
@@ -108,6 +109,7 @@ class TrainingRun:
                 epochs=settings.epochs,
                 steps=self.steps,
                 learning_rate=settings.learning_rate,
+                together=settings.dice == "particles",
                 entropy=settings.entropy,
                 precision=settings.precision,
                 seed=settings.seed,
@@ -116,9 +118,14 @@ class TrainingRun:
         )
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, np.ndarray] | None = None
-        self.best_score = -1.0
+        self.best_score, self.best_epoch = -1.0, 0
         # What must be the same where a training goes on.
-        told = [settings.to_dict(), marked.told(), marked.classes, marked.diameters]
+        told = [
+            {k: v for k, v in settings.to_dict().items() if k not in _CHANGEABLE},
+            marked.told(),
+            marked.classes,
+            marked.diameters,
+        ]
         places = [c.tobytes() for c in marked.centers]
         text = json.dumps(told, sort_keys=True).encode() + b"".join(places)
         self.identity = hashlib.sha256(text).hexdigest()[:32]
@@ -131,14 +138,21 @@ class TrainingRun:
 
     def take_up(self, state: Path) -> None:
         """Go on from a state that `put_down` left."""
-        told, best = self.trainer.load(state)
-        if told.get("identity") != self.identity:
-            changed = _changed(told.get("settings", {}), self.settings.to_dict())
-            raise InputError(
-                f"{state.parent} is of another training ({changed}); give the same tomograms, "
-                "picks and settings, or start anew (overwrite=True, --overwrite)"
-            )
-        self.history, self.best_score, self.best = told["history"], told["best_score"], best
+
+        def same(told: dict[str, Any]) -> None:
+            if told.get("identity") != self.identity:
+                changed = _changed(told.get("settings", {}), self.settings.to_dict())
+                raise InputError(
+                    f"{state.parent} is of another training ({changed}); give the same tomograms, "
+                    "picks and settings, or start anew (overwrite=True, --overwrite)"
+                )
+
+        told, best = self.trainer.load(state, same)
+        self.history, self.best = told["history"], best
+        self.best_score, self.best_epoch = told["best_score"], told["best_epoch"]
+        former = told["settings"]["learning_rate"]
+        if former != self.settings.learning_rate:
+            self.trainer.scale_learning_rate(self.settings.learning_rate / former)
 
     def put_down(self, state: Path) -> None:
         """Keep all that going on needs."""
@@ -147,6 +161,7 @@ class TrainingRun:
             "settings": self.settings.to_dict(),
             "history": self.history,
             "best_score": self.best_score,
+            "best_epoch": self.best_epoch,
         }
         self.trainer.save(state, told, self.best)
 
@@ -164,7 +179,12 @@ class TrainingRun:
             try:
                 report, better = self._epoch(epoch)
             except TrainingDivergedError as error:
-                kept = f"; {folder} keeps the state after epoch {epoch}" if folder else ""
+                kept = (
+                    f", and go on (resume=True, --resume); {folder} keeps the state after epoch "
+                    f"{epoch}"
+                    if folder
+                    else ""
+                )
                 best = f", {target} the best network" if target and self.best else ""
                 raise TrainingDivergedError(
                     f"epoch {epoch + 1} of {epochs}: {error}{kept}{best}"
@@ -196,7 +216,7 @@ class TrainingRun:
         # A later epoch of the same score has learned more: the schedule ends with small steps.
         better = score >= self.best_score
         if better:
-            self.best_score, self.best = score, self.trainer.weights()
+            self.best_score, self.best, self.best_epoch = score, self.trainer.weights(), epoch + 1
         row: dict[str, Any] = {
             "epoch": epoch + 1,
             "loss": loss,
@@ -207,15 +227,17 @@ class TrainingRun:
             "seconds": time.perf_counter() - start,
         }
         self.history.append(row)
-        # For the picture: the slice of the first crop that has most of its labels.
-        crop, label = held_out[0]
-        middle = int(((label > 0) & (label != IGNORED)).sum((1, 2)).argmax())
+        # For the picture: of the crop with most labels the slice that has most of them.
+        marks = [((label > 0) & (label != IGNORED)).sum((1, 2)) for _, label in held_out]
+        shown = int(np.argmax([one.sum() for one in marks]))
+        crop, label = held_out[shown]
+        middle = int(marks[shown].argmax())
         return EpochReport(
             **row,
             epochs=self.settings.epochs,
             image=crop[0, middle],
             label=label[middle],
-            prediction=predictions[0][:, middle],
+            prediction=predictions[shown][:, middle],
             classes=self.marked.classes,
         ), better
 
@@ -239,6 +261,7 @@ class TrainingRun:
             reach=reach,
             history=tuple(self.history),
             training={
+                "kept_epoch": self.best_epoch,
                 "settings": self.settings.to_dict(),
                 "data": self.marked.told(),
                 "versions": _versions(),
@@ -250,7 +273,8 @@ class TrainingRun:
         from tomodask.nets.inference import measure_reach
 
         values = self.held_out.region(_SEEN)
-        missing = [(0, max(0, _SEEN // 2 - n)) for n in values.shape]
+        least = max(_SEEN // 2, 4 * self.settings.architecture.multiple)
+        missing = [(0, max(0, least - n)) for n in values.shape]
         return measure_reach(self._model(()), np.pad(values, missing))
 
 

@@ -42,6 +42,9 @@ class TrainingSettings:
         Crops of a step.
     learning_rate : float
         The highest of the one-cycle schedule.
+    dice : {"classes", "particles"}
+        Loss of each class by itself (the paper's), or of all taken for one: then places are
+        learned together, and kinds by the cross-entropy alone, which takes fewer steps.
     entropy : float
         Weight of the cross-entropy beside the Dice loss; 0 is the paper's.
     validation : float
@@ -64,6 +67,7 @@ class TrainingSettings:
     examples: int = 0
     batch: int = 8
     learning_rate: float = 1e-3
+    dice: Literal["classes", "particles"] = "classes"
     entropy: float = 0.0
     validation: float = 0.15
     invert: bool = False
@@ -72,6 +76,7 @@ class TrainingSettings:
 
     def __post_init__(self) -> None:
         multiple = self.architecture.multiple
+        least = max(16, 2 * multiple)  # one voxel on the coarsest level cannot be normalised
         rules = (
             ("label_diameter", 3 <= self.label_diameter <= 64, "3 to 64 voxels"),
             ("epochs", self.epochs >= 1, "at least 1"),
@@ -81,12 +86,18 @@ class TrainingSettings:
             ("background", 0 <= self.background < 1, "at least 0 and below 1"),
             ("validation", 0 < self.validation <= 0.5, "above 0 and at most 0.5"),
             ("learning_rate", 0 < self.learning_rate < 10, "above 0 and below 10"),
+            ("dice", self.dice in ("classes", "particles"), "classes or particles"),
             ("entropy", 0 <= self.entropy < 1e3, "at least 0"),
+            (
+                "entropy",
+                self.dice == "classes" or self.architecture.classes == 1 or self.entropy > 0,
+                "above 0 where kinds are told apart by it alone (dice='particles')",
+            ),
             ("seed", self.seed >= 0, "at least 0"),
             (
                 "crop",
-                16 <= self.crop <= 512 and self.crop % multiple == 0,
-                f"16 to 512 voxels, a multiple of {multiple}",
+                least <= self.crop <= 512 and self.crop % multiple == 0,
+                f"{least} to 512 voxels, a multiple of {multiple}",
             ),
             ("precision", self.precision in ("float32", "bfloat16"), "float32 or bfloat16"),
         )

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from tomodask.errors import InputError
-from tomodask.picking.labels import IGNORED
+from tomodask.nets.architecture import IGNORED
 
 __all__ = ["TrainingTomogram", "split"]
 
@@ -157,7 +157,7 @@ def split(
     if not validation:
         raise InputError(
             "no tomogram has two particles or more that a slab can part, so that none can be held "
-            "out for validation; mark more particles, or train without validation (share 0)"
+            "out for validation; mark more particles"
         )
     return training, validation
 

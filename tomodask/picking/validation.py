@@ -64,9 +64,11 @@ class Counts:
 def judge(probability: np.ndarray, label: np.ndarray, *, width: int) -> Counts:
     """Pick the particles in a crop as MP-NMS does, and hold them against the labels in it.
 
-    A pick takes the nearest label within half a width, one pick a label; where the classes differ
-    it is wrong, and the label missed.  What the crop cuts has no say: labels that touch a face or
-    voxels without a say, and picks closer to them than a width that take no label.
+    What is picked of the labels themselves is the truth, so that labels that touch are two as far
+    as picking can tell.  A pick takes the nearest of these within half a width, one to one; where
+    the classes differ it is wrong, and the label missed.  What the crop cuts has no say: labels
+    next to a face or to voxels without a say, and picks closer to them than a width that take no
+    label.
 
     Parameters
     ----------
@@ -78,23 +80,21 @@ def judge(probability: np.ndarray, label: np.ndarray, *, width: int) -> Counts:
     silent = np.pad(label == IGNORED, 1, constant_values=True)
     room = ndimage.distance_transform_edt(~silent)[1:-1, 1:-1, 1:-1]
     mask = (probability.sum(0) > 0.5) & (label != IGNORED)
-    tops = find_centers(mask, diameter=width, kernel=_KERNEL, min_distance=_REACH)
-    picks = np.argwhere(tops)
+    picks = _tops(mask, width)
     around = [ndimage.uniform_filter(np.where(mask, p, 0), _KERNEL) for p in probability]
     claimed = 1 + np.argmax([one[tuple(picks.T)] for one in around], axis=0)
-    centers, classes, whole = [np.zeros((0, 3))], [np.zeros(0, int)], [np.zeros(0, bool)]
-    for number in range(1, len(probability) + 1):
-        blobs, count = ndimage.label(label == number)
-        every = np.arange(1, count + 1)
-        centers.append(np.reshape(ndimage.center_of_mass(blobs > 0, blobs, every), (-1, 3)))
-        classes.append(np.full(count, number))
-        whole.append(np.reshape(ndimage.minimum(room, blobs, every), -1) > 1)
-    true, of_class = np.concatenate(centers), np.concatenate(classes)
-    counted = np.concatenate(whole)
-    # Half a voxel more: the middle of a label's voxels is not its centre.
-    mine, theirs, _ = matched_pairs(picks.astype(float), true, width / 2 + 0.5)
+    each = [_tops(label == number, width) for number in range(1, len(probability) + 1)]
+    true = np.concatenate(each)
+    of_class = np.repeat(np.arange(1, len(each) + 1), [len(one) for one in each])
+    counted = room[tuple(true.T)] > width / 2
+    mine, theirs, _ = matched_pairs(picks.astype(float), true.astype(float), width / 2)
     right = claimed[mine] == of_class[theirs]
     found = int((right & counted[theirs]).sum())
     free = np.setdiff1d(np.arange(len(picks)), mine)
     wrong = int((room[tuple(picks[free].T)] > width).sum() + (~right & counted[theirs]).sum())
     return Counts(found, wrong, int(counted.sum()) - found)
+
+
+def _tops(mask: np.ndarray, width: int) -> np.ndarray:
+    """Centres in a mask, shape (n, 3), voxels."""
+    return np.argwhere(find_centers(mask, diameter=width, kernel=_KERNEL, min_distance=_REACH))
