@@ -329,3 +329,11 @@ def test_going_on_with_a_lower_learning_rate(tmp_path):
     rates = [[row["learning_rate"] for row in one.history] for one in (whole, model)]
     assert rates[1][0] == rates[0][0]
     assert rates[1][1:] == pytest.approx([rate / 10 for rate in rates[0][1:]])
+
+
+def test_a_label_for_each_class():
+    volume, table = tomogram()
+    model = train(volume, table, settings=quick(epochs=1, label_diameter=(9, 5)))
+    assert model.label_diameter == (9, 5)
+    with pytest.raises(InputError, match=r"one for each of the 2 classes .large, small., got"):
+        train(volume, table, settings=quick(label_diameter=(9, 5, 3)))

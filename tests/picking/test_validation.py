@@ -21,13 +21,13 @@ def painted(label, classes=1):
 
 def test_a_perfect_network():
     label = labels([(12, 12, 12), (30.4, 20.2, 24.9), (24, 40, 24)])
-    assert judge(painted(label), label, width=7) == Counts(3, 0, 0)
+    assert judge(painted(label), label, widths=(7,)) == Counts(3, 0, 0)
 
 
 @pytest.mark.parametrize("gap", [7, 7.5, 8, 10])
 def test_labels_that_touch_are_two(gap):
     label = labels([(24, 24, 16), (24, 24, 16 + gap)])
-    assert judge(painted(label), label, width=7) == Counts(2, 0, 0)
+    assert judge(painted(label), label, widths=(7,)) == Counts(2, 0, 0)
 
 
 def test_found_wrong_and_missed():
@@ -38,16 +38,23 @@ def test_found_wrong_and_missed():
     p[0, 9:16, 9:16, 33:40] = 0.3  # too unsure: missed
     other = labels([(36, 12, 36)])
     p[0, other == 1] = 0.9  # nothing is there
-    assert judge(p, label, width=7) == Counts(1, 2, 2)
+    assert judge(p, label, widths=(7,) * len(p)) == Counts(1, 2, 2)
 
 
 @pytest.mark.parametrize("p", [0.51, 1.0])
 def test_who_says_particle_everywhere_is_not_right(p):
     """As a network may in its first epoch."""
     label = labels([(15, 20, 30), (33, 15, 18)])
-    counts = judge(np.full((1, *SHAPE), p, np.float32), label, width=7)
+    counts = judge(np.full((1, *SHAPE), p, np.float32), label, widths=(7,))
     assert counts.recall == 0
     assert counts.f_score() == 0
+
+
+def test_labels_of_two_widths():
+    label = draw_labels(SHAPE, np.array([[20.0, 20, 14], [28, 24, 34]]), np.array([1, 2]),
+                        diameter=(5, 11))  # fmt: skip
+    assert judge(painted(label, 2), label, widths=(5, 11)) == Counts(2, 0, 0)
+    assert judge(painted(label, 2)[::-1], label, widths=(5, 11)) == Counts(0, 2, 2)
 
 
 def test_what_is_cut_has_no_say():
@@ -55,8 +62,8 @@ def test_what_is_cut_has_no_say():
     label[:, :, 42:] = IGNORED
     p = painted(label)
     p[0, 22:27, 22:27, 44:48] = 1.0  # among voxels that have no say
-    assert judge(p, label, width=7) == Counts(1, 0, 0)
-    assert judge(np.zeros_like(p), label, width=7) == Counts(0, 0, 1)
+    assert judge(p, label, widths=(7,) * len(p)) == Counts(1, 0, 0)
+    assert judge(np.zeros_like(p), label, widths=(7,)) == Counts(0, 0, 1)
 
 
 def test_recall_weighs_as_it_is_told():

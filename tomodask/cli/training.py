@@ -53,7 +53,10 @@ __all__ = ["train"]
     help="What is drawn about each centre.",
 )
 @click.option(
-    "--label-diameter", type=int, default=7, show_default=True, help="Of the label, voxels."
+    "--label-diameter",
+    multiple=True,
+    metavar="[CLASS=]N",
+    help="Of the label, voxels; may be given for each class.  [default: 7]",
 )
 @click.option("--crop", type=int, default=64, show_default=True, help="Edge of a crop, voxels.")
 @click.option("--epochs", type=int, default=60, show_default=True, help="Rounds of training.")
@@ -96,6 +99,7 @@ def train(
     picks: Path,
     output: Path,
     diameter: tuple[str, ...],
+    label_diameter: tuple[str, ...],
     classes: tuple[str, ...],
     channels: tuple[int, ...],
     precision: Any,
@@ -132,9 +136,12 @@ def train(
         model = train_picker(
             tomograms,
             picks,
-            diameter=_diameters(diameter),
+            diameter=_by_class("--diameter", diameter),
             settings=TrainingSettings(
-                architecture=Architecture(channels=channels), precision=precision, **settings
+                architecture=Architecture(channels=channels),
+                precision=precision,
+                label_diameter=_widths(label_diameter, classes),
+                **settings,
             ),
             output=output,
             classes=classes or None,
@@ -156,7 +163,23 @@ def train(
     )
 
 
-def _diameters(texts: tuple[str, ...]) -> float | dict[str, float]:
+def _widths(texts: tuple[str, ...], classes: tuple[str, ...]) -> int | tuple[int, ...]:
+    """Return widths of labels, in the order of the classes."""
+    found = _by_class("--label-diameter", texts or ("7",))
+    values = found if isinstance(found, dict) else {"": found}
+    for value in values.values():
+        if value != int(value):
+            raise InputError(f"--label-diameter must be whole voxels, got {value:g}")
+    if not isinstance(found, dict):
+        return int(found)
+    order = classes or sorted(found)
+    missing = [name for name in order if name not in found]
+    if missing:
+        raise InputError(f"--label-diameter: none given for {', '.join(missing)}; give one each")
+    return tuple(int(found[name]) for name in order)
+
+
+def _by_class(option: str, texts: tuple[str, ...]) -> float | dict[str, float]:
     """Turn ``250`` or ``ribosome=250`` … into numbers."""
     named: dict[str, float] = {}
     plain: list[float] = []
@@ -165,15 +188,13 @@ def _diameters(texts: tuple[str, ...]) -> float | dict[str, float]:
         try:
             value = float(number)
         except ValueError:
-            raise InputError(
-                f"--diameter must be a length in Å, or CLASS=length, got {text!r}"
-            ) from None
+            raise InputError(f"{option} must be a length, or CLASS=length, got {text!r}") from None
         if equals:
             named[name] = value
         else:
             plain.append(value)
     if len(plain) > 1 or (plain and named):
         raise InputError(
-            "--diameter is given more than once: name the class of each, as in ribosome=250"
+            f"{option} is given more than once: name the class of each, as in ribosome=250"
         )
     return plain[0] if plain else named

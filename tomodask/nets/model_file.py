@@ -47,8 +47,9 @@ class PickingModel:
     halo : int
         Voxels of a tile next to its faces that are thrown away, by default: from there on the
         tile's faces change little (`reach`).
-    label_diameter : int
-        Of the labels it was trained on, voxels: what a particle looks like in the probabilities.
+    label_diameter : int or tuple of int
+        Of the labels it was trained on, voxels, one for all classes or one each: what a particle
+        looks like in the probabilities.
     invert : bool
         Whether tomograms were multiplied by −1 in training, and are so before the network.
     reach : tuple of (int, float)
@@ -65,7 +66,7 @@ class PickingModel:
     diameters: tuple[float, ...]
     voxel_size: float
     halo: int
-    label_diameter: int = 7
+    label_diameter: int | tuple[int, ...] = 7
     invert: bool = False
     reach: tuple[tuple[int, float], ...] = ()
     history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
@@ -86,9 +87,12 @@ class PickingModel:
             raise InputError(f"voxel_size must be above 0 Å, got {self.voxel_size!r}")
         if not isinstance(self.halo, int) or self.halo < 0:
             raise InputError(f"halo must be a whole number of voxels, got {self.halo!r}")
-        if not isinstance(self.label_diameter, int) or self.label_diameter < 3:
+        told = self.label_diameter
+        widths = (told,) * count if isinstance(told, int) else told
+        if len(widths) != count or any(not isinstance(n, int) or n < 3 for n in widths):
             raise InputError(
-                f"label_diameter must be at least 3 voxels, got {self.label_diameter!r}"
+                f"label_diameter must be at least 3 voxels, one or one per class, got "
+                f"{self.label_diameter!r}"
             )
         expected = weight_shapes(self.architecture)
         if set(self.weights) != set(expected):
@@ -202,7 +206,7 @@ def read_model(path: str | os.PathLike[str]) -> PickingModel:
             diameters=tuple(float(d) for d in told["diameters"]),
             voxel_size=float(told["voxel_size"]),
             halo=told["halo"],
-            label_diameter=told["label_diameter"],
+            label_diameter=_one_or_several(told["label_diameter"]),
             invert=bool(told["invert"]),
             reach=tuple((int(h), float(d)) for h, d in told["reach"]),
             history=tuple(told["history"]),
@@ -246,6 +250,11 @@ def _header(path: Path) -> dict[str, Any]:
     if not isinstance(told, dict):
         raise InputError(f"{wanted} (its format is {kind!r}, not {_FORMAT!r})")
     return told
+
+
+def _one_or_several(value: Any) -> Any:
+    """JSON knows no tuples."""
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _positive(value: Any) -> bool:

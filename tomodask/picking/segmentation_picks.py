@@ -72,12 +72,13 @@ def pick_segmentation(
     diameters : float, sequence or mapping, optional
         Of the particles of each class, Å, in place of those in `attrs`.
     jointly : bool
-        Whether places are found for all classes together.  False, as in the paper: in a mask of
-        each class by itself; then a particle that a network finds but cannot tell, with half of
-        the probability here and half there, is in no mask.
+        Whether places are found for all classes together, where their labels are of one width.
+        False, as in the paper: in a mask of each class by itself; then a particle that a network
+        finds but cannot tell, with half of the probability here and half there, is in no mask.
     exclusive : bool
         Whether the distance counts between classes too: for each class its own, and for a pair
-        the smaller of the two.  False: a place may have a particle of every class.
+        the smaller of the two.  False, with ``jointly=False``: a place may have a particle of
+        every class.
     max_particles : int, optional
         Keep so many at most, of all classes together, those of the highest scores.
 
@@ -108,9 +109,9 @@ def pick_segmentation(
         apart = [d / 2 for d in own]
     else:
         apart = [float(min_distance)] * len(names)
-    if jointly and len(names) > 1:
+    if jointly and len(names) > 1 and len(set(widths)) == 1:
         # Channel 0: all classes; what a place is asked for then are those after it.
-        data, widths = data.rechunk({0: -1}), [max(widths)]
+        data, widths = data.rechunk({0: -1}), widths[:1]
     rows = _rows(data, threshold=float(threshold), min_height=float(min_height), widths=widths)
     rows = _thinned(rows, np.asarray(apart) / size, exclusive=exclusive)[:max_particles]
     table = pd.DataFrame({"tomogram": [_tomogram(probability)] * len(rows)})

@@ -104,6 +104,12 @@ def train_picker(
     settings = replace(
         settings, architecture=replace(settings.architecture, classes=len(marked.classes))
     )
+    widths = settings.widths(len(marked.classes))
+    if len(widths) != len(marked.classes):
+        raise InputError(
+            f"label_diameter must be one, or one for each of the {len(marked.classes)} classes "
+            f"({', '.join(marked.classes)}), got {settings.label_diameter}"
+        )
     target = _target(output, resume=resume, overwrite=overwrite)
     folder = None if target is None else target.with_suffix(".training")
     run = TrainingRun(marked, settings, _normalised(marked, settings), threads=threads)

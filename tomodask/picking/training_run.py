@@ -87,7 +87,7 @@ class TrainingRun:
         crops: dict[str, Any] = {
             "crop": settings.crop,
             "label": settings.label,
-            "diameter": settings.label_diameter,
+            "diameter": settings.widths(len(marked.classes)),
             "jitter": settings.jitter,
             "background": settings.background,
             "known_within": self._known_within(),
@@ -211,7 +211,8 @@ class TrainingRun:
         predictions = [self.trainer.predict(crop[None])[0] for crop, _ in held_out]
         counts = Counts()
         for prediction, (_, label) in zip(predictions, held_out, strict=True):
-            counts = counts.merge(judge(prediction, label, width=self.settings.label_diameter))
+            widths = self.settings.widths(len(self.marked.classes))
+            counts = counts.merge(judge(prediction, label, widths=widths))
         score = counts.f_score(_RECALL_WEIGHT)
         # A later epoch of the same score has learned more: the schedule ends with small steps.
         better = score >= self.best_score

@@ -21,8 +21,9 @@ class TrainingSettings:
     architecture : Architecture
         `classes` is set from the picks.
     label : {"truncated_ball", "ball", "cube"}
-    label_diameter : int
-        Of the label about each centre, voxels, at least 3.
+    label_diameter : int or tuple of int
+        Of the label about each centre, voxels, at least 3; one for all classes, or one each, in
+        their order.
     crop : int
         Edge of the training crops, voxels.
     jitter : int
@@ -57,7 +58,7 @@ class TrainingSettings:
 
     architecture: Architecture = field(default_factory=Architecture)
     label: LabelKind = "truncated_ball"
-    label_diameter: int = 7
+    label_diameter: int | tuple[int, ...] = 7
     crop: int = 64
     jitter: int = 14
     background: float = 0.1
@@ -78,7 +79,7 @@ class TrainingSettings:
         multiple = self.architecture.multiple
         least = max(16, 2 * multiple)  # one voxel on the coarsest level cannot be normalised
         rules = (
-            ("label_diameter", 3 <= self.label_diameter <= 64, "3 to 64 voxels"),
+            ("label_diameter", all(3 <= n <= 64 for n in self.widths(1)), "3 to 64 voxels"),
             ("epochs", self.epochs >= 1, "at least 1"),
             ("examples", self.examples >= 0, "at least 0"),
             ("batch", self.batch >= 1, "at least 1"),
@@ -104,6 +105,11 @@ class TrainingSettings:
         for name, kept, rule in rules:
             if not kept:
                 raise InputError(f"{name} must be {rule}, got {getattr(self, name)!r}")
+
+    def widths(self, classes: int) -> tuple[int, ...]:
+        """Of the labels of each class, voxels."""
+        one = self.label_diameter
+        return (one,) * classes if isinstance(one, int) else tuple(one)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""

@@ -61,7 +61,7 @@ class Counts:
         return p * r / (alpha * p + (1 - alpha) * r) if p * r else 0.0
 
 
-def judge(probability: np.ndarray, label: np.ndarray, *, width: int) -> Counts:
+def judge(probability: np.ndarray, label: np.ndarray, *, widths: tuple[int, ...]) -> Counts:
     """Pick the particles in a crop as MP-NMS does, and hold them against the labels in it.
 
     What is picked of the labels themselves is the truth, so that labels that touch are two as far
@@ -74,18 +74,20 @@ def judge(probability: np.ndarray, label: np.ndarray, *, width: int) -> Counts:
     ----------
     probability : array of float, shape (classes, z, y, x)
     label : array of uint8, shape (z, y, x)
-    width : int
-        Of the labels, voxels.
+    widths : tuple of int
+        Of the labels of each class, voxels.  Where they differ, each class is picked by itself.
     """
     silent = np.pad(label == IGNORED, 1, constant_values=True)
     room = ndimage.distance_transform_edt(~silent)[1:-1, 1:-1, 1:-1]
-    mask = (probability.sum(0) > 0.5) & (label != IGNORED)
-    picks = _tops(mask, width)
-    around = [ndimage.uniform_filter(np.where(mask, p, 0), _KERNEL) for p in probability]
-    claimed = 1 + np.argmax([one[tuple(picks.T)] for one in around], axis=0)
-    each = [_tops(label == number, width) for number in range(1, len(probability) + 1)]
-    true = np.concatenate(each)
-    of_class = np.repeat(np.arange(1, len(each) + 1), [len(one) for one in each])
+    heard, width = label != IGNORED, max(widths)
+    if len(set(widths)) == 1:
+        mask = (probability.sum(0) > 0.5) & heard
+        picks = _tops(mask, width)
+        around = [ndimage.uniform_filter(np.where(mask, p, 0), _KERNEL) for p in probability]
+        claimed = 1 + np.argmax([one[tuple(picks.T)] for one in around], axis=0)
+    else:
+        picks, claimed = _of_each([(p > 0.5) & heard for p in probability], widths)
+    true, of_class = _of_each([label == n + 1 for n in range(len(widths))], widths)
     counted = room[tuple(true.T)] > width / 2
     mine, theirs, _ = matched_pairs(picks.astype(float), true.astype(float), width / 2)
     right = claimed[mine] == of_class[theirs]
@@ -93,6 +95,12 @@ def judge(probability: np.ndarray, label: np.ndarray, *, width: int) -> Counts:
     free = np.setdiff1d(np.arange(len(picks)), mine)
     wrong = int((room[tuple(picks[free].T)] > width).sum() + (~right & counted[theirs]).sum())
     return Counts(found, wrong, int(counted.sum()) - found)
+
+
+def _of_each(masks: list[np.ndarray], widths: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Centres in the mask of each class, and their classes, from 1."""
+    each = [_tops(mask, width) for mask, width in zip(masks, widths, strict=True)]
+    return np.concatenate(each), np.repeat(np.arange(1, len(each) + 1), [len(one) for one in each])
 
 
 def _tops(mask: np.ndarray, width: int) -> np.ndarray:
