@@ -68,6 +68,16 @@ __all__ = ["train"]
     "--learning-rate", type=float, default=1e-3, show_default=True, help="Highest of the cycle."
 )
 @click.option(
+    "--dice",
+    type=click.Choice(["classes", "particles"]),
+    default="classes",
+    show_default=True,
+    help="Loss of each class, or of all taken for one, with the kinds left to --entropy.",
+)
+@click.option(
+    "--entropy", type=float, default=0.0, show_default=True, help="Weight of cross-entropy."
+)
+@click.option(
     "--validation",
     type=float,
     default=0.15,
