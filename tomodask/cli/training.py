@@ -43,7 +43,7 @@ __all__ = ["train"]
     nargs=4,
     default=(24, 48, 72, 108),
     show_default=True,
-    help="Of the network's four levels; 8 16 24 36 is about six times as fast.",
+    help="Of the network's four levels; 8 16 24 36 is several times as fast.",
 )
 @click.option(
     "--label",

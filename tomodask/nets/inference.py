@@ -73,7 +73,7 @@ def open_engine(
         CPU.  ``"auto"``: PyTorch on such a GPU, else OpenVINO, else PyTorch.
     precision : {"float32", "bfloat16"}
         ``"bfloat16"`` is about twice as fast on CPUs that have it; probabilities then change by
-        some 1e-3.
+        some 1e-2 at most.
     threads : int
         Threads of one engine; one for each thread of a Dask worker.
     batch : int, optional
