@@ -337,3 +337,12 @@ def test_a_label_for_each_class():
     assert model.label_diameter == (9, 5)
     with pytest.raises(InputError, match=r"one for each of the 2 classes .large, small., got"):
         train(volume, table, settings=quick(label_diameter=(9, 5, 3)))
+
+
+def test_the_threshold_is_the_best_on_held_out_particles():
+    volume, table = tomogram(shape=(40, 80, 80), count=24, seed=2)
+    seen = []
+    model = train(volume, table, on_epoch=seen.append, settings=quick(epochs=2, entropy=4.0))
+    kept = next(r for r in seen if r.epoch == model.training["kept_epoch"])
+    assert model.threshold == kept.threshold
+    assert model.history[-1]["threshold"] in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)

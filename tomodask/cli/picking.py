@@ -126,7 +126,7 @@ def match(
 @click.option(
     "--threshold",
     type=float,
-    help="Least score, or least probability.  [default: 0.5 for a network; found from the scores "
+    help="Least score, or least probability.  [default: the network's own; found from the scores "
     "of a match or of dog]",
 )
 @click.option("--max-particles", type=int, metavar="N", help="Keep the N best at most.")

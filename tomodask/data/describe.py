@@ -252,6 +252,7 @@ def _of_model(path: Path) -> dict[str, Any]:
         "voxel_size": model.voxel_size,
         "label_diameter": model.label_diameter,
         "halo": model.halo,
+        "threshold": model.threshold,
         "channels": list(model.architecture.channels),
         "weights": sum(int(values.size) for values in model.weights.values()),
         **learned,

@@ -50,6 +50,8 @@ class PickingModel:
     label_diameter : int or tuple of int
         Of the labels it was trained on, voxels, one for all classes or one each: what a particle
         looks like in the probabilities.
+    threshold : float
+        Probability above which a voxel is taken for a particle's: the best on held-out particles.
     invert : bool
         Whether tomograms were multiplied by −1 in training, and are so before the network.
     reach : tuple of (int, float)
@@ -67,6 +69,7 @@ class PickingModel:
     voxel_size: float
     halo: int
     label_diameter: int | tuple[int, ...] = 7
+    threshold: float = 0.5
     invert: bool = False
     reach: tuple[tuple[int, float], ...] = ()
     history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
@@ -94,6 +97,8 @@ class PickingModel:
                 f"label_diameter must be at least 3 voxels, one or one per class, got "
                 f"{self.label_diameter!r}"
             )
+        if not (_positive(self.threshold) and self.threshold < 1):
+            raise InputError(f"threshold must be above 0 and below 1, got {self.threshold!r}")
         expected = weight_shapes(self.architecture)
         if set(self.weights) != set(expected):
             odd = sorted(set(self.weights) ^ set(expected))
@@ -121,6 +126,8 @@ class PickingModel:
             self.classes,
             self.diameters,
             self.voxel_size,
+            self.label_diameter,
+            self.threshold,
             self.invert,
         ]
         text = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
@@ -151,6 +158,7 @@ def write_model(model: PickingModel, path: str | os.PathLike[str]) -> None:
         "voxel_size": model.voxel_size,
         "halo": model.halo,
         "label_diameter": model.label_diameter,
+        "threshold": model.threshold,
         "invert": model.invert,
         "normalisation": "z-score of the tomogram",
         "reach": [list(pair) for pair in model.reach],
@@ -207,6 +215,7 @@ def read_model(path: str | os.PathLike[str]) -> PickingModel:
             voxel_size=float(told["voxel_size"]),
             halo=told["halo"],
             label_diameter=_one_or_several(told["label_diameter"]),
+            threshold=told.get("threshold", 0.5),
             invert=bool(told["invert"]),
             reach=tuple((int(h), float(d)) for h, d in told["reach"]),
             history=tuple(told["history"]),

@@ -87,8 +87,8 @@ def segment_tomogram(
     DataArray of float32, dims (class, z, y, x)
         Probabilities in steps of 1/256, at the model's voxel size; coords ``class`` (names) and
         ``z y x`` (Å; the middle of voxel (0, 0, 0) is the tomogram's).  attrs ``voxel_size``,
-        ``diameters`` (Å, one a class), ``label_diameter`` (voxels), ``model`` (digest),
-        ``tomogram`` (name), ``source``, ``tomogram_voxel_size`` (Å) and ``tomogram_shape``, which
+        ``diameters`` (Å, one a class), ``label_diameter`` (voxels), ``threshold`` (the model's),
+        ``model`` (digest), ``tomogram`` (name), ``source``, ``tomogram_voxel_size`` (Å) and ``tomogram_shape``, which
         tables of picks count in, ``fingerprint``, and the tomogram's ``tilt_range`` and
         ``tilt_series`` where it has them.
 
@@ -168,6 +168,7 @@ def _attributes(
         "voxel_size": parts.voxel_size,
         "diameters": tuple(float(d) for d in model.diameters),
         "label_diameter": model.label_diameter,
+        "threshold": model.threshold,
         "model": model.digest,
         "tomogram": str(tomogram.name or "tomogram"),
         "source": str(tomogram.attrs.get("source", "")),

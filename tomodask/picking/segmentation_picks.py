@@ -39,7 +39,7 @@ _COLUMNS = ["tomogram", "z", "y", "x", "kind", "class", "score"]
 def pick_segmentation(
     probability: xr.DataArray,
     *,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     min_height: float = 0.1,
     min_distance: float | None = None,
     diameters: float | Sequence[float] | Mapping[str, float] | None = None,
@@ -63,8 +63,9 @@ def pick_segmentation(
         Dask, NumPy or CuPy.  `attrs`: ``voxel_size`` (Å); ``label_diameter`` (voxels), how wide a
         particle looks in it (without it: as wide as it is); ``diameters`` (Å).  Coordinate
         ``class`` names the classes.
-    threshold : float
-        From 0.5 on, probabilities that sum up to 1 leave a voxel to one class.
+    threshold : float, optional
+        By default that in `attrs`, the best on the network's held-out particles, else 0.5.  From
+        0.5 on, probabilities that sum up to 1 leave a voxel to one class.
     min_height : float
         Least height of a hill, above 0 to 1: 1 is that of an endless mask.
     min_distance : float, optional
@@ -96,6 +97,8 @@ def pick_segmentation(
     InputError
         If a parameter is out of its range, or something about the probabilities is not known.
     """
+    if threshold is None:
+        threshold = float(probability.attrs.get("threshold", 0.5)) if _known(probability) else 0.5
     data, names = _checked(probability, threshold, min_height, min_distance, max_particles)
     size = float(probability.attrs["voxel_size"])
     own = _diameters(probability, diameters, names)
@@ -123,6 +126,10 @@ def pick_segmentation(
     return table
 
 
+def _known(probability: Any) -> bool:
+    return isinstance(probability, xr.DataArray) and "voxel_size" in probability.attrs
+
+
 def _checked(
     probability: xr.DataArray,
     threshold: float,
@@ -131,7 +138,7 @@ def _checked(
     max_particles: int | None,
 ) -> tuple[da.Array, list[str]]:
     """Probabilities as a Dask array (class, z, y, x), and the names of the classes."""
-    if not isinstance(probability, xr.DataArray) or "voxel_size" not in probability.attrs:
+    if not _known(probability):
         raise InputError(
             "probability must be a DataArray with attrs['voxel_size'] (Å), as segment_tomogram "
             f"gives it, got {type(probability).__name__}"

@@ -28,6 +28,7 @@ __all__ = ["EpochReport", "TrainingRun"]
 
 _RECALL_WEIGHT = 0.7  # of recall against precision, where the best epoch is chosen
 _HALO = 16  # voxels, until the network's reach is measured
+_THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _TOLERATED = 0.02  # change of a probability by cutting a tile, in 99.9 % of the voxels
 _JUDGED = 24  # crops of validation, at most
 _SEEN = 128  # voxels along an edge of the part in which a network's reach is measured
@@ -47,6 +48,8 @@ class EpochReport:
         Mean over the epoch; at its end.
     precision, recall, f1 : float
         On the held-out part: particles found and claimed, all classes together.
+    threshold : float
+        The probability at which they are best.
     seconds : float
         That the epoch took, validation included.
     image, label, prediction : array, shapes (y, x), (y, x), (classes, y, x)
@@ -62,6 +65,7 @@ class EpochReport:
     precision: float
     recall: float
     f1: float
+    threshold: float
     seconds: float
     image: np.ndarray
     label: np.ndarray
@@ -118,7 +122,7 @@ class TrainingRun:
         )
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, np.ndarray] | None = None
-        self.best_score, self.best_epoch = -1.0, 0
+        self.best_score, self.best_epoch, self.best_threshold = -1.0, 0, 0.5
         # What must be the same where a training goes on.
         told = [
             {k: v for k, v in settings.to_dict().items() if k not in _CHANGEABLE},
@@ -150,6 +154,7 @@ class TrainingRun:
         told, best = self.trainer.load(state, same)
         self.history, self.best = told["history"], best
         self.best_score, self.best_epoch = told["best_score"], told["best_epoch"]
+        self.best_threshold = told["best_threshold"]
         former = told["settings"]["learning_rate"]
         if former != self.settings.learning_rate:
             self.trainer.scale_learning_rate(self.settings.learning_rate / former)
@@ -162,6 +167,7 @@ class TrainingRun:
             "history": self.history,
             "best_score": self.best_score,
             "best_epoch": self.best_epoch,
+            "best_threshold": self.best_threshold,
         }
         self.trainer.save(state, told, self.best)
 
@@ -209,15 +215,19 @@ class TrainingRun:
             judged = range(min(len(self.held_out), _JUDGED))
             held_out = list(_ahead(pool, lambda i: self.held_out.example(0, i), judged, batch))
         predictions = [self.trainer.predict(crop[None])[0] for crop, _ in held_out]
-        counts = Counts()
-        for prediction, (_, label) in zip(predictions, held_out, strict=True):
-            widths = self.settings.widths(len(self.marked.classes))
-            counts = counts.merge(judge(prediction, label, widths=widths))
+        labels = [label for _, label in held_out]
+        # Of thresholds that do as well the one nearest to a half.
+        judged_at = {t: self._judged(predictions, labels, t) for t in _THRESHOLDS}
+        threshold = max(
+            _THRESHOLDS, key=lambda t: (judged_at[t].f_score(_RECALL_WEIGHT), -abs(t - 0.5))
+        )
+        counts = judged_at[threshold]
         score = counts.f_score(_RECALL_WEIGHT)
         # A later epoch of the same score has learned more: the schedule ends with small steps.
         better = score >= self.best_score
         if better:
             self.best_score, self.best, self.best_epoch = score, self.trainer.weights(), epoch + 1
+            self.best_threshold = threshold
         row: dict[str, Any] = {
             "epoch": epoch + 1,
             "loss": loss,
@@ -225,6 +235,7 @@ class TrainingRun:
             "precision": counts.precision,
             "recall": counts.recall,
             "f1": counts.f_score(),
+            "threshold": threshold,
             "seconds": time.perf_counter() - start,
         }
         self.history.append(row)
@@ -242,6 +253,16 @@ class TrainingRun:
             classes=self.marked.classes,
         ), better
 
+    def _judged(
+        self, predictions: list[np.ndarray], labels: list[np.ndarray], threshold: float
+    ) -> Counts:
+        """What is picked in all crops of validation."""
+        widths = self.settings.widths(len(self.marked.classes))
+        counts = Counts()
+        for prediction, label in zip(predictions, labels, strict=True):
+            counts = counts.merge(judge(prediction, label, widths=widths, threshold=threshold))
+        return counts
+
     def _example(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Example of this number, counted over all epochs: the sampler's epochs are its own."""
         return self.training.example(*divmod(number, len(self.training)))
@@ -258,6 +279,7 @@ class TrainingRun:
             voxel_size=self.marked.voxel_size,
             halo=halo,
             label_diameter=self.settings.label_diameter,
+            threshold=self.best_threshold,
             invert=self.settings.invert,
             reach=reach,
             history=tuple(self.history),

@@ -61,7 +61,9 @@ class Counts:
         return p * r / (alpha * p + (1 - alpha) * r) if p * r else 0.0
 
 
-def judge(probability: np.ndarray, label: np.ndarray, *, widths: tuple[int, ...]) -> Counts:
+def judge(
+    probability: np.ndarray, label: np.ndarray, *, widths: tuple[int, ...], threshold: float = 0.5
+) -> Counts:
     """Pick the particles in a crop as MP-NMS does, and hold them against the labels in it.
 
     What is picked of the labels themselves is the truth, so that labels that touch are two as far
@@ -76,17 +78,19 @@ def judge(probability: np.ndarray, label: np.ndarray, *, widths: tuple[int, ...]
     label : array of uint8, shape (z, y, x)
     widths : tuple of int
         Of the labels of each class, voxels.  Where they differ, each class is picked by itself.
+    threshold : float
+        Probability above which a voxel is taken for a particle's.
     """
     silent = np.pad(label == IGNORED, 1, constant_values=True)
     room = ndimage.distance_transform_edt(~silent)[1:-1, 1:-1, 1:-1]
     heard, width = label != IGNORED, max(widths)
     if len(set(widths)) == 1:
-        mask = (probability.sum(0) > 0.5) & heard
+        mask = (probability.sum(0) > threshold) & heard
         picks = _tops(mask, width)
         around = [ndimage.uniform_filter(np.where(mask, p, 0), _KERNEL) for p in probability]
         claimed = 1 + np.argmax([one[tuple(picks.T)] for one in around], axis=0)
     else:
-        picks, claimed = _of_each([(p > 0.5) & heard for p in probability], widths)
+        picks, claimed = _of_each([(p > threshold) & heard for p in probability], widths)
     true, of_class = _of_each([label == n + 1 for n in range(len(widths))], widths)
     counted = room[tuple(true.T)] > width / 2
     mine, theirs, _ = matched_pairs(picks.astype(float), true.astype(float), width / 2)
