@@ -88,9 +88,9 @@ def segment_tomogram(
         Probabilities in steps of 1/256, at the model's voxel size; coords ``class`` (names) and
         ``z y x`` (Å; the middle of voxel (0, 0, 0) is the tomogram's).  attrs ``voxel_size``,
         ``diameters`` (Å, one a class), ``label_diameter`` (voxels), ``threshold`` (the model's),
-        ``model`` (digest), ``tomogram`` (name), ``source``, ``tomogram_voxel_size`` (Å) and ``tomogram_shape``, which
-        tables of picks count in, ``fingerprint``, and the tomogram's ``tilt_range`` and
-        ``tilt_series`` where it has them.
+        ``model`` (digest), ``tomogram`` (name), ``source``, ``tomogram_voxel_size`` (Å) and
+        ``tomogram_shape``, which tables of picks count in, ``fingerprint``, and the tomogram's
+        ``tilt_range`` and ``tilt_series`` where it has them.
 
     Raises
     ------
