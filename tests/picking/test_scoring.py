@@ -218,6 +218,16 @@ def test_a_pick_belongs_to_the_particle_whose_voxels_it_lies_in(chunks):
     assert "1 picks lie outside" in str(scores)
 
 
+def test_hollow_particles_are_told(caplog):
+    volume = labels()
+    score_picks(table([(100, 100, 70)]), CUBES, occupancy=volume)
+    assert not caplog.text
+    volume[8:13, 8:13, 5:10] = 0
+    scores = score_picks(table([(100, 100, 70)]), CUBES, occupancy=volume)
+    assert scores.picks["verdict"].tolist() == ["false"]
+    assert "1 of 2 particles have their centre in no voxel of their own" in caplog.text
+
+
 def test_a_pick_outside_is_moved_to_the_nearest_voxel_as_in_shrec():
     volume = labels()
     volume[0, 8:13, 5:10] = 1

@@ -125,7 +125,7 @@ def test_the_state_of_another_network_is_told(tmp_path, channels):
     path = tmp_path / "model.safetensors"
     train(volume, table, output=path, settings=quick(epochs=1))
     other = quick(epochs=1, architecture=Architecture(channels=channels, border=4))
-    with pytest.raises(InputError, match=r"another training .architecture was"):
+    with pytest.raises(InputError, match=r"another training .channels was"):
         train(volume, table, output=path, settings=other, resume=True)
 
 
@@ -191,7 +191,7 @@ def test_inverted_tomograms_give_the_same_network():
 @pytest.mark.parametrize(
     ("diameter", "told"),
     [
-        (500.0, r"50\.0 voxels.*made for 7 to 25.*bin the tomograms by 3"),
+        (500.0, r"50\.0 voxels.*made for 7 to 25.*bin the tomograms by 3, to 30 Å \(.*to 30"),
         (40.0, r"4\.0 voxels.*made for 7 to 25.*4\.0 times as small, 2\.5 Å"),
         ({"large": 100.0}, "none given for 'small'"),
         (-1.0, "above 0 Å"),
@@ -202,6 +202,21 @@ def test_diameters_that_do_not_fit(diameter, told):
     volume, table = tomogram()
     with pytest.raises(InputError, match=told):
         read_marked(volume, table, diameter=diameter)
+
+
+def test_voxels_taken_for_angstrom_are_told(caplog):
+    volume, table = tomogram()
+    read_marked(volume, table, diameter=100.0)
+    assert not caplog.text
+    voxels = table.assign(**{axis: table[axis] / 10 for axis in "zyx"})
+    read_marked(volume, voxels, diameter=100.0)
+    assert "positions are in Å: if these are voxels, multiply them by 10" in caplog.text
+
+
+def test_a_table_of_another_tomogram_is_told(caplog):
+    volume, table = tomogram()
+    read_marked(volume, table.assign(tomogram="other"), diameter=100.0)
+    assert f"tomogram other is taken for {volume.name}" in caplog.text
 
 
 def test_any_size_may_be_asked_for():

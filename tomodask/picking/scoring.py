@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from tomodask.picking.pairing import Pairs, pairs_by_label, pairs_by_radius
 from tomodask.picking.scoring_input import ScoredTable, check_units, scored_tables
 
 __all__ = ["Scores", "score_picks"]
+
+_log = logging.getLogger(__name__)
 
 LOCALISATION = "all (localisation)"
 CLASSIFICATION = "all (classification)"
@@ -204,7 +207,7 @@ def score_picks(
 def _pairs(
     found: ScoredTable, true: ScoredTable, occupancy: xr.DataArray | Mapping | None
 ) -> tuple[Pairs, int | None]:
-    parts, outside = [], 0
+    parts, outside, hollow = [], 0, 0
     for tomogram in sorted(set(true.tomogram)):
         here = np.flatnonzero(found.tomogram == tomogram)
         there = np.flatnonzero(true.tomogram == tomogram)
@@ -215,7 +218,18 @@ def _pairs(
             labels = occupancy[tomogram] if isinstance(occupancy, Mapping) else occupancy
             part, beyond = pairs_by_label(*positions, labels=labels, numbers=true.label[there])
             outside += beyond
+            own, _ = pairs_by_label(
+                positions[1], positions[1], labels=labels, numbers=true.label[there]
+            )
+            hollow += len(there) - int((own.pick == own.particle).sum())
         parts.append(Pairs.of(here[part.pick], there[part.particle], part.distance))
+    if hollow:
+        _log.warning(
+            "%d of %d particles have their centre in no voxel of their own in the map (hollow "
+            "ones?): picks there count as false; to count them as true, give a radius in place of "
+            "occupancy (--radius)",
+            *(hollow, len(true.position)),
+        )
     return Pairs.joined(parts), None if occupancy is None else outside
 
 

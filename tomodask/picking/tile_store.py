@@ -104,7 +104,7 @@ class StoreKind:
                 if group.attrs["fingerprint"] != fingerprint:
                     raise InputError(
                         f"{path} holds the {self.what} of another run ({self.inputs}): give "
-                        "another path, or remove it"
+                        "another path, or replace it (resume=False, --overwrite)"
                     )
                 return group
         return self._create(path, lay_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
 
 __all__ = ["FEWEST", "LARGEST", "SMALLEST", "Marked", "read_marked"]
+
+_log = logging.getLogger(__name__)
 
 SMALLEST, LARGEST = 7.0, 25.0  # voxels across a particle that the network is made for (the paper's)
 FEWEST = 4  # particles: fewer cannot be both learned and held out
@@ -142,6 +145,7 @@ def read_marked(
         here = chosen & _in_tomogram(table, volume, alone=len(volumes) == 1, name=name)
         zyx = position[here] / float(volume.attrs["voxel_size"])
         _check_inside(zyx, volume, name)
+        _check_unit(zyx, volume, name)
         centers.append(zyx)
         numbers.append(number[here].astype(np.int64))
     marked = Marked(volumes, centers, numbers, tuple(known), diameters, size)
@@ -173,8 +177,8 @@ def _opened(tomograms: Any, voxel_size: float | None) -> list[xr.DataArray]:
     if max(sizes) > 1.01 * min(sizes):
         raise InputError(
             f"tomograms have voxel sizes from {min(sizes):g} to {max(sizes):g} Å: bring them to "
-            "one (`tomodask convert --bin`), or train on those of one size; the model is used on "
-            "any"
+            f"one (`tomodask convert IN OUT --resample-to {max(sizes):g}`), or train on those of "
+            "one size; the model is used on any"
         )
     names = [str(v.name) for v in volumes]
     if len(set(names)) < len(names):
@@ -204,8 +208,10 @@ def _check_diameters(diameters: tuple[float, ...], classes: list[str], size: flo
         if SMALLEST <= width <= LARGEST:
             continue
         factor = width / _BEST
+        bins = max(2, round(factor))
         way = (
-            f"bin the tomograms by {max(2, round(factor))} (`tomodask convert --bin`)"
+            f"bin the tomograms by {bins}, to {size * bins:g} Å "
+            f"(`tomodask convert IN OUT --resample-to {size * bins:g}`; the picks stay as they are)"
             if width > LARGEST
             else f"rescale the tomograms to voxels {1 / factor:.1f} times as small, "
             f"{d / _BEST:.3g} Å (reconstruct them with less binning)"
@@ -233,8 +239,9 @@ def _in_tomogram(
     if volume.attrs.get("source"):
         wanted |= {Path(volume.attrs["source"]).name, Path(volume.attrs["source"]).stem}
     here = names.isin(wanted).to_numpy()
-    if alone and not here.any() and len(set(names)) == 1:
-        return np.ones(len(table), bool)  # one tomogram, one name: a renamed file
+    if alone and not here.any() and len(set(names)) == 1:  # one tomogram, one name: renamed
+        _log.warning("%s: tomogram %s is taken for %s", name, names.iloc[0], volume.name)
+        return np.ones(len(table), bool)
     if not here.any():
         raise InputError(
             f"{name}: no particle is of tomogram {volume.name!r}; its column tomogram has "
@@ -252,4 +259,15 @@ def _check_inside(zyx: np.ndarray, volume: xr.DataArray, name: str) -> None:
             f"{name}: {int((~inside).sum())} of {len(zyx)} particles lie outside of tomogram "
             f"{volume.name!r} of {'×'.join(map(str, volume.shape))} voxels (z, y, x), the first at "
             f"voxel ({at}); are the positions of another voxel size or binning?"
+        )
+
+
+def _check_unit(zyx: np.ndarray, volume: xr.DataArray, name: str) -> None:
+    """Warn where all particles crowd in the corner that voxels taken for Å would leave them."""
+    size = float(volume.attrs["voxel_size"])
+    if size >= 2 and len(zyx) and (zyx * size < np.array(volume.shape)).all():
+        _log.warning(
+            "%s: all %d particles lie in the first %.2g %% of tomogram %s along each axis; "
+            "positions are in Å: if these are voxels, multiply them by %g",
+            *(name, len(zyx), 100 / size, volume.name, size),
         )

@@ -302,7 +302,9 @@ class TrainingRun:
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:
-    names = [name for name in new if old.get(name) != new[name]]
+    key = "architecture"  # its parts one by one: the whole is too long to read
+    old, new = ({**one.get(key, {}), **one} for one in (old, new))
+    names = [name for name in new if name != key and old.get(name) != new[name]]
     told = ", ".join(f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in names)
     return told or "other tomograms, picks or diameters"
 
