@@ -18,6 +18,7 @@ import zarr
 from picking.blobs import blobs, template, volume
 from scipy.spatial.transform import Rotation
 
+from tomodask.data.describe import describe
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
 from tomodask.picking import score_store
@@ -77,6 +78,8 @@ def test_goes_on_with_the_missing_tiles_only(tmp_path, monkeypatch):
         save_scores(match, tmp_path / "killed.zarr")
     with pytest.raises(InputError, match="holds 5 of 18 tiles: its run was interrupted"):
         open_scores(tmp_path / "killed.zarr")
+    told = describe(tmp_path / "killed.zarr")
+    assert (told["kind"], told["finished"]) == ("scores", "5 of 18 tiles")
 
     def counting(score, rotation, path, tile, chunk):
         calls.append(tile)

@@ -16,6 +16,7 @@ import zarr
 from nets.models import random_model
 from picking.test_segmentation import noise, tomogram
 
+from tomodask.data.describe import describe
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
 from tomodask.picking import segmentation_store
@@ -45,6 +46,11 @@ def test_what_is_stored_is_what_was_computed(tmp_path, classes):
     assert stored.identical(computed)
     assert stored.data.chunks[1:] == lazy.data.chunks[1:]
     assert stored.data.numblocks[0] == classes  # a class is read without the others
+    told = describe(tmp_path / "p.zarr")
+    assert (told["kind"], told["shape"]) == ("probabilities", lazy.shape[1:])
+    assert told["classes"] == lazy["class"].values.tolist()
+    tiles = int(np.prod(lazy.data.numblocks[1:]))
+    assert told["finished"] == f"{tiles} of {tiles} tiles"
 
 
 def test_each_tile_has_chunks_of_its_own(tmp_path):

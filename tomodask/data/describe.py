@@ -35,9 +35,14 @@ __all__ = ["describe"]
 
 _log = logging.getLogger(__name__)
 
+_TILE_STORES = {  # format: kind, first array
+    "tomodask-scores-1": ("scores", "score"),
+    "tomodask-segmentation-1": ("probabilities", "0"),
+}
+
 
 def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -> dict[str, Any]:
-    """Describe a tomogram, tilt series, particle table, subtomograms, or a picking model.
+    """Describe a tomogram, tilt series, particle table, subtomograms, scores or a picking model.
 
     The range of a tomogram or a stack is computed block by block.
 
@@ -51,8 +56,9 @@ def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -
     -------
     dict
         Always `path` and `kind` ("tomogram", "tilt series", "particle table", "subtomograms",
-        "folder of boxes" or "picking model").  Lengths are in Å, shapes (z, y, x), of a tilt
-        series (tilt, y, x).  A voxel or pixel size that the file does not say is "unknown".
+        "folder of boxes", "scores", "probabilities" or "picking model").  Lengths are in Å, shapes
+        (z, y, x), of a tilt series (tilt, y, x).  A voxel or pixel size that the file does not say
+        is "unknown".
 
     Raises
     ------
@@ -70,6 +76,8 @@ def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -
         return _of_model(path)
     if path.is_dir() and is_zarr(path) and (store := _subtomograms(path)) is not None:
         return _of_subtomograms(path, store)
+    if path.is_dir() and (tiles := _tile_store(path)) is not None:
+        return _of_tiles(path, *tiles)
     if tomogram_format(path) is not None:
         return _of_tomogram(path, voxel_size)
     if path.is_dir():
@@ -273,7 +281,7 @@ def _columns(table: pd.DataFrame) -> dict[str, Any]:
     for column in ("z", "y", "x", "score", "tilt_min", "tilt_max"):
         if column in table and table[column].notna().any():
             told[f"{column}_range"] = (float(table[column].min()), float(table[column].max()))
-    for column in ("half", "class"):
+    for column in ("half", "class", "kind"):
         if column in table:
             values, numbers = np.unique(table[column].dropna(), return_counts=True)
             told[f"{column}_counts"] = dict(zip(values.tolist(), numbers.tolist(), strict=True))
@@ -287,6 +295,31 @@ def _subtomograms(path: Path) -> Any:
     except Exception:
         return None  # then the reader of tomograms says what is wrong
     return node if node.attrs.get("tomodask") == "subtomograms" else None
+
+
+def _tile_store(path: Path) -> tuple[Any, str, str] | None:
+    """The group, its kind and its first array, if `match` or `segment` wrote it."""
+    try:
+        node = zarr.open_group(zarr.storage.LocalStore(str(path), read_only=True), mode="r")
+    except Exception:
+        return None
+    known = _TILE_STORES.get(str(node.attrs.get("format")))
+    return None if known is None else (node, *known)
+
+
+def _of_tiles(path: Path, group: Any, kind: str, name: str) -> dict[str, Any]:
+    finished = np.asarray(group["finished"][:])
+    told: dict[str, Any] = {
+        "path": str(path),
+        "kind": kind,
+        "shape": tuple(group[name].shape[-3:]),
+        **{
+            key: group.attrs[key]
+            for key in ("voxel_size", "tomogram", "classes", "diameters", "threshold")
+            if group.attrs.get(key) is not None
+        },
+    }
+    return told | {"finished": f"{np.count_nonzero(finished)} of {finished.size} tiles"}
 
 
 def _of_subtomograms(path: Path, group: Any) -> dict[str, Any]:
