@@ -15,11 +15,11 @@ from tomodask.nets import inference
 from tomodask.nets.architecture import receptive_radius
 from tomodask.nets.inference import (
     forget_engines,
-    is_out_of_memory,
-    measure_reach,
     open_engine,
     tile_limit,
 )
+from tomodask.nets.memory import is_out_of_memory
+from tomodask.nets.reach import measure_reach
 
 ENGINES = ("openvino", "torch")
 ABLATIONS = (

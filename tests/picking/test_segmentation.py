@@ -21,7 +21,8 @@ from tomodask.arrays.lanczos import new_size, resample_part, source_range
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
 from tomodask.nets.architecture import receptive_radius
-from tomodask.nets.inference import measure_reach, open_engine
+from tomodask.nets.inference import open_engine
+from tomodask.nets.reach import measure_reach
 from tomodask.picking import segmentation
 from tomodask.picking.segmentation import segment_tomogram
 

@@ -20,6 +20,7 @@ import torch
 from tomodask.errors import InputError
 from tomodask.nets.architecture import Architecture
 from tomodask.nets.losses import dice_loss
+from tomodask.nets.memory import is_out_of_memory
 from tomodask.nets.resunet import ResUNet3D
 
 __all__ = ["Optimisation", "Trainer", "TrainingDivergedError", "default_precision"]
@@ -159,7 +160,7 @@ class Trainer:
                 loss = self._gradients(crops, labels, part)
                 break
             except (RuntimeError, MemoryError) as error:
-                if not _is_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 if part == 1:
                     raise InputError(
@@ -335,11 +336,3 @@ class Trainer:
         self.schedule.load_state_dict(state["schedule"])
         self.part = state["part"]
         return told, of("best") or None
-
-
-def _is_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; PyTorch's CPU allocator has no class for it."""
-    if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)):
-        return True
-    text = str(error).lower()
-    return "not enough memory" in text or "can't allocate memory" in text or "out of memory" in text

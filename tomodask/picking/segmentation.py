@@ -28,7 +28,6 @@ from tomodask.nets.inference import (
     EngineName,
     Precision,
     check_options,
-    measure_reach,
     open_engine,
     require_engine,
     tile_limit,
@@ -36,7 +35,7 @@ from tomodask.nets.inference import (
 from tomodask.nets.model_file import PickingModel
 from tomodask.picking.segmentation_store import open_segmentation, save_segmentation
 
-__all__ = ["measure_reach", "open_segmentation", "save_segmentation", "segment_tomogram"]
+__all__ = ["open_segmentation", "save_segmentation", "segment_tomogram"]
 
 _STEPS = 256  # of a probability: finer ones are rounding of engines, and do not compress
 _WORTH = 1_000_000  # voxels of a task's tiles, at least: some 3 s, beside which Dask's 5 ms vanish

@@ -293,7 +293,7 @@ class TrainingRun:
 
     def _reach(self) -> tuple[tuple[int, float], ...]:
         """How far the trained network looks, about a held-out particle."""
-        from tomodask.nets.inference import measure_reach
+        from tomodask.nets.reach import measure_reach
 
         values = self.held_out.region(_SEEN)
         least = max(_SEEN // 2, 4 * self.settings.architecture.multiple)
