@@ -441,6 +441,8 @@ def test_an_empty_table_is_read_unless_particles_are_needed(tmp_path, form):
         ("a.tbl", "1 2 3\n", "at least 26 .* found 3"),
         ("a.tbl", "x " * 35, "holds numbers only"),
         ("a.csv", "", r"a\.csv is not a CSV table"),
+        ("a.csv", "z,y,x\n1,2,3\n1,b,3\n", r"a\.csv: y must be a number, got 'b' in row 2"),
+        ("a.csv", "z,y,x,class\n1,2,3,ring\n", r"got 'ring' in row 1; names .* a column kind"),
         ("a.csv", "foo,bar\n1,2\n", "no particles; needs the columns z, y, x .* found foo, bar"),
         ("a.txt", "", r"a particle table is one of \.star, \.tbl, \.csv"),
     ],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
@@ -36,21 +36,35 @@ _INTEGERS = ("half", "class")
 _ORDER = ("tomogram", *POSITION, *SHIFT, *QUATERNION, "score", "image", *TILT_RANGE, *_INTEGERS)
 
 
-def as_types(table: pd.DataFrame) -> pd.DataFrame:
+def as_types(table: pd.DataFrame, name: str = "the table") -> pd.DataFrame:
     """The known columns first and of their types, whatever a file made of them.
 
-    `half` and `class` are integers unless a row has none.
+    `half` and `class` are integers unless a row has none.  An `InputError` tells which value of the
+    table called `name` is no number.
     """
     known = [column for column in _ORDER if column in table]
     table = table[known + [column for column in table if column not in known]].copy()
     for column in known:
         if column in _FLOATS:
-            table[column] = table[column].astype("float64")
+            table[column] = _numbers(table[column], name, lambda values: values.astype("float64"))
         elif column in _INTEGERS:
-            numbers = pd.to_numeric(table[column])
+            numbers = _numbers(table[column], name, pd.to_numeric)
             whole = not numbers.isna().any() and (numbers == numbers.round()).all()
             table[column] = numbers.astype("int64" if whole else "float64")
     return table
+
+
+def _numbers(column: pd.Series, name: str, convert: Callable[[pd.Series], pd.Series]) -> pd.Series:
+    try:
+        return convert(column)
+    except (ValueError, TypeError):
+        bad = pd.to_numeric(column, errors="coerce").isna() & column.notna()
+        row = int(bad.to_numpy().argmax())
+        way = "; names of classes go into a column kind" if column.name == "class" else ""
+        raise InputError(
+            f"{name}: {column.name} must be a number, got {column.iloc[row]!r} in row {row + 1}"
+            f"{way}"
+        ) from None
 
 
 def require_columns(

@@ -212,4 +212,4 @@ def _read_csv(path: Path) -> pd.DataFrame:
             f"{path}: no particles; needs the columns z, y, x (Å), quat_x … quat_w or image, "
             f"found {', '.join(map(str, table)) or 'none'}"
         )
-    return as_types(table)
+    return as_types(table, str(path))
