@@ -21,6 +21,7 @@ from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
 from tomodask.picking import segmentation_store
 from tomodask.picking.segmentation import open_segmentation, save_segmentation, segment_tomogram
+from tomodask.picking.segmentation_picks import pick_segmentation
 from tomodask.picking.tile_store import missing_tiles
 
 
@@ -46,6 +47,8 @@ def test_what_is_stored_is_what_was_computed(tmp_path, classes):
     assert stored.identical(computed)
     assert stored.data.chunks[1:] == lazy.data.chunks[1:]
     assert stored.data.numblocks[0] == classes  # a class is read without the others
+    with pytest.raises(InputError, match=r"threshold is a probability, .* got 50"):
+        pick_segmentation(stored, threshold=50)
     told = describe(tmp_path / "p.zarr")
     assert (told["kind"], told["shape"]) == ("probabilities", lazy.shape[1:])
     assert told["classes"] == lazy["class"].values.tolist()
@@ -197,7 +200,7 @@ def test_leaves_what_is_no_store_of_probabilities_alone(tmp_path):
     with pytest.raises(InputError, match=r"thesis\.tex is a file, no store of probabilities"):
         save_segmentation(small(), tmp_path / "thesis.tex", resume=False)
     save_tomogram(tomogram(noise((20, 20, 20))), tmp_path / "ice.zarr", chunk=16)
-    with pytest.raises(InputError, match="not one of probabilities: make one with `tomodask seg"):
+    with pytest.raises(InputError, match="not one of probabilities: give another path"):
         save_segmentation(small(), tmp_path / "ice.zarr", resume=False)
     with pytest.raises(InputError, match="is no store of probabilities"):
         open_segmentation(tmp_path / "missing.zarr")

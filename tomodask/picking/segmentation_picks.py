@@ -100,6 +100,8 @@ def pick_segmentation(
     if threshold is None:
         threshold = float(probability.attrs.get("threshold", 0.5)) if _known(probability) else 0.5
     data, names = _checked(probability, threshold, min_height, min_distance, max_particles)
+    if _known(probability) and "model" in probability.attrs and not 0 <= threshold < 1:
+        raise InputError(f"threshold is a probability, 0 to less than 1, got {threshold:g}")
     size = float(probability.attrs["voxel_size"])
     own = _diameters(probability, diameters, names)
     widths = _widths(probability, own, names, size)

@@ -50,18 +50,15 @@ class StoreKind:
     run: str
     inputs: str
 
-    def open(self, path: Path) -> zarr.Group:
+    def open(self, path: Path, *, to_write: bool = False) -> zarr.Group:
         """The store; InputError where there is none of this kind."""
+        way = "give another path" if to_write else f"make one with `{self.command}`"
         try:
             group = zarr.open_group(path, mode="r+")
         except (FileNotFoundError, ValueError, KeyError) as error:
-            raise InputError(
-                f"{path} is no store of {self.what}: make one with `{self.command}`"
-            ) from error
+            raise InputError(f"{path} is no store of {self.what}: {way}") from error
         if group.attrs.get("format") != self.format or "finished" not in group:
-            raise InputError(
-                f"{path} is a Zarr store but not one of {self.what}: make one with `{self.command}`"
-            )
+            raise InputError(f"{path} is a Zarr store but not one of {self.what}: {way}")
         return group
 
     def open_whole(self, path: Path) -> zarr.Group:
@@ -99,7 +96,7 @@ class StoreKind:
         used = path.exists() and any(path.iterdir())
         # A run killed before its store was laid out left this mark: only then begin anew.
         if used and not (path / _UNFINISHED).exists():
-            group = self.open(path)  # drops nothing but a store of this kind
+            group = self.open(path, to_write=True)  # drops nothing but a store of this kind
             if resume:
                 if group.attrs["fingerprint"] != fingerprint:
                     raise InputError(
