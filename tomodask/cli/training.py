@@ -167,6 +167,12 @@ def train(
             "on from there"
         ) from None
     best = next(r["f1"] for r in model.history if r["epoch"] == model.training["kept_epoch"])
+    if best == 0:
+        click.echo(
+            "no held-out particle was found, so the model finds nothing: train longer (--epochs, "
+            "--examples), with --learning-rate 0.003, or see that the marks lie on particles",
+            err=True,
+        )
     click.echo(
         f"{output}: {', '.join(model.classes)}; F1 on held-out particles {best:.3f}, "
         f"halo {model.halo} voxels of {model.voxel_size:g} Å"
