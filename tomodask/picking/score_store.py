@@ -133,5 +133,4 @@ def _write_tile(
     chunk: tuple[int, ...],
 ) -> None:
     """Store one tile, and mark it as finished once it is."""
-    place = tuple(slice(t * c, t * c + n) for t, c, n in zip(tile, chunk, score.shape, strict=True))
-    write_tile(path, tile, place, {"score": score, "rotation": rotation})
+    write_tile(path, tile, chunk, {"score": score, "rotation": rotation})

@@ -187,7 +187,4 @@ def _write_tile(
     block: np.ndarray, path: str, tile: tuple[int, ...], chunk: tuple[int, ...]
 ) -> None:
     """Store one tile, and mark it as finished once it is."""
-    place = tuple(
-        slice(t * c, t * c + n) for t, c, n in zip(tile, chunk, block.shape[1:], strict=True)
-    )
-    write_tile(path, tile, (slice(None), *place), {_LEVEL: block})
+    write_tile(path, tile, chunk, {_LEVEL: block})

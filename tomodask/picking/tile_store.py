@@ -183,7 +183,7 @@ def missing_tiles(group: zarr.Group) -> list[tuple[int, ...]]:
 
 
 def write_tile(
-    path: str, tile: tuple[int, ...], place: tuple[slice, ...], values: dict[str, np.ndarray]
+    path: str, tile: tuple[int, ...], chunk: tuple[int, ...], values: dict[str, np.ndarray]
 ) -> None:
     """Store one tile, and mark it as finished once it is.
 
@@ -193,14 +193,15 @@ def write_tile(
         The store.
     tile : tuple of int
         Its element of `finished`.
-    place : tuple of slice
-        Its voxels: whole chunks, which no other tile writes.
-    values : dict of array
+    chunk : tuple of int
+        Edges of a tile, voxels: whole chunks, which no other tile writes.
+    values : dict of array, shapes (…, z, y, x)
         By the names of the store's arrays.
     """
     group = zarr.open_group(path, mode="r+")
     for name, one in values.items():
-        group[name][place] = one
+        edges = zip(tile, chunk, one.shape[-3:], strict=True)
+        group[name][(..., *(slice(t * c, t * c + n) for t, c, n in edges))] = one
     group["finished"][tile] = 1
 
 

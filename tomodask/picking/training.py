@@ -15,7 +15,9 @@ from typing import Any
 
 import pandas as pd
 
-from tomodask.data.statistics import volume_statistics
+from tomodask.cluster import compute
+from tomodask.data.parts import TomogramParts
+from tomodask.data.statistics import Statistics
 from tomodask.errors import InputError
 from tomodask.nets import needs
 from tomodask.nets.model_file import PickingModel
@@ -153,7 +155,9 @@ def _normalised(marked: Marked, settings: TrainingSettings) -> list[TrainingTomo
     for volume, centers, numbers in zip(
         marked.volumes, marked.centers, marked.numbers, strict=True
     ):
-        statistics = volume_statistics(volume)
+        # As segmentation measures it, in blocks of its own: the same numbers for any chunks.
+        parts = TomogramParts(volume, marked.voxel_size)
+        statistics: Statistics = compute(parts.statistics(), label="mean")
         statistics.require_finite(str(volume.attrs.get("source") or volume.name))
         if not statistics.std > 0:
             raise InputError(f"{volume.name}: all voxels are {statistics.mean:g}; nothing to learn")
