@@ -96,6 +96,7 @@ def test_says_where_and_what_it_is():
         "voxel_size": 10.0,
         "diameters": (100.0, 100.0),
         "label_diameter": 7,
+        "threshold": model.threshold,
         "model": model.digest,
         "tomogram": "ice",
         "source": "/somewhere/ice.mrc",
