@@ -46,8 +46,8 @@ def symmetry_group(name: str) -> Rotation:
     upper = str(name).strip().upper()
     if not _NAME.fullmatch(upper):
         raise InputError(
-            f"symmetry must be C1 … C99, D2 … D99, T, O or I, got {name!r}; helices and mirrors are "
-            "none of them"
+            f"symmetry must be C1 … C99, D2 … D99, T, O or I, got {name!r}; helices and mirrors "
+            "are none of them"
         )
     group = Rotation.create_group(upper, axis="Z")
     order = np.argsort(group.magnitude(), kind="stable")
