@@ -17,9 +17,11 @@ from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_info
 
 from tomodask.alignment import poses as module
+from tomodask.alignment.plan import plan_alignment
 from tomodask.alignment.poses import align_subtomograms
-from tomodask.alignment.refinement import Stage
+from tomodask.alignment.refinement import Stage, refine_pose
 from tomodask.arrays.geometry import angular_distance
+from tomodask.arrays.sampling import spectrum_at
 from tomodask.arrays.threads import one_thread_each
 from tomodask.data.particles import orientations
 from tomodask.errors import InputError
@@ -52,7 +54,7 @@ def test_accuracy_is_that_of_the_maximum_likelihood():
     """Within 15 % of poses refined from the truth over the same voxels, which noise alone moves."""
     dataset, truth, reference = boxes(24, snr=0.05, seed=3)
     volume = np.asarray(reference)
-    plan = module.plan_alignment(
+    plan = plan_alignment(
         volume, tilt_range=(-60.0, 60.0), angular_step=20.0, shift_range=3.2
     )
     last = plan.stages[-1]
@@ -60,10 +62,10 @@ def test_accuracy_is_that_of_the_maximum_likelihood():
     floor = []
     for i, box in enumerate(dataset["subtomogram"].to_numpy()):
         start = orientations(truth)[i]
-        matrix, _ = module.refine_pose(
+        matrix, _ = refine_pose(
             plan.spectrum,
             whole,
-            module.spectrum_at(box, last.frequencies),
+            spectrum_at(box, last.frequencies),
             start.as_matrix(),
             truth.loc[i, ["shift_x", "shift_y", "shift_z"]].to_numpy(float) / VOXEL,
             rng=np.random.default_rng(0),
@@ -230,21 +232,37 @@ def test_two_wedges_that_print_alike(tmp_path):
         pd.testing.assert_frame_equal(got, want)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_box_that_is_not_finite_is_named(value):
-    dataset, truth, reference = boxes(3)
+def spoiled(dataset, truth):
+    """Boxes of which the second holds NaN, the fourth infinity and the fifth one value only."""
     volumes = dataset["subtomogram"].to_numpy().copy()
-    volumes[1, 4, 5, 6] = value
-    with pytest.raises(InputError, match=r"particle 1 \(1@boxes\) holds NaN or infinite"):
-        align_subtomograms(dataset_of(volumes, truth), reference, **FAST).compute()
+    volumes[1, 4, 5, 6] = np.nan
+    volumes[3, 4, 5, 6] = np.inf
+    volumes[4] = 4.0
+    return dataset_of(volumes, truth)
 
 
-def test_an_empty_box_is_named():
-    dataset, truth, reference = boxes(3)
-    volumes = dataset["subtomogram"].to_numpy().copy()
-    volumes[2] = 4.0
-    with pytest.raises(InputError, match=r"particle 2 \(2@boxes\) holds one value only"):
-        align_subtomograms(dataset_of(volumes, truth), reference, **FAST).compute()
+@pytest.mark.parametrize("batch", [1, 3, 32])
+def test_boxes_that_hold_nothing_are_set_aside_and_the_rest_goes_on(batch, caplog, tmp_path):
+    dataset, truth, reference = boxes(6)
+    want = align_subtomograms(dataset, reference, **FAST).compute()
+    bad = spoiled(dataset, truth)
+    job = {"batch": batch, "checkpoint": tmp_path, **FAST}
+    got = align_subtomograms(bad, reference, **job).compute()
+    assert "3 of 6 particles are set aside, without a pose: 1@boxes (the box holds" in caplog.text
+    again = align_subtomograms(bad, reference, **job).compute()  # from the checkpoint
+    pd.testing.assert_frame_equal(again, got)
+    aside = [1, 3, 4]
+    assert got.loc[aside, "reason"].tolist() == [
+        "the box holds NaN or infinite voxels",
+        "the box holds NaN or infinite voxels",
+        "the box holds one value only",
+    ]
+    pose = ["quat_x", "quat_y", "quat_z", "quat_w", *SHIFT, "score"]
+    assert got.loc[aside, pose].isna().all(axis=None)
+    rest = got.drop(index=aside)
+    assert rest["reason"].eq("").all()
+    pd.testing.assert_frame_equal(rest.drop(columns="reason"), want.drop(index=aside))
+    assert "reason" not in want
 
 
 @pytest.mark.parametrize(
@@ -273,8 +291,12 @@ def test_reference_must_fit_the_boxes():
         align_subtomograms(dataset, reference[1:-1])
     with pytest.raises(InputError, match=r"voxels of 8 Å, the boxes 10 Å.*--resample-to 10"):
         align_subtomograms(dataset, reference.assign_attrs(voxel_size=8.0))
-    with pytest.raises(InputError, match="constant or NaN map"):
+    with pytest.raises(InputError, match="unequal values, got zeros only; give the map"):
         align_subtomograms(dataset, reference * 0)
+    with pytest.raises(InputError, match=r"reference 2 must hold finite.*a constant or NaN map"):
+        align_subtomograms(dataset, [reference, reference * np.nan])
+    with pytest.raises(InputError, match="a map or several, got an empty list"):
+        align_subtomograms(dataset, [])
 
 
 def test_missing_tilt_range_says_how_to_give_it():

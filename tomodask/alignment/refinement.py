@@ -319,6 +319,29 @@ def _turn(step, matrix, out):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
+def _turn_within(matrix, origin, turn_reach):  # type: ignore[no-untyped-def]
+    """Turn `matrix` back, in place, until it is `turn_reach` (radians) from `origin`."""
+    e = np.empty((3, 3))  # matrix @ origin.T
+    for i in range(3):
+        for j in range(3):
+            e[i, j] = (
+                matrix[i, 0] * origin[j, 0]
+                + matrix[i, 1] * origin[j, 1]
+                + matrix[i, 2] * origin[j, 2]
+            )
+    x, y, z = e[2, 1] - e[1, 2], e[0, 2] - e[2, 0], e[1, 0] - e[0, 1]
+    sine = 0.5 * math.sqrt(x * x + y * y + z * z)
+    angle = math.atan2(sine, 0.5 * (e[0, 0] + e[1, 1] + e[2, 2] - 1.0))
+    if angle <= turn_reach or sine == 0.0:
+        return
+    step = np.zeros(6)
+    step[0], step[1], step[2] = x, y, z
+    step *= 0.5 * turn_reach / sine
+    _turn(step, origin, e)
+    matrix[:] = e
+
+
+@numba.njit(cache=True, nogil=True)
 def _descend(  # type: ignore[no-untyped-def]
     values,
     padding,
@@ -333,7 +356,10 @@ def _descend(  # type: ignore[no-untyped-def]
     shift,
     turn_limit,
     shift_limit,
+    center,
     reach,
+    origin,
+    turn_reach,
     tolerance,
 ):
     """All steps of one stage on one candidate; matrix and shift are changed in place."""
@@ -364,8 +390,11 @@ def _descend(  # type: ignore[no-untyped-def]
                 continue
             _turn(step, matrix, turned)
             matrix[:] = turned
+            if turn_reach < math.pi:
+                _turn_within(matrix, origin, turn_reach)
             for i in range(3):
-                shift[i] = min(max(shift[i] + step[3 + i], -reach), reach)
+                moved = shift[i] + step[3 + i]
+                shift[i] = min(max(moved, center[i] - reach), center[i] + reach)
                 longest = max(longest, abs(step[i]), abs(step[3 + i]) * 6.0 / box)
         if longest < tolerance:
             break
@@ -382,6 +411,8 @@ def refine_pose(
     turn_limit: float,
     shift_limit: float,
     reach: float = math.inf,
+    turn_reach: float = math.inf,
+    about: tuple[np.ndarray, np.ndarray] | None = None,
     tolerance: float = 1e-4,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Descend from one candidate pose through one stage.
@@ -399,8 +430,11 @@ def refine_pose(
         Draws the order of the mini-batches; the particle's own.
     turn_limit, shift_limit : float
         No step turns or moves by more: radians, voxels.
-    reach : float
-        The shift stays within ± `reach` along each axis, voxels.
+    reach, turn_reach : float
+        The pose stays within ± `reach` (voxels) along each axis and `turn_reach` (radians) of
+        `about`.
+    about : (array, array), optional
+        A matrix and a shift; by default no shift, and the candidate's own matrix.
     tolerance : float
         A pass whose steps all stay below this, in radians, ends the stage.
 
@@ -410,10 +444,12 @@ def refine_pose(
     shift_xyz : array of float64, shape (3,)
     """
     matrix, shift = np.array(matrix, np.float64), np.array(shift_xyz, np.float64)
+    origin, center = (matrix.copy(), np.zeros(3)) if about is None else about
     order = np.concatenate([rng.permutation(stage.batches) for _ in range(stage.passes)])
     _descend(
         spectrum.values, np.float32(spectrum.padding), spectrum.box, stage.frequencies,
         _NONE if stage.weights is None else stage.weights, data, stage.batches, stage.passes, order,
-        matrix, shift, turn_limit, shift_limit, reach, tolerance,
+        matrix, shift, turn_limit, shift_limit, np.asarray(center, np.float64), reach,
+        np.ascontiguousarray(origin, np.float64), turn_reach, tolerance,
     )  # fmt: skip
     return matrix, shift
