@@ -83,7 +83,7 @@ def test_the_grid_of_a_group_is_a_part_of_the_whole():
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(["C1", "C3", "D2", "T"]))
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 def test_hills_against_a_loop(seed, name):
     """Best first; one that is closer to a better one than the separation, by any turn, is left."""
     rng = np.random.default_rng(seed)
@@ -93,8 +93,8 @@ def test_hills_against_a_loop(seed, name):
     want = []
     for j in sorted(range(60), key=lambda j: (-scores[j], j)):
         near = [
-            min((rotations[j].inv() * rotations[i] * g).magnitude() for g in group) <= separation
-            for i in want
+            (rotations[j].inv() * rotations[i] * group).magnitude().min() <= separation
+            for i in want[:5]
         ]
         if not any(near):
             want.append(j)
@@ -123,8 +123,8 @@ def test_small_turns(count):
     assert len(turns) == count
     assert turns[0].magnitude() == 0
     assert turns.magnitude().max() <= 2 * step + 1e-9
-    distances = (turns[:, None] * turns[None, :].inv()).magnitude() if count > 1 else np.ones(1)
-    assert np.sort(distances.ravel())[-1] <= 4 * step + 1e-9
+    apart = [(turns[i].inv() * turns[j]).magnitude() for i in range(count) for j in range(i)]
+    assert min(apart, default=step) == pytest.approx(step, rel=0.02)
 
 
 def test_local_candidates_against_a_loop():
@@ -237,7 +237,7 @@ def two_kinds(count):
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_several_references(batch):
-    dataset, truth, maps = two_kinds(6)
+    dataset, _, maps = two_kinds(6)
     table = align_subtomograms(dataset, maps, batch=batch, **FAST).compute()
     assert table["class"].tolist() == [1, 2] * 3
     scores = table[["score_1", "score_2"]].to_numpy()
@@ -287,7 +287,7 @@ def test_the_coarsest_detail_is_left_out():
 
 
 def test_a_mask_in_place_of_the_sphere():
-    dataset, truth, reference = boxes(4)
+    dataset, _, reference = boxes(4)
     axis = np.arange(N) - N // 2
     r = np.sqrt(axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2)
     ramp = np.clip((r - 11.0) / 3.0, 0, 1)
@@ -349,8 +349,8 @@ def test_a_reference_off_the_centre_is_told_of(caplog):
         align_subtomograms(dataset, reference)
     assert not caplog.records
     off = reference.copy(data=np.roll(reference.to_numpy(), (0, 5, 0), (0, 1, 2)))
-    middle = off_center(masked_reference(off.to_numpy()))
-    assert middle[1] == pytest.approx(5, abs=1)
+    middle, before = (off_center(masked_reference(one.to_numpy())) for one in (off, reference))
+    assert middle[1] - before[1] == pytest.approx(5, abs=2)  # the sphere cuts some of it
     align_subtomograms(dataset, off)
     assert f"its density is {np.linalg.norm(middle) * VOXEL:.0f} Å from the centre" in caplog.text
 
@@ -363,10 +363,13 @@ def test_a_symmetry_axis_off_z_is_told_of(caplog):
     assert not caplog.records
     lying = reference.copy(data=np.moveaxis(reference.to_numpy(), 0, 2).copy())
     score = symmetry_score(masked_reference(lying.to_numpy()), "C4", radius=6.0)
-    assert score < 0.8
+    assert score < 0.5
     align_subtomograms(dataset, lying, symmetry="C4")
     assert "about z it correlates with itself to 0." in caplog.text
     assert "turn the map so that its main axis lies along z" in caplog.text
+    caplog.clear()
+    align_subtomograms(dataset, boxes(1)[2], symmetry="C4")  # of the phantom, which has none
+    assert "is this its symmetry?" in caplog.text
 
 
 def test_unit_of_the_spiral_is_its_share():

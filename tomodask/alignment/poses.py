@@ -161,8 +161,8 @@ def align_subtomograms(
     boxes = subtomograms["subtomogram"]
     n, voxel_size = int(boxes.shape[-1]), float(subtomograms.attrs["voxel_size"])
     table = particle_table(subtomograms)
-    several = not isinstance(reference, xr.DataArray)
-    maps = list(reference) if several else [reference]
+    maps = [reference] if isinstance(reference, xr.DataArray) else list(reference)
+    classes = 0 if isinstance(reference, xr.DataArray) else len(maps)
     volumes = check_references(maps, shape=boxes.shape, voxel_size=voxel_size)
     if batch is None:
         batch = batch_size(len(table), n)
@@ -263,7 +263,6 @@ def align_subtomograms(
         bag = db.concat(bags) if len(bags) > 1 else bags[0]
         best = bag.reduction(_rows, _rows, split_every=split_every).to_delayed()
         best = delayed(best_poses)([best, *done])
-    classes = len(maps) if several else 0
     return delayed(pose_table)(table, best, voxel_size, symmetry, classes, keep, names)
 
 

@@ -29,7 +29,9 @@ _log = logging.getLogger(__name__)
 _OFF = 0.25
 #: A reference that is this much less like itself than about another axis has it elsewhere.
 _ALIKE = 0.8
+_SYMMETRIC = 0.3  # less is no symmetry at all
 _TURNS_AT_MOST = 6
+_FLOOR = 1e-3  # of the strongest shell's power
 
 
 def check_references(
@@ -157,25 +159,20 @@ def warn_of_references(
         if len(group) == 1:
             continue
         here, best, axis = _symmetry_scores(masked, group, angular_step)
-        if here < _ALIKE * best:
+        about = "({:.2f}, {:.2f}, {:.2f})".format(*axis)
+        if max(here, best) < _SYMMETRIC:
+            _log.warning(
+                "%s: turned by %s about z it correlates with itself to %.2f only, and about no "
+                "other axis to more than %.2f; is this its symmetry?",
+                name, symmetry.upper(), here, best,
+            )  # fmt: skip
+        elif here < _ALIKE * best:
             _log.warning(
                 "%s: turned by %s about z it correlates with itself to %.2f, about the axis (x, y, "
                 "z) = %s to %.2f; turn the map so that its main axis lies along z, or give another "
                 "symmetry",
-                name,
-                symmetry.upper(),
-                here,
-                "({:.2f}, {:.2f}, {:.2f})".format(*axis),
-                best,
-            )
-        elif here < 0.5:
-            _log.warning(
-                "%s: turned by %s about z it correlates with itself to %.2f only, and about no "
-                "other axis to more; is this its symmetry?",
-                name,
-                symmetry.upper(),
-                here,
-            )
+                name, symmetry.upper(), here, about, best,
+            )  # fmt: skip
 
 
 def off_center(masked: np.ndarray) -> np.ndarray:
@@ -187,7 +184,7 @@ def off_center(masked: np.ndarray) -> np.ndarray:
     power = np.asarray(masked, np.float64) ** 2
     axis = np.arange(n) - n // 2
     along = [power.sum(axis=others) @ axis for others in ((1, 2), (0, 2), (0, 1))]
-    return np.asarray(along) / power.sum()
+    return np.asarray(np.asarray(along) / power.sum())
 
 
 def symmetry_score(masked: np.ndarray, symmetry: str, *, radius: float) -> float:
@@ -234,9 +231,15 @@ def _self_correlation(
 ) -> float:
     """Mean correlation of a spectrum with itself turned about axes that a rotation has tilted."""
     plain = sample(spectrum, k, np.eye(3))
+    # Shells are made alike, or else the lowest, which is round, would speak for all; but not those
+    # that hold next to nothing.
+    shell = np.rint(np.linalg.norm(k, axis=1)).astype(np.intp)
+    power = np.bincount(shell, np.abs(plain) ** 2) / np.maximum(np.bincount(shell), 1)
+    weight = (1 / np.sqrt(power + _FLOOR * power.max()))[shell]
+    plain = plain * weight
     total = 0.0
     for matrix in matrices_zyx(tilted * turns * tilted.inv()):
-        turned = sample(spectrum, k, matrix.T)
+        turned = sample(spectrum, k, matrix.T) * weight
         norm = np.sqrt(np.vdot(plain, plain).real * np.vdot(turned, turned).real)
         total += np.vdot(plain, turned).real / norm if norm > 0 else 0.0
     return float(total / len(turns))
