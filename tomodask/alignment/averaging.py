@@ -30,6 +30,7 @@ import xarray as xr
 from dask.delayed import Delayed, delayed
 
 from tomodask.alignment.batches import batches
+from tomodask.alignment.corrected_fsc import corrected_fsc
 from tomodask.alignment.fsc import fsc
 from tomodask.alignment.half_sums import (
     AMOUNT_UNIT,
@@ -94,9 +95,20 @@ class Average:
     symmetry: str
     set_aside: pd.DataFrame = field(repr=False)
 
-    def fsc(self, *, diameter: float | None = None) -> pd.DataFrame:
+    def fsc(
+        self, *, diameter: float | None = None, mask: xr.DataArray | None = None
+    ) -> pd.DataFrame:
         """Fourier shell correlation of the halves, see `tomodask.fsc`."""
-        return fsc(self.half_1, self.half_2, voxel_size=self.voxel_size, diameter=diameter)
+        halves = self.half_1, self.half_2
+        return fsc(*halves, voxel_size=self.voxel_size, diameter=diameter, mask=mask)
+
+    def corrected_fsc(
+        self, *, diameter: float | None = None, mask: xr.DataArray | None = None, seed: int = 0
+    ) -> pd.DataFrame:
+        """The same under a mask, less what the mask adds, see `tomodask.corrected_fsc`."""
+        halves = self.half_1, self.half_2
+        size = self.voxel_size
+        return corrected_fsc(*halves, voxel_size=size, diameter=diameter, mask=mask, seed=seed)
 
 
 def average_subtomograms(
