@@ -15,7 +15,6 @@ from tomodask.errors import InputError
 __all__ = ["corrected_fsc", "randomised_phases"]
 
 _TRUSTED = 0.8  # as far as the halves agree by this, phases are left alone
-_RIM = 2  # shells beyond, where randomised phases still touch whole ones: taken as they are
 
 
 def corrected_fsc(
@@ -35,9 +34,11 @@ def corrected_fsc(
 
         FSC = (FSC_masked − FSC_n) / (1 − FSC_n)
 
-    from two shells beyond on (Chen et al. 2013 [1]_; the shell where it begins, and the two, as
-    RELION has them).  The correlation under the mask would not do to tell where: under a tight one
-    it may never fall below 0.8.
+    from that shell on (Chen et al. 2013 [1]_; where it begins is RELION's rule).  The correlation
+    under the mask would not do to tell where: under a tight one it may never fall below 0.8.
+    RELION leaves the next two shells as they are.  In small boxes these may be all that is between
+    signal and noise, so they are corrected here; a smooth curve may get a notch of some hundredths
+    there.
 
     Parameters
     ----------
@@ -90,9 +91,8 @@ def corrected_fsc(
         ]
         randomised = shell_correlation(*pair)
         randomised[:start] = 0.0
-        there = np.arange(len(under)) >= start + _RIM
-        added = randomised[there]
-        corrected[there] = (under[there] - added) / np.maximum(1 - added, 1e-3)
+        added = randomised[start:]
+        corrected[start:] = (under[start:] - added) / np.maximum(1 - added, 1e-3)
     out = table.assign(
         unmasked=unmasked, masked=under, randomised=randomised, correlation=corrected
     )
