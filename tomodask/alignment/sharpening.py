@@ -183,7 +183,9 @@ def sharpen(
     n = len(values)
     if resolution is None:
         resolution = 2 * voxel_size if fsc is None else resolution_at(fsc, 0.143)
-    if not resolution >= 2 * voxel_size - 1e-6 or not np.isfinite(resolution):
+    if resolution == np.inf:
+        raise InputError("no shell of fsc reaches 0.143; there is nothing to sharpen")
+    if not resolution >= 2 * voxel_size - 1e-6:
         raise InputError(
             f"resolution must be at least two voxels, {2 * voxel_size:g} Å, got {resolution:g}"
         )
