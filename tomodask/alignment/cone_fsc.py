@@ -6,8 +6,8 @@ measurements.  The correlation over a whole shell is the mean of all directions 
 The cones are those of conical FSC (Diebolder et al. 2015 [1]_; Tan et al. 2017 [2]_ show it as a
 map of directions).
 
-.. [1] Diebolder, Faas, Koster & Koning, J. Struct. Biol. 190, 215 (2015),
-   doi:10.1016/j.jsb.2015.04.001.
+.. [1] Diebolder, Faas, Koster & Koning, "Conical Fourier shell correlation applied to
+   electron tomograms", J. Struct. Biol. 190, 215 (2015).
 .. [2] Tan, Baldwin, Davis, Williamson, Potter, Carragher & Lyumkis, Nat. Methods 14, 793 (2017),
    doi:10.1038/nmeth.4347.
 """
