@@ -41,6 +41,7 @@ _COMMANDS = {
     "extract": "picking",
     "align": "alignment",
     "average": "alignment",
+    "refine": "refinement",
     "run": "runs",
     "demo": "runs",
 }
