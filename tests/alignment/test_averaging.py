@@ -67,7 +67,7 @@ def test_sums_against_a_loop_over_measured_frequencies():
     tilts = truth[["tilt_min", "tilt_max"]].to_numpy()
     entries = Entries(
         np.arange(3),
-        matrices[:, None],
+        matrices,
         shifts,
         np.array([0, 1, 1]),
         np.array([1.0, 1.0, 0.25]),
@@ -76,7 +76,7 @@ def test_sums_against_a_loop_over_measured_frequencies():
         np.array(list("abc")),
     )
     lookup = wedge_plane(n, tuple(tilts[0]))
-    (sums,) = average(volumes, entries, [lookup], slots=2, bits=bits_for(3))
+    (sums,) = average(volumes, entries, [lookup], np.eye(3)[None], slots=2, bits=bits_for(3))
     k = half_sphere(n / 2 - 0.5)
     axis = np.arange(n) - n // 2
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)

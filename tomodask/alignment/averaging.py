@@ -276,8 +276,7 @@ def _averages(
         for number in (1, 2):
             _check_half(number, int((half == number - 1).sum()))
 
-    turns = orientations(rows.poses)
-    matrices = np.stack([matrices_zyx(turns * coset) for coset in cosets], axis=1)
+    matrices = matrices_zyx(orientations(rows.poses))
     shifts = _shifts(rows.poses) / voxel_size
     slot = 2 * rows.which + half
     amount = np.ones(len(rows.box)) if rows.amount is None else rows.amount
@@ -302,7 +301,12 @@ def _averages(
         )
         parts.append(
             delayed(average, pure=True)(
-                block, entries, [lookups[one] for one in mine], slots=2 * len(labels), bits=bits
+                block,
+                entries,
+                [lookups[one] for one in mine],
+                matrices_zyx(cosets),
+                slots=2 * len(labels),
+                bits=bits,
             )
         )
     if not parts:

@@ -47,8 +47,8 @@ class Entries:
     ----------
     box : array of intp, shape (rows,)
         Which box of the batch; ascending.
-    matrices : array, shape (rows, cosets, 3, 3)
-        Reference → particle, acting on (z, y, x) columns; one for each coset of the symmetry.
+    matrices : array, shape (rows, 3, 3)
+        Reference → particle, acting on (z, y, x) columns.
     shifts_zyx : array, shape (rows, 3)
         Of the particles from the boxes' centres, voxels.
     slot : array of intp, shape (rows,)
@@ -186,6 +186,7 @@ def average(
     boxes: np.ndarray,
     entries: Entries,
     lookups: Sequence[np.ndarray],
+    cosets: np.ndarray,
     *,
     slots: int,
     bits: int,
@@ -198,6 +199,9 @@ def average(
     entries : Entries
     lookups : list of array
         What was measured: `wedge_plane`, or `Measurement.volume`.
+    cosets : array, shape (cosets, 3, 3)
+        Turns of the reference at which each particle is added, on (z, y, x) columns; see
+        `tomodask.alignment.symmetrising`.
     slots : int
         Twice the number of classes.
     bits : int
@@ -241,7 +245,7 @@ def average(
             one = bins[key]
             spare = _spare(size)
             add = _add if lookup.ndim == 2 else _add_weighted
-            for matrix in entries.matrices[i]:
+            for matrix in entries.matrices[i] @ cosets:
                 radial = np.zeros((3, size))
                 add(
                     spectrum.values,
