@@ -294,7 +294,7 @@ def _spare(shells: int) -> int:
 
 
 def _whole(values: np.ndarray, unit: int) -> np.ndarray:
-    return np.rint(np.ldexp(values, -unit)).astype(np.int64)
+    return np.asarray(np.rint(np.ldexp(values, -unit)), np.int64)
 
 
 def wedge_plane(n: int, tilt_range: tuple[float, float]) -> np.ndarray:
