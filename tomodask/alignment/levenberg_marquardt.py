@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from tomodask.alignment.refinement import _turn
 from tomodask.alignment.slabs import (
     Level,
     best_scale,
@@ -29,7 +28,7 @@ from tomodask.alignment.slabs import (
     kernel_of,
     linearise,
     scratch,
-    shorten,
+    step_from,
 )
 
 if TYPE_CHECKING:
@@ -50,11 +49,14 @@ class DampedSettings:
         λ in the beginning.
     tolerance : float
         The longest step, in radians and particle radii, that counts as none.
+    rough : float
+        The same, where a candidate is refined roughly, to be compared with others.
     """
 
     iterations: int = 30
     damping: float = 1e-3
     tolerance: float = 2e-3
+    rough: float = 2e-2
 
 
 @numba.njit(cache=True, nogil=True)
@@ -66,9 +68,8 @@ def _climb(  # type: ignore[no-untyped-def]
     matrix,
     shift,
     radius,
-    turn_limit,
-    shift_limit,
-    reach,
+    limits,
+    bounds,
     iterations,
     damping,
     tolerance,
@@ -94,12 +95,7 @@ def _climb(  # type: ignore[no-untyped-def]
             break
         for i in range(6):
             step[i] = full[i] / scale
-        shorten(step, turn_limit, shift_limit / radius)
-        _turn(step, matrix, turned)
-        longest = 0.0
-        for i in range(3):
-            moved[i] = min(max(shift[i] + radius * step[3 + i], -reach), reach)
-            longest = max(longest, abs(step[i]), abs(moved[i] - shift[i]) / radius)
+        longest = step_from(matrix, shift, step, radius, limits, bounds, turned, moved)
         if longest < tolerance:  # taken without another look
             matrix[:], shift[:] = turned, moved
             break
@@ -129,6 +125,8 @@ def levenberg_marquardt(
     shift_xyz: np.ndarray,
     *,
     settings: DampedSettings | None = None,
+    rough: bool = False,
+    about: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Climb from one candidate pose in one band.
 
@@ -137,6 +135,10 @@ def levenberg_marquardt(
     problem, level, data, matrix, shift_xyz
         As of `tomodask.alignment.slab_descent.slab_descent`.
     settings : DampedSettings, optional
+    rough : bool
+        Take `DampedSettings.rough` for the tolerance.
+    about : (array, array), optional
+        As of `tomodask.alignment.slab_descent.slab_descent`.
 
     Returns
     -------
@@ -148,9 +150,10 @@ def levenberg_marquardt(
     how = settings or DampedSettings()
     matrix, shift = np.array(matrix, np.float64), np.array(shift_xyz, np.float64)
     losses = np.empty(how.iterations)
+    tolerance = how.rough if rough else how.tolerance
     looks = _climb(
         kernel_of(problem.spectrum), level.kernel, scratch(level), data, matrix, shift,
-        problem.particle_radius, problem.turn_limit, problem.shift_limit, problem.reach,
-        how.iterations, how.damping, how.tolerance, losses,
+        problem.particle_radius, problem.limits, problem.bounds(matrix, about), how.iterations,
+        how.damping, tolerance, losses,
     )  # fmt: skip
     return matrix, shift, losses[:looks]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +21,14 @@ from tomodask.alignment.slab_descent import SlabSettings, slab_descent
 from tomodask.alignment.slabs import Level, volume_of
 from tomodask.arrays.sampling import Spectrum
 
-__all__ = ["RealSpaceProblem", "refine_real_space"]
+__all__ = ["CLOSE", "GROWTH", "SAME", "RealSpaceProblem", "refine_real_space"]
+
+#: Poses have met that differ by less than this phase at the band's edge, radians: one hill.
+SAME = 1.0
+#: Bands nearer to the last than this factor are left out.
+GROWTH = 1.25
+#: Share of the best score by which a candidate may lag before its last steps.
+CLOSE = 0.01
 
 
 @dataclass(frozen=True)
@@ -38,8 +45,8 @@ class RealSpaceProblem:
         Translations are measured in units of it, so that they are of one size with turns; voxels.
     turn_limit, shift_limit : float
         No step is longer; radians, voxels.
-    reach : float
-        No pose is shifted farther along an axis, voxels.
+    reach, turn_reach : float
+        No pose is farther than this from the one given: voxels along an axis, radians.
     """
 
     spectrum: Spectrum
@@ -48,6 +55,22 @@ class RealSpaceProblem:
     turn_limit: float
     shift_limit: float
     reach: float
+    turn_reach: float
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Of a step: radians, voxels."""
+        return float(self.turn_limit), float(self.shift_limit)
+
+    def bounds(
+        self, matrix: np.ndarray, about: tuple[np.ndarray, np.ndarray] | None
+    ) -> tuple[np.ndarray, float, np.ndarray, float]:
+        """What holds a pose, for the compiled functions."""
+        origin, center = (matrix, np.zeros(3)) if about is None else about
+        return (
+            np.array(origin, np.float64), float(self.turn_reach),
+            np.array(center, np.float64), float(self.reach),
+        )  # fmt: skip
 
     @classmethod
     def of(
@@ -62,6 +85,7 @@ class RealSpaceProblem:
         turn_limit: float = 0.2,
         shift_limit: float = 2.0,
         reach: float = math.inf,
+        turn_reach: float = math.inf,
     ) -> RealSpaceProblem:
         """Prepare the refinement, once for all particles of one measurement.
 
@@ -74,18 +98,21 @@ class RealSpaceProblem:
         weights : array of float32, shape (count,), optional
             What the boxes hold of a particle there; by default all of it.
         radii : sequence of float, optional
-            Of the bands, rising, Fourier voxels; by default half and all of what there is.
+            Of the bands, rising, Fourier voxels; by default half and all of what there is.  A
+            band that is not `GROWTH` times narrower than the last is left out: it costs nearly as
+            much and tells the same.
         mask_radius : float, optional
             Of the binary mask under which volumes are compared, voxels; by default the whole box.
             It does not move: a particle at the farthest shift should be under it.
         particle_radius : float, optional
             Voxels; by default a quarter of the box's edge.
-        turn_limit, shift_limit, reach : float
+        turn_limit, shift_limit, reach, turn_reach : float
             As the attributes.
         """
         length = np.linalg.norm(frequencies, axis=1)
+        wanted = list(radii or (length.max() / 2, length.max()))
         levels = []
-        for radius in radii or (length.max() / 2, length.max()):
+        for radius in [one for one in wanted[:-1] if one * GROWTH <= wanted[-1]] + wanted[-1:]:
             index = np.flatnonzero(length <= radius)
             if len(index) < 8:
                 continue
@@ -100,6 +127,7 @@ class RealSpaceProblem:
             turn_limit,
             shift_limit,
             reach,
+            turn_reach,
         )
 
 
@@ -111,12 +139,16 @@ def refine_real_space(
     *,
     method: str = "mbgd",
     rng: np.random.Generator,
+    about: tuple[np.ndarray, np.ndarray] | None = None,
     mbgd: SlabSettings | None = None,
     lm: DampedSettings | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Refine the candidate poses of one particle, band by band.
 
-    After each band the better two thirds of the candidates go on, two at least.
+    Both methods go the same way.  In each band all candidates that are left are refined roughly;
+    of those that have met (within the phase `SAME`) one stays, and the better two thirds go on,
+    two at least.  After the last band, those whose score is within `CLOSE` of the
+    best are refined to the end.
 
     Parameters
     ----------
@@ -130,6 +162,9 @@ def refine_real_space(
     method : {"mbgd", "lm"}
     rng : numpy.random.Generator
         Draws the slabs; the particle's own.
+    about : (array, array), optional
+        A matrix and a shift that the problem's `reach` and `turn_reach` count from, as of
+        `tomodask.alignment.refinement.refine_pose`.
     mbgd, lm : optional
         Settings of either method.
 
@@ -148,27 +183,66 @@ def refine_real_space(
     """
     if method not in ("mbgd", "lm"):
         raise ValueError(f'method must be "mbgd" or "lm", got {method!r}')
+    slab, damped = mbgd or SlabSettings(), lm or DampedSettings()
     matrices = np.array(matrices, np.float64)
     shifts = np.array(shifts_xyz, np.float64)
     scores = np.zeros(len(matrices))
-    for number, level in enumerate(problem.levels):
+    last = len(problem.levels) - 1
+    for number, level in enumerate((*problem.levels, problem.levels[-1])):
+        ends = number > last
+        if ends and slab.stopping == "literal" and method == "mbgd":
+            break  # nothing follows the paper's rule
         listed = data[level.index]
         volume = volume_of(level, listed)
         weights = level.weights if level.weights.size else None
         for i in range(len(matrices)):
             if method == "mbgd":
+                how = replace(slab, passes=0) if ends else _in_band(slab, number, last)
                 matrices[i], shifts[i], _ = slab_descent(
-                    problem, level, volume, matrices[i], shifts[i], rng=rng, settings=mbgd
-                )
+                    problem, level, volume, matrices[i], shifts[i],
+                    rng=rng, settings=how, about=about,
+                )  # fmt: skip
             else:
                 matrices[i], shifts[i], _ = levenberg_marquardt(
-                    problem, level, volume, matrices[i], shifts[i], settings=lm
-                )
+                    problem, level, volume, matrices[i], shifts[i],
+                    settings=damped, rough=not ends, about=about,
+                )  # fmt: skip
             scores[i] = correlation(
                 problem.spectrum, level.frequencies, listed, matrices[i], shifts[i], weights
             )
         order = np.argsort(-scores, kind="stable")
-        if number + 1 < len(problem.levels):
+        order = order[_apart(problem, level, matrices[order], shifts[order])]
+        if number < last:
             order = order[: max(2, (2 * len(order) + 2) // 3)]
+        elif number == last:
+            order = order[scores[order] >= scores[order[0]] - CLOSE * abs(scores[order[0]])]
         matrices, shifts, scores = matrices[order], shifts[order], scores[order]
     return matrices, shifts, scores
+
+
+def _in_band(settings: SlabSettings, number: int, last: int) -> SlabSettings:
+    """Slabs are twice as thick from band to band: less is left to be found, and more to be told.
+
+    One step on all slices ends the coarse bands, where it costs little and the ranking gains.
+    """
+    if settings.stopping == "literal":
+        return settings
+    slabs = max(1, settings.slabs >> number)
+    return replace(settings, slabs=slabs, finish=min(settings.finish, 1) if number < last else 0)
+
+
+def _apart(
+    problem: RealSpaceProblem, level: Level, matrices: np.ndarray, shifts_xyz: np.ndarray
+) -> list[int]:
+    """Of poses, the best first, those that are not on the hill of a better one."""
+    move = SAME / (2 * np.pi * level.radius / problem.spectrum.box)  # voxels
+    limit = 1 + 2 * math.cos(min(move / problem.particle_radius, np.pi))  # the trace of that turn
+    kept: list[int] = []
+    for i in range(len(matrices)):
+        if not any(
+            np.tensordot(matrices[i], matrices[j]) > limit
+            and np.linalg.norm(shifts_xyz[i] - shifts_xyz[j]) < move
+            for j in kept
+        ):
+            kept.append(i)
+    return kept

@@ -19,7 +19,7 @@ settled so:
 * **Slabs** are drawn without replacement within a pass: a pass sees every slice once, in slabs
   whose borders and order are drawn anew.
 * **The end.** With ``stopping="patience"`` the descent of a band ends after its passes, or when the
-  loss, averaged over a pass of slabs, has not fallen for `patience` steps; then `finish` steps
+  loss, averaged over a pass of slabs, has not fallen for `patience` steps; then a few steps
   look at all slices, so that the noise of the slabs dies out.  ``"literal"`` is the paper's rule:
   keep the least slab loss min_d, and leave as soon as a step changes it by no more than
   `tolerance`; nothing follows.
@@ -37,7 +37,6 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from tomodask.alignment.refinement import _turn
 from tomodask.alignment.slabs import (
     Level,
     best_scale,
@@ -45,7 +44,7 @@ from tomodask.alignment.slabs import (
     kernel_of,
     linearise,
     scratch,
-    shorten,
+    step_from,
 )
 
 if TYPE_CHECKING:
@@ -62,10 +61,13 @@ class SlabSettings:
     ----------
     slabs : int
         A pass is cut into so many slabs: B is the slices under the mask divided by it.
+        `tomodask.alignment.real_space.refine_real_space` halves it from band to band.
     passes : int
         At most so many in a band: maxIter is ``slabs × passes``.
     finish : int
-        Steps on all slices at the end of a band.
+        At most so many steps on all slices at the end.
+    shortest : float
+        A step on all slices below this, in radians and particle radii, is the last.
     caution : float
         How much of the whole box the first slab's curvature is taken for.
     stopping : {"patience", "literal"}
@@ -75,9 +77,10 @@ class SlabSettings:
         Of the loss: the paper's eps.
     """
 
-    slabs: int = 6
-    passes: int = 2
-    finish: int = 1
+    slabs: int = 4
+    passes: int = 1
+    finish: int = 3
+    shortest: float = 2e-3
     caution: float = 0.5
     stopping: str = "patience"
     patience: int = 6
@@ -92,7 +95,7 @@ def draw_slabs(rng: np.random.Generator, side: int, count: int, passes: int) -> 
     array of int64, shape (steps, 2)
     """
     width = max(side / count, 1.0)
-    out = []
+    out = [np.empty((0, 2), np.int64)]
     for _ in range(passes):
         # Borders a random part of a slab off; what is cut off at one end joins the other slabs.
         inner = np.rint((np.arange(1, count + 1) - rng.random()) * width).astype(np.int64)
@@ -115,13 +118,13 @@ def _descend(  # type: ignore[no-untyped-def]
     matrix,
     shift,
     radius,
-    turn_limit,
-    shift_limit,
-    reach,
+    limits,
+    bounds,
     caution,
     literal,
     patience,
     tolerance,
+    shortest,
     losses,
 ):
     """All steps of a band on one candidate, pose in place; returns how many were taken.
@@ -130,7 +133,7 @@ def _descend(  # type: ignore[no-untyped-def]
     """
     system, total = np.empty((9, 9)), np.zeros((9, 9))
     gradient, step, full = np.empty(7), np.zeros(6), np.zeros(7)
-    turned = np.empty((3, 3))
+    turned, moved = np.empty((3, 3)), np.empty(3)
     side = data.shape[0]
     least, lowest, waited, taken, at = math.inf, math.inf, 0, 0, 0
     while at < slabs.shape[0]:
@@ -144,20 +147,19 @@ def _descend(  # type: ignore[no-untyped-def]
         power = system[6, 6] * system[7, 7]
         losses[taken] = 2 - 2 * system[6, 7] / math.sqrt(power) if power > 0.0 else 2.0
         taken += 1
-        scale = best_scale(total)
+        scale, length = best_scale(total), math.inf
         if scale > 0.0:
             for i in range(7):
                 gradient[i] = system[i, 7] - scale * system[i, 6]
             if cholesky_solve(total[:7, :7], gradient, full):
                 for i in range(6):
                     step[i] = full[i] / scale
-                shorten(step, turn_limit, shift_limit / radius)
-                _turn(step, matrix, turned)
-                matrix[:] = turned
-                for i in range(3):
-                    shift[i] = min(max(shift[i] + radius * step[3 + i], -reach), reach)
+                length = step_from(matrix, shift, step, radius, limits, bounds, turned, moved)
+                matrix[:], shift[:] = turned, moved
         at += 1
         if at > drawn:
+            if length < shortest:
+                break
             continue
         stop = False
         if literal:
@@ -185,6 +187,7 @@ def slab_descent(
     *,
     rng: np.random.Generator,
     settings: SlabSettings | None = None,
+    about: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Descend from one candidate pose in one band.
 
@@ -200,6 +203,9 @@ def slab_descent(
     rng : numpy.random.Generator
         Draws the slabs; the particle's own.
     settings : SlabSettings, optional
+    about : (array, array), optional
+        The pose that the problem's `reach` and `turn_reach` count from; by default no shift, and
+        the candidate's own matrix.
 
     Returns
     -------
@@ -219,7 +225,8 @@ def slab_descent(
     losses = np.empty(len(slabs))
     taken = _descend(
         kernel_of(problem.spectrum), level.kernel, scratch(level), data, slabs, drawn, how.slabs,
-        matrix, shift, problem.particle_radius, problem.turn_limit, problem.shift_limit,
-        problem.reach, how.caution, literal, how.patience, how.tolerance, losses,
+        matrix, shift, problem.particle_radius, problem.limits, problem.bounds(matrix, about),
+        how.caution, literal, how.patience, how.tolerance,
+        how.shortest, losses,
     )  # fmt: skip
     return matrix, shift, losses[:taken]

@@ -6,10 +6,10 @@ work is done on it instead of on the n voxels of the box: for a band of 16 of 32
 
 A step of mini-batch descent looks at a slab of slices along x only.  The inverse transform is
 separable, and three small matrix products give the model and its six derivatives on just these
-slices: the cost of a step falls with the slab.  The model is turned in Fourier space and transformed
-anew at every pose, so the missing wedge and the weights of the tilt series stay where the microscope
-left them.  (To turn a prepared, filtered volume by interpolation instead turns its wedge with it,
-and blurs what is sampled as sparsely as here.)
+slices: the cost of a step falls with the slab.  The model is turned in Fourier space and
+transformed anew at every pose, so the missing wedge and the weights of the tilt series stay where
+the microscope left them.  (To turn a prepared, filtered volume by interpolation instead turns its
+wedge with it, and blurs what is sampled as sparsely as here.)
 
 Loss of a set of voxels (a slab, or all under the mask), after [1]_ and [2]_: data s and model p,
 each mean-free and of unit norm there; ``d = Σ (s* - p*)² = 2 - 2 CCC``.
@@ -27,6 +27,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
+from tomodask.alignment.refinement import _turn, _turn_within
 from tomodask.arrays.sampling import Spectrum, trilinear
 
 __all__ = [
@@ -37,9 +38,9 @@ __all__ = [
     "linearise",
     "products",
     "scratch",
-    "shorten",
     "slab_gradient",
     "slab_loss",
+    "step_from",
     "volume_of",
 ]
 
@@ -85,6 +86,11 @@ class Level:
     along_y: np.ndarray
     along_z: np.ndarray
     along_z2: np.ndarray
+
+    @property
+    def radius(self) -> int:
+        """Of the band, Fourier voxels."""
+        return int(self.along_y.shape[2] // 2)
 
     @property
     def kernel(self) -> tuple[np.ndarray, ...]:
@@ -411,14 +417,27 @@ def best_scale(system):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True)
-def shorten(step, turn_limit, move_limit):  # type: ignore[no-untyped-def]
-    """Shorten a step of turn (radians) and move (particle radii), in place, to its limits."""
+def step_from(matrix, shift, step, radius, limits, bounds, turned, moved):  # type: ignore[no-untyped-def]
+    """Where a step leads from a pose; returns its length, in radians and particle radii.
+
+    `step` (turn in radians, move in particle radii) is first shortened, in place, to `limits` =
+    (radians, voxels).  `bounds` = (origin, turn_reach, centre, reach) hold the pose.
+    """
     turn = math.sqrt(step[0] ** 2 + step[1] ** 2 + step[2] ** 2)
-    move = math.sqrt(step[3] ** 2 + step[4] ** 2 + step[5] ** 2)
+    move = math.sqrt(step[3] ** 2 + step[4] ** 2 + step[5] ** 2) * radius
     shrink = 1.0
-    if turn > turn_limit:
-        shrink = min(shrink, turn_limit / turn)
-    if move > move_limit:
-        shrink = min(shrink, move_limit / move)
+    if turn > limits[0]:
+        shrink = min(shrink, limits[0] / turn)
+    if move > limits[1]:
+        shrink = min(shrink, limits[1] / move)
     for i in range(6):
         step[i] *= shrink
+    origin, turn_reach, center, reach = bounds
+    _turn(step, matrix, turned)
+    if turn_reach < math.pi:
+        _turn_within(turned, origin, turn_reach)
+    longest = 0.0
+    for i in range(3):
+        moved[i] = min(max(shift[i] + radius * step[3 + i], center[i] - reach), center[i] + reach)
+        longest = max(longest, abs(step[i]), abs(moved[i] - shift[i]) / radius)
+    return longest
