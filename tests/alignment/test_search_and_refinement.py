@@ -150,10 +150,13 @@ def test_descent_ends_at_the_pose_without_noise(batches):
 
 def test_candidates_against_a_loop_over_the_grid():
     spectrum, k = spectrum_and_frequencies(5.0)
-    rotations, shifts = rotation_grid(count=60), search.shift_grid(3.0, 2.0)
+    rotations = rotation_grid(count=60)
     grid = search.search_grid(
-        spectrum, k, np.arange(len(k)), rotations, shifts, separation=np.deg2rad(10)
+        spectrum, k, np.arange(len(k)), rotations, 3.0, separation=np.deg2rad(10)
     )
+    shifts = grid.shifts_xyz
+    assert len(shifts) == 27
+    assert not grid.levels  # too few rotations to sort out
     rng = np.random.default_rng(10)
     data = spectrum_at(turned(*draw_pose(rng)) + rng.normal(size=(N,) * 3), k)
     want = np.empty((len(shifts), len(rotations)))

@@ -71,7 +71,7 @@ class ShellPower:
 
     def amplitude(self) -> np.ndarray:
         """Of the noise in each shell, in units of its root mean square; 0 where none was seen."""
-        power = self.sums * (_UNIT / max(self.boxes, 1))
+        power: np.ndarray = self.sums * (_UNIT / max(self.boxes, 1))
         return np.asarray(np.sqrt(np.where(power > _LEAST, power, 0.0)))
 
 

@@ -25,7 +25,7 @@ from tomodask.alignment.local import Neighbourhood, neighbourhood
 from tomodask.alignment.measurement import Measurement
 from tomodask.alignment.noise import ShellPower, shell_weights, weighted
 from tomodask.alignment.refinement import Stage
-from tomodask.alignment.search import SearchGrid, search_grid, shift_grid
+from tomodask.alignment.search import SHIFTS, SearchGrid, search_grid
 from tomodask.arrays.geometry import rotation_grid
 from tomodask.arrays.sampling import (
     Spectrum,
@@ -246,8 +246,6 @@ def plan_alignment(
         at_data = np.interp(length, np.arange(len(shells)), shells).astype(np.float32)
 
     group = symmetry_group(symmetry)
-    # A shift lattice as fine as the search's band resolves: a phase of 0.5 rad off per axis.
-    shift_step = 0.32 * n / search_radius
     of_search: dict[str, Any] = {
         "weights": None if weights is None else weights[low],
         "group": group.as_matrix(),
@@ -259,15 +257,14 @@ def plan_alignment(
         # Of a small grid and a large group nothing may be left: then the first is the unit.
         unit = np.flatnonzero(in_asymmetric_unit(rotations, group))
         rotations = rotations[unit if len(unit) else [0]]
-        lattice = shift_grid(shift_range, shift_step)
         grids = tuple(
-            search_grid(one, k[low], low, rotations, lattice, separation=step, **of_search)
+            search_grid(one, k[low], low, rotations, shift_range, separation=step, **of_search)
             for one in spectra
         )
     else:
         around = neighbourhood(
             k[low], low, box=n, local=np.deg2rad(local), step=step,
-            shift_range=shift_range, shift_step=shift_step, **of_search,
+            shift_range=shift_range, shift_step=SHIFTS * n / search_radius, **of_search,
         )  # fmt: skip
     radii = bands(search_radius, last)
     stages = tuple(

@@ -30,7 +30,8 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from tomodask.arrays.sampling import Spectrum, trilinear
+from tomodask.alignment.model_sums import derivative_sums, product_sums, sample_words
+from tomodask.arrays.sampling import Spectrum
 
 __all__ = ["Stage", "correlation", "normal_equations", "refine_pose"]
 
@@ -60,118 +61,7 @@ class Stage:
     weights: np.ndarray | None = None
 
 
-_BLOCK = 128
 _NONE = np.empty(0, np.float32)
-
-
-@numba.njit(cache=True, fastmath=True, nogil=True, boundscheck=False)
-def _accumulate(  # type: ignore[no-untyped-def]
-    values, padding, frequencies, weights, data, start, stop, matrix, shift, box, out
-):
-    """Sums of products of the columns [turn x, y, z, move x, y, z, model, data], both parts.
-
-    `matrix` (3, 3) takes reference to particle in xyz; `shift` xyz in voxels.
-    """
-    columns = np.empty((8, 2 * _BLOCK), np.float32)
-    step = np.float32(2 * math.pi / box)
-    r00, r01, r02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]
-    r10, r11, r12 = matrix[1, 0], matrix[1, 1], matrix[1, 2]
-    r20, r21, r22 = matrix[2, 0], matrix[2, 1], matrix[2, 2]
-    sx, sy, sz = step * shift[0], step * shift[1], step * shift[2]
-    out[:] = 0.0
-    for begin in range(start, stop, _BLOCK):
-        count = min(_BLOCK, stop - begin)
-        for j in range(count):
-            kz, ky, kx = (
-                frequencies[begin + j, 0],
-                frequencies[begin + j, 1],
-                frequencies[begin + j, 2],
-            )
-            # The turned reference at k is the reference at transpose(R) k.
-            qx = padding * (r00 * kx + r10 * ky + r20 * kz)
-            qy = padding * (r01 * kx + r11 * ky + r21 * kz)
-            qz = padding * (r02 * kx + r12 * ky + r22 * kz)
-            re, im, az, ay, ax, bz, by, bx = trilinear(values, qz, qy, qx)
-            phase = sx * kx + sy * ky + sz * kz
-            c, s = math.cos(phase), -math.sin(phase)
-            mre, mim = c * re - s * im, c * im + s * re
-            # Gradients turned back into the particle's frame, times the phase of the shift.
-            gxr, gyr, gzr = (
-                r00 * ax + r01 * ay + r02 * az,
-                r10 * ax + r11 * ay + r12 * az,
-                r20 * ax + r21 * ay + r22 * az,
-            )
-            gxi, gyi, gzi = (
-                r00 * bx + r01 * by + r02 * bz,
-                r10 * bx + r11 * by + r12 * bz,
-                r20 * bx + r21 * by + r22 * bz,
-            )
-            # A turn by w (particle frame) changes the model by w . (g x k).
-            txr, txi = gyr * kz - gzr * ky, gyi * kz - gzi * ky
-            tyr, tyi = gzr * kx - gxr * kz, gzi * kx - gxi * kz
-            tzr, tzi = gxr * ky - gyr * kx, gxi * ky - gyi * kx
-            columns[0, 2 * j] = padding * (c * txr - s * txi)
-            columns[0, 2 * j + 1] = padding * (c * txi + s * txr)
-            columns[1, 2 * j] = padding * (c * tyr - s * tyi)
-            columns[1, 2 * j + 1] = padding * (c * tyi + s * tyr)
-            columns[2, 2 * j] = padding * (c * tzr - s * tzi)
-            columns[2, 2 * j + 1] = padding * (c * tzi + s * tzr)
-            # d exp(-i k t) / dt = -i k exp(-i k t)
-            columns[3, 2 * j], columns[3, 2 * j + 1] = step * kx * mim, -step * kx * mre
-            columns[4, 2 * j], columns[4, 2 * j + 1] = step * ky * mim, -step * ky * mre
-            columns[5, 2 * j], columns[5, 2 * j + 1] = step * kz * mim, -step * kz * mre
-            columns[6, 2 * j], columns[6, 2 * j + 1] = mre, mim
-            columns[7, 2 * j] = data[begin + j].real
-            columns[7, 2 * j + 1] = data[begin + j].imag
-        if weights.size:  # none: all are 1
-            for a in range(7):
-                for j in range(count):
-                    columns[a, 2 * j] *= weights[begin + j]
-                    columns[a, 2 * j + 1] *= weights[begin + j]
-        for a in range(8):
-            for b in range(a + 1):
-                total = np.float32(0.0)
-                for i in range(2 * count):
-                    total += columns[a, i] * columns[b, i]
-                out[a, b] += total
-    for a in range(8):
-        for b in range(a):
-            out[b, a] = out[a, b]
-
-
-@numba.njit(cache=True, fastmath=True, inline="always")
-def _model(values, padding, frequencies, j, step, matrix, shift):  # type: ignore[no-untyped-def]
-    """The turned and moved reference at a Fourier voxel."""
-    kz, ky, kx = frequencies[j, 0], frequencies[j, 1], frequencies[j, 2]
-    qx = padding * (matrix[0, 0] * kx + matrix[1, 0] * ky + matrix[2, 0] * kz)
-    qy = padding * (matrix[0, 1] * kx + matrix[1, 1] * ky + matrix[2, 1] * kz)
-    qz = padding * (matrix[0, 2] * kx + matrix[1, 2] * ky + matrix[2, 2] * kz)
-    re, im, _, _, _, _, _, _ = trilinear(values, qz, qy, qx)
-    phase = step * (shift[0] * kx + shift[1] * ky + shift[2] * kz)
-    c, s = math.cos(phase), -math.sin(phase)
-    return c * re - s * im, c * im + s * re
-
-
-@numba.njit(cache=True, fastmath=True, nogil=True)
-def _products(values, padding, frequencies, weights, data, matrix, shift, box):  # type: ignore[no-untyped-def]
-    """<model, data>, <model, model>, <data, data> over Fourier voxels; no weights: all are 1."""
-    step = np.float32(2 * math.pi / box)
-    cross, model, power = 0.0, 0.0, 0.0
-    if weights.size:
-        for j in range(frequencies.shape[0]):
-            mre, mim = _model(values, padding, frequencies, j, step, matrix, shift)
-            fre, fim, w = data[j].real, data[j].imag, weights[j]
-            cross += w * (mre * fre + mim * fim)
-            model += w * w * (mre * mre + mim * mim)
-            power += fre * fre + fim * fim
-        return cross, model, power
-    for j in range(frequencies.shape[0]):
-        mre, mim = _model(values, padding, frequencies, j, step, matrix, shift)
-        fre, fim = data[j].real, data[j].imag
-        cross += mre * fre + mim * fim
-        model += mre * mre + mim * mim
-        power += fre * fre + fim * fim
-    return cross, model, power
 
 
 def correlation(
@@ -203,9 +93,8 @@ def correlation(
     -------
     float in [-1, 1]
     """
-    cross, model, power = _products(
-        spectrum.values,
-        np.float32(spectrum.padding),
+    cross, model, power = product_sums(
+        *sample_words(spectrum),
         frequencies,
         _NONE if weights is None else weights,
         data,
@@ -235,9 +124,8 @@ def normal_equations(
     """
     start, stop, _ = (part or slice(None)).indices(len(frequencies))
     out = np.empty((8, 8))
-    _accumulate(
-        spectrum.values,
-        np.float32(spectrum.padding),
+    derivative_sums(
+        *sample_words(spectrum),
         frequencies,
         _NONE if weights is None else weights,
         data,
@@ -343,7 +231,8 @@ def _turn_within(matrix, origin, turn_reach):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True)
 def _descend(  # type: ignore[no-untyped-def]
-    values,
+    words,
+    rim,
     padding,
     box,
     frequencies,
@@ -373,8 +262,9 @@ def _descend(  # type: ignore[no-untyped-def]
         for b in range(batches):
             part = order[p * batches + b]
             m32[:], s32[:] = matrix, shift
-            _accumulate(
-                values,
+            derivative_sums(
+                words,
+                rim,
                 padding,
                 frequencies,
                 weights,
@@ -447,7 +337,7 @@ def refine_pose(
     origin, center = (matrix.copy(), np.zeros(3)) if about is None else about
     order = np.concatenate([rng.permutation(stage.batches) for _ in range(stage.passes)])
     _descend(
-        spectrum.values, np.float32(spectrum.padding), spectrum.box, stage.frequencies,
+        *sample_words(spectrum), spectrum.box, stage.frequencies,
         _NONE if stage.weights is None else stage.weights, data, stage.batches, stage.passes, order,
         matrix, shift, turn_limit, shift_limit, np.asarray(center, np.float64), reach,
         np.ascontiguousarray(origin, np.float64), turn_reach, tolerance,
