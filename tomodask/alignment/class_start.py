@@ -20,17 +20,17 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pandas as pd
+import scipy.ndimage
 import xarray as xr
 from dask.delayed import delayed
 
-from tomodask.alignment.averaging import _volume
-from tomodask.alignment.half_sums import Entries, average, bits_for, wedge_plane
-from tomodask.alignment.map_filters import low_pass_weights, shell_weighted
-from tomodask.alignment.measurement import measurements
+from tomodask.alignment.checks import box_fault
+from tomodask.alignment.map_filters import from_half_sphere, low_pass_weights, shell_weighted
+from tomodask.alignment.measurement import FINER, LEAST_WEIGHT, measurements
 from tomodask.alignment.start import as_fine, coarse_boxes
-from tomodask.alignment.symmetrising import grid_cosets, symmetrised
+from tomodask.arrays.fourier import measured
 from tomodask.arrays.geometry import matrices_zyx
-from tomodask.arrays.sampling import half_sphere
+from tomodask.arrays.sampling import cut_out, half_sphere, padded_spectrum, sample, soft_sphere
 from tomodask.arrays.symmetry import symmetry_group
 from tomodask.data.columns import QUATERNION, SHIFT
 from tomodask.data.particles import orientations
@@ -96,52 +96,59 @@ def class_maps(
     small = coarse_boxes(subtomograms.isel(particle=rows), resolution)
     n, edge = int(subtomograms.sizes["x"]), int(small.sizes["x"])
     voxel_size = float(small.attrs["voxel_size"])
+    k = half_sphere(min(edge * voxel_size / resolution + 2, edge / 2 - 1))
     data, weight = compute(
-        looks(small, poses.iloc[rows], symmetry=symmetry, tilt_range=tilt_range),
+        looks(small, poses.iloc[rows], k, symmetry=symmetry, tilt_range=tilt_range),
         label="looks at the classes",
     )
-    k = half_sphere(edge / 2 - 0.5)
-    radius = np.linalg.norm(k, axis=1)
-    band = radius <= edge * voxel_size / resolution
-    which = divided(data[:, band], weight[:, band], np.rint(radius[band]).astype(np.intp),
-                    classes, rng=rng)  # fmt: skip
+    shell = np.rint(np.linalg.norm(k, axis=1)).astype(np.intp)
+    band = shell <= edge * voxel_size / resolution
+    which = divided(data[:, band], weight[:, band], shell[band], classes, rng=rng)
     sizes = np.bincount(which, minlength=classes)
+    member = np.eye(classes)[which]
+    values = _means(data.astype(np.complex128), weight.astype(float), member, shell)
     low = low_pass_weights(edge, voxel_size=voxel_size, resolution=resolution)
-    maps = []
-    for c in np.argsort(-sizes, kind="stable"):
-        mine = which == c
-        volume = _volume(data[mine].sum(0), weight[mine].sum(0), edge, _SHARE)
-        maps.append(as_fine(shell_weighted(volume, low), n))
-    return np.stack(maps), -np.sort(-sizes)
+    order = np.argsort(-sizes, kind="stable")
+    maps = [as_fine(shell_weighted(from_half_sphere(values[c], k, edge), low), n) for c in order]
+    return np.stack(maps), sizes[order]
 
 
 def looks(
     subtomograms: xr.Dataset,
     poses: pd.DataFrame,
+    frequencies: np.ndarray,
     *,
     symmetry: str = "C1",
     tilt_range: tuple[float, float] | None = None,
 ) -> Any:
     """What each particle shows of the reference's frame, without any sum over particles.
 
+    Parameters
+    ----------
+    subtomograms, symmetry, tilt_range
+        As of `class_maps`.
+    poses : DataFrame
+        Row by row those of the boxes.
+    frequencies : array, shape (count, 3)
+        Of the reference's frame, (z, y, x) in Fourier voxels.
+
     Returns
     -------
-    Delayed of (array of complex64, array of float32), shape (particles, frequencies)
-        d and W at ``half_sphere(n / 2 - 0.5)``.
+    Delayed of (array of complex64, array of float32), shape (particles, count)
+        d and W.
     """
     boxes = subtomograms["subtomogram"]
     n, voxel_size = int(boxes.shape[-1]), float(subtomograms.attrs["voxel_size"])
     table = particle_table(subtomograms)
     kind, kinds = measurements(table, subtomograms.attrs, tilt_range)
-    lookups = [
-        wedge_plane(n, one.tilt_range)
+    volumes = [
+        None
         if one.record is None
         else delayed(type(one).volume, pure=True)(one, box=n, voxel_size=voxel_size)
         for one in kinds
     ]
-    cosets, grid = grid_cosets(symmetry_group(symmetry))
-    turns = orientations(poses)
-    matrices = np.stack([matrices_zyx(turns * coset) for coset in cosets], axis=1)
+    matrices = matrices_zyx(orientations(poses))
+    group = matrices_zyx(symmetry_group(symmetry))
     shifts = poses[list(SHIFT)].fillna(0.0).to_numpy(float) / voxel_size
     lazy = boxes.data if isinstance(boxes.data, da.Array) else da.from_array(boxes.data)
     size = batch_size(len(table), n)
@@ -153,7 +160,8 @@ def looks(
         parts.append(
             delayed(_look, pure=True)(
                 block, matrices[here], shifts[here], place.ravel(),
-                [lookups[one] for one in mine], grid,
+                [volumes[one] for one in mine], [kinds[one].tilt_range for one in mine],
+                group, frequencies,
             )
         )  # fmt: skip
     return delayed(_joined)(parts)
@@ -164,25 +172,40 @@ def _look(
     matrices: np.ndarray,
     shifts_zyx: np.ndarray,
     kind: np.ndarray,
-    lookups: list[np.ndarray],
-    grid: np.ndarray,
+    volumes: list[np.ndarray | None],
+    tilt_ranges: list[tuple[float, float]],
+    group: np.ndarray,
+    frequencies: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
-    frequencies = half_sphere(boxes.shape[-1] / 2 - 0.5)
+    n, radius = boxes.shape[-1], float(np.linalg.norm(frequencies, axis=1).max())
+    sphere = soft_sphere(n, n / 2 - 2, edge=2.0)
     data = np.zeros((len(boxes), len(frequencies)), np.complex64)
     weight = np.zeros((len(boxes), len(frequencies)), np.float32)
-    for i in range(len(boxes)):
-        one = Entries(
-            np.zeros(1, np.intp), matrices[i : i + 1], shifts_zyx[i : i + 1],
-            np.zeros(1, np.intp), np.ones(1), kind[i : i + 1], np.zeros(1, np.int64),
-            np.array([""]),
-        )  # fmt: skip
-        (sums,) = average(boxes[i : i + 1], one, lookups, slots=1, bits=bits_for(matrices.shape[1]))
-        if sums.set_aside:
+    for i, box in enumerate(boxes):
+        if box_fault(box):
             continue  # it has no weight, and no say
-        totals = sums.totals()
-        data[i] = symmetrised(totals.data, frequencies, grid)[0]
-        weight[i] = symmetrised(totals.weight, frequencies, grid)[0]
+        spectrum = padded_spectrum(cut_out(np.asarray(box, np.float32), sphere), radius=radius)
+        volume, tilts = volumes[kind[i]], tilt_ranges[kind[i]]
+        for g in group:
+            turn = matrices[i] @ g
+            k = frequencies @ turn.T
+            w = _weights(k, volume, tilts)
+            values = sample(spectrum, frequencies, turn)
+            data[i] += w * values * np.exp(2j * np.pi / n * (k @ shifts_zyx[i]))
+            weight[i] += w**2
     return data, weight
+
+
+def _weights(
+    k: np.ndarray, volume: np.ndarray | None, tilt_range: tuple[float, float]
+) -> np.ndarray:
+    """What was measured at frequencies (z, y, x) between a box's own."""
+    if volume is None:
+        return measured(k[:, 0], k[:, 2], tilt_range).astype(np.float32)
+    m = volume.shape[2] - 1
+    folded = np.where(k[:, 2:] < 0, -k, k) * FINER + [m, m, 0]
+    w = scipy.ndimage.map_coordinates(volume, folded.T, order=1)
+    return np.where(np.abs(w) < LEAST_WEIGHT, np.float32(0), w)
 
 
 def _joined(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

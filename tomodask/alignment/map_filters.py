@@ -18,7 +18,14 @@ import scipy.fft
 from tomodask.arrays.fourier import frequency_grid
 from tomodask.arrays.sampling import cut_out, soft_sphere
 
-__all__ = ["centred", "half_map_weights", "low_pass_weights", "moved", "shell_weighted"]
+__all__ = [
+    "centred",
+    "from_half_sphere",
+    "half_map_weights",
+    "low_pass_weights",
+    "moved",
+    "shell_weighted",
+]
 
 _LEAST = 0.143  # of the correlation: below, the pass ends
 _EDGE = 2  # shells over which it ends
@@ -106,6 +113,30 @@ def moved(volume: np.ndarray, shift_zyx: np.ndarray) -> np.ndarray:
     return np.asarray(scipy.fft.irfftn(spectrum, s=volume.shape), np.float32)
 
 
+def from_half_sphere(values: np.ndarray, frequencies: np.ndarray, n: int) -> np.ndarray:
+    """The real box whose spectrum about its centre has these values, and 0 elsewhere.
+
+    Parameters
+    ----------
+    values : array of complex, shape (count,)
+    frequencies : array, shape (count, 3)
+        Whole, of `tomodask.arrays.sampling.half_sphere`, below ``n / 2``.
+    n : int
+
+    Returns
+    -------
+    array of float32, shape (n, n, n)
+        Without a mean: frequency 0 is no part of half a sphere.
+    """
+    k = np.rint(frequencies).astype(np.intp)
+    held = values * np.exp(-2j * np.pi * (n // 2) / n * k.sum(1))  # from the centre to the corner
+    spectrum = np.zeros((n, n, n // 2 + 1), np.complex128)
+    spectrum[k[:, 0], k[:, 1], k[:, 2]] = held
+    plane = k[:, 2] == 0  # the other half of the plane that rfftn keeps whole
+    spectrum[-k[plane, 0], -k[plane, 1], 0] = held[plane].conj()
+    return np.asarray(scipy.fft.irfftn(spectrum, s=(n, n, n)), np.float32)
+
+
 def centred(volume: np.ndarray) -> np.ndarray:
     """A map moved so that the centre of its squared density is on voxel ``n // 2``.
 
@@ -114,7 +145,7 @@ def centred(volume: np.ndarray) -> np.ndarray:
     """
     volume = np.asarray(volume, np.float32)
     n = volume.shape[0]
-    sphere, axis = soft_sphere(n, n / 2 - 4, edge=3.0), np.arange(n) - n // 2
+    sphere, axis = soft_sphere(n, n / 2 - 3, edge=2.0), np.arange(n) - n // 2
     offset = np.zeros(3)
     for _ in range(2):
         power = cut_out(moved(volume, -offset), sphere).astype(np.float64) ** 2

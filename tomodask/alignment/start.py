@@ -36,8 +36,8 @@ __all__ = ["Start", "as_fine", "coarse_boxes", "first_map"]
 
 _STEP = 25.0  # degrees
 _CANDIDATES = 3
-_FINER = 3.0  # voxels to a period of the start's resolution: a little room beyond Nyquist's two
-_LEAST_BOX = 16
+_FINER = 4.0  # voxels to a period of the start's resolution: room for masks with a soft edge
+_LEAST_BOX = 24
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Start:
 def coarse_boxes(subtomograms: xr.Dataset, resolution: float) -> xr.Dataset:
     """The same boxes in fewer, larger voxels, for work at a resolution (Å).  Lazy.
 
-    Three voxels to the period; not fewer than 16 a box.  Boxes that are that small stay as they
+    Four voxels to the period; not fewer than 24 a box.  Boxes that are that small stay as they
     are.
     """
     boxes = subtomograms["subtomogram"]

@@ -15,7 +15,7 @@ import scipy.optimize
 import xarray as xr
 from scipy.spatial.transform import Rotation
 
-from tomodask.alignment.map_filters import low_pass_weights, shell_weighted
+from tomodask.alignment.map_filters import from_half_sphere, low_pass_weights, shell_weighted
 from tomodask.alignment.poses import align_subtomograms
 from tomodask.arrays.geometry import matrices_zyx, rotation_grid
 from tomodask.arrays.sampling import (
@@ -337,13 +337,7 @@ def turned_map(volume: np.ndarray, motion: Motion, *, voxel_size: float) -> np.n
     turn = matrices_zyx(motion.rotation)
     shift = np.asarray(motion.shift_xyz)[::-1] / voxel_size
     values = sample(spectrum, k, turn) * np.exp(2j * np.pi / n * (k @ (turn.T @ shift)))
-    index = k.astype(np.intp)
-    values = values * np.exp(-2j * np.pi * (n // 2) / n * index.sum(1))
-    out = np.zeros((n, n, n // 2 + 1), np.complex128)
-    out[index[:, 0], index[:, 1], index[:, 2]] = values
-    plane = index[:, 2] == 0
-    out[-index[plane, 0], -index[plane, 1], 0] = values[plane].conj()
-    return np.asarray(np.fft.irfftn(out, s=(n, n, n)), np.float32)
+    return from_half_sphere(values, k, n)
 
 
 def symmetrised(

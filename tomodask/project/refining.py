@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import shlex
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -262,7 +263,8 @@ class _Refining:
     def do_all(self) -> None:
         """Do what is missing."""
         view = watch_refinement()
-        self._start()
+        with _quiet_about_references(True):
+            self._start()
         for name in self._names():
             view.show(self._history_row(name))
         while True:
@@ -271,7 +273,9 @@ class _Refining:
                 break
             name = f"iteration_{search.iteration:02d}"
             before = self._before(phase)
-            self._round(name, search, phase, before)
+            # What is odd about a given map is said once; its halves would say it in each round.
+            with _quiet_about_references(search.iteration > 1 or not self.job.references):
+                self._round(name, search, phase, before)
             view.show(self._history_row(name))
             write_refinement_report(self.folder)
         view.close()
@@ -454,6 +458,18 @@ class _Refining:
             figures["several"], figures["labels"] = several, labels
             self.folder.save()
             write_refinement_report(self.folder)
+
+
+@contextlib.contextmanager
+def _quiet_about_references(quiet: bool) -> Iterator[None]:
+    logger = logging.getLogger("tomodask.alignment.references")
+    before = logger.level
+    if quiet:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _filtered(at: Path, several: bool, label: int, voxel_size: float) -> None:

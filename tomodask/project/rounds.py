@@ -243,7 +243,7 @@ def _averaged(
         if way > _DRIFT * search.resolution:
             mine = (poses["half"] == 2).to_numpy()
             if several:
-                mine &= (poses["class"] == c).to_numpy()
+                mine = mine & (poses["class"] == c).to_numpy()
             poses = _moved(poses, mine, motion)
             again = True
     if several and job.merge is not None and len(averages) > 1:
