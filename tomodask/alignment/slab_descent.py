@@ -37,15 +37,8 @@ from typing import TYPE_CHECKING
 import numba
 import numpy as np
 
-from tomodask.alignment.slabs import (
-    Level,
-    best_scale,
-    cholesky_solve,
-    kernel_of,
-    linearise,
-    scratch,
-    step_from,
-)
+from tomodask.alignment.slabs import Level, kernel_of, linearise, scratch
+from tomodask.alignment.steps import best_scale, cholesky_solve, step_from
 
 if TYPE_CHECKING:
     from tomodask.alignment.real_space import RealSpaceProblem
