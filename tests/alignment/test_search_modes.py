@@ -1,6 +1,7 @@
 """Symmetry, local search, several references, bands and masks: what is searched, and what comes."""
 
 import logging
+from dataclasses import replace
 
 import dask
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from tomodask.alignment import search
 from tomodask.alignment.local import local_candidates, neighbourhood, small_turns
+from tomodask.alignment.particle import POSE, _distinct
 from tomodask.alignment.plan import masked_reference, plan_alignment
 from tomodask.alignment.poses import align_subtomograms
 from tomodask.alignment.references import off_center, symmetry_score
@@ -102,6 +104,27 @@ def test_hills_against_a_loop(seed, name):
         rotations.as_matrix(), scores, count=5, separation=separation, group=group.as_matrix()
     )
     assert got.tolist() == want[:5]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sorting_rotations_out_ends_where_a_flat_search_does(seed):
+    phantom = phantom_particle()
+    volume = phantom.density(box=N, voxel_size=VOXEL)
+    job = {"tilt_range": (-60.0, 60.0), "angular_step": 20.0, "shift_range": 3.2}
+    plan = plan_alignment(volume, **job)
+    levels = plan.grid.levels
+    assert [level.passing for level in levels] == [371, 111]  # of 1,857
+    assert levels[0].phases.shape[1] < levels[1].phases.shape[1] < len(plan.grid.index)
+    rng = np.random.default_rng(seed)
+    turn, shift = Rotation.random(rng=rng), rng.uniform(-2, 2, 3)
+    clean = phantom.density(box=N, voxel_size=VOXEL, rotation=turn, shift_zyx=shift * VOXEL)
+    noisy = clean + rng.normal(size=clean.shape) * np.sqrt(clean.var() / 0.03)
+    data = plan.data(noisy.astype(np.float32))
+    flat = search.candidate_poses(replace(plan.grid, levels=()), data, count=6)
+    found = search.candidate_poses(plan.grid, data, count=6)
+    for a, b in zip(found, flat, strict=True):
+        np.testing.assert_allclose(a[0], b[0], rtol=1e-6)
+    assert len(found[0]) == 6
 
 
 def test_equivalent_grid_points_are_one_candidate():
@@ -377,3 +400,29 @@ def test_unit_of_the_spiral_is_its_share():
     for name in ("C7", "D7", "T", "O"):
         group = symmetry_group(name)
         assert in_asymmetric_unit(grid, group).mean() == pytest.approx(1 / len(group), rel=0.1)
+
+
+@pytest.mark.parametrize("method", ["mbgd", "lm"])
+@pytest.mark.parametrize("batch", [1, 4])
+def test_refinement_in_real_space(method, batch):
+    dataset, truth, reference = boxes(4)
+    job = {"method": method, "diameter": 260.0, "shift_range": 20.0}
+    table = align_subtomograms(dataset, reference, batch=batch, **job).compute()
+    assert angular_distance(orientations(table), orientations(truth)).max() < 3
+    again = align_subtomograms(dataset.chunk(particle=3), reference, batch=3, **job)
+    pd.testing.assert_frame_equal(again.compute(), table)
+    start = moved(truth, 4.0, 3.0)
+    near = align_subtomograms(dataset, reference, poses=start, local=0.0, **job).compute()
+    assert angular_distance(orientations(near), orientations(table)).max() < 1.0
+
+
+def test_candidates_that_met_are_one():
+    volume = phantom_particle().density(box=N, voxel_size=VOXEL)
+    plan = plan_alignment(
+        volume, tilt_range=(-60.0, 60.0), angular_step=20.0, shift_range=2.0, symmetry="C2"
+    )
+    poses = np.zeros(5, POSE)
+    turns = Rotation.from_rotvec(np.outer([0, 1, 181, 30, 0], [0, 0, 1]), degrees=True)
+    poses["matrix"], poses["start"] = turns.as_matrix(), np.arange(5)
+    poses["shift_xyz"][4] = 1.0  # as the first, but elsewhere
+    assert _distinct(poses, plan)["start"].tolist() == [0, 3, 4]

@@ -13,6 +13,7 @@ import numpy as np
 from tomodask.alignment.checks import box_fault
 from tomodask.alignment.local import local_candidates
 from tomodask.alignment.plan import Plan
+from tomodask.alignment.real_space import refine_real_space
 from tomodask.alignment.refinement import correlation, refine_pose
 from tomodask.alignment.search import candidate_poses
 
@@ -30,6 +31,9 @@ POSE = np.dtype(
         ("shift_xyz", np.float64, (3,)),
     ]
 )
+#: Candidates have met when they are nearer than this part of a step's limit: 2° and 0.3 voxels of
+#: 64, for a grid of 20°.
+_MET = 1 / 6
 
 
 @dataclass(frozen=True)
@@ -110,19 +114,37 @@ def set_aside(one: Candidates, references: int) -> np.ndarray:
     return rows
 
 
-def refine_candidates(
-    one: Candidates, plan: Plan, *, seed: int, method: str = "fourier"
-) -> np.ndarray:
+def refine_candidates(one: Candidates, plan: Plan, *, seed: int) -> np.ndarray:
     """Rows of `POSE`: of each reference the candidates that reached the end."""
     if one.fault:
         return set_aside(one, len(plan.spectra))
+    descend = _descend_real if plan.problems else _descend
     return np.concatenate(
-        [_descend(one, plan, reference, seed=seed) for reference in range(len(plan.spectra))]
+        [descend(one, plan, reference, seed=seed) for reference in range(len(plan.spectra))]
     )
 
 
+def _descend_real(one: Candidates, plan: Plan, reference: int, *, seed: int) -> np.ndarray:
+    matrices, shifts, scores = refine_real_space(
+        plan.problems[reference],
+        one.data,
+        *one.starts[reference],
+        method=plan.method,
+        rng=np.random.default_rng([seed, one.identity]),
+        about=one.about,
+    )
+    poses = np.zeros(len(scores), POSE)
+    poses["particle"], poses["reference"] = one.particle, reference
+    poses["start"], poses["score"] = np.arange(len(poses)), scores
+    poses["matrix"], poses["shift_xyz"] = matrices, shifts
+    return poses
+
+
 def _descend(one: Candidates, plan: Plan, reference: int, *, seed: int) -> np.ndarray:
-    """Stage by stage, the better two thirds of the candidates go on; two reach the end."""
+    """Stage by stage, the better two thirds of the candidates go on, and two to the end.
+
+    Those that meet go on as one.
+    """
     rng = np.random.default_rng([seed, one.identity])
     matrices, shifts = one.starts[reference]
     spectrum = plan.spectra[reference]
@@ -155,8 +177,25 @@ def _descend(one: Candidates, plan: Plan, reference: int, *, seed: int) -> np.nd
                 stage.weights,
             )
         order = np.lexsort((poses["start"], -poses["score"]))
-        poses = poses[order[: max(2, (2 * len(poses) + 2) // 3)]]
+        most = max(2, (2 * len(poses) + 2) // 3)
+        poses = _distinct(poses[order[:most]], plan)
     return poses
+
+
+def _distinct(poses: np.ndarray, plan: Plan) -> np.ndarray:
+    """Without those that have come to where a better one is, or to its equivalent by symmetry."""
+    kept = [0]
+    near = 1 + 2 * np.cos(_MET * plan.turn_limit)  # the trace of a rotation by so much
+    for i in range(1, len(poses)):
+        for j in kept:
+            equivalents = (poses["matrix"][j] @ plan.group).reshape(-1, 9)
+            off = np.abs(poses["shift_xyz"][i] - poses["shift_xyz"][j]).max()
+            turned = (equivalents @ poses["matrix"][i].ravel()).max()
+            if turned > near and off < _MET * plan.shift_limit:
+                break
+        else:
+            kept.append(i)
+    return poses[kept]
 
 
 def best_poses(parts: Sequence[np.ndarray]) -> np.ndarray:

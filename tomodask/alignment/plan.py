@@ -24,6 +24,7 @@ import numpy as np
 from tomodask.alignment.local import Neighbourhood, neighbourhood
 from tomodask.alignment.measurement import Measurement
 from tomodask.alignment.noise import ShellPower, shell_weights, weighted
+from tomodask.alignment.real_space import RealSpaceProblem
 from tomodask.alignment.refinement import Stage
 from tomodask.alignment.search import SHIFTS, SearchGrid, search_grid
 from tomodask.arrays.geometry import rotation_grid
@@ -67,6 +68,12 @@ class Plan:
     around : Neighbourhood or None
         For a local search.
     stages : tuple of Stage
+    method : {"fourier", "mbgd", "lm"}
+        Of the refinement.
+    problems : tuple of RealSpaceProblem
+        One a reference for a refinement in real space, none for one in Fourier space.
+    group : array of float64, shape (order, 3, 3)
+        The references' symmetry.
     turn_limit, shift_limit : float
         Longest step of the refinement; radians, voxels.
     reach, turn_reach : float
@@ -81,6 +88,9 @@ class Plan:
     grids: tuple[SearchGrid, ...]
     around: Neighbourhood | None
     stages: tuple[Stage, ...]
+    method: str
+    problems: tuple[RealSpaceProblem, ...]
+    group: np.ndarray
     turn_limit: float
     shift_limit: float
     reach: float
@@ -162,6 +172,7 @@ def plan_alignment(
     mask: np.ndarray | None = None,
     symmetry: str = "C1",
     local: float | None = None,
+    method: str = "fourier",
     known: np.ndarray | None = None,
     noise: ShellPower | None = None,
     record: Mapping[str, Any] | None = None,
@@ -190,6 +201,8 @@ def plan_alignment(
         Point group of the references; of rotations its asymmetric unit is searched.
     local : float, optional
         Degrees: a search of the neighbourhood of given poses.
+    method : {"fourier", "mbgd", "lm"}
+        Of the refinement, see `align_subtomograms`.
     known : array, shape (n // 2 + 1,), optional
         What the reference is known to, see `tomodask.alignment.noise`.
     noise : ShellPower, optional
@@ -215,7 +228,12 @@ def plan_alignment(
     largest = n / 2 - 1.0
     if known is not None:
         largest = min(largest, float(np.flatnonzero(known)[-1]))
-    told = max(information_radius(one, shells=shells) for one in volumes)
+    measurement = Measurement(tilt_range, record)
+    seen = shells
+    if record is not None:  # what damage and contrast transfer leave is less than there is
+        passed = _amplitude_by_shell(measurement, n, voxel_size)
+        seen = passed if shells is None else passed * shells
+    told = max(information_radius(one, shells=seen) for one in volumes)
     last = min(radius or told, largest)
     search_radius = 4.1 * n / (2 * np.pi * max(map(rms_radius, volumes)) * step)
     search_radius = float(np.clip(search_radius, min(4.0, last), last))
@@ -227,7 +245,7 @@ def plan_alignment(
             f"coarsest leaves nothing: the reference tells of detail down to "
             f"{n * voxel_size / last:.0f} Å; leave coarsest out or give a finer resolution"
         )
-    held = Measurement(tilt_range, record).weights(k, box=n, voxel_size=voxel_size)
+    held = measurement.weights(k, box=n, voxel_size=voxel_size)
     k = k[held != 0]
     weights = None if record is None else held[held != 0]
     length = np.linalg.norm(k, axis=1)
@@ -271,6 +289,24 @@ def plan_alignment(
         _stage(k, weights, length, r, batches=1 if i in (0, len(radii) - 1) else 2, passes=4)
         for i, r in enumerate(radii)
     )
+    limits = {
+        "turn_limit": 0.6 * step,
+        "shift_limit": 0.03 * n,
+        "reach": shift_range,
+        "turn_reach": math.inf if local is None else float(np.deg2rad(local) + step / 2),
+    }
+    problems: tuple[RealSpaceProblem, ...] = ()
+    if method != "fourier":
+        # The mask does not move: it must hold the particle at the farthest shift.
+        inside = n / 2 if mask_radius is None else mask_radius + 3.0 + math.sqrt(3) * shift_range
+        problems = tuple(
+            RealSpaceProblem.of(
+                spectrum, k, weights, radii=radii,
+                mask_radius=None if inside >= n / 2 else inside,
+                particle_radius=rms_radius(volume), **limits,
+            )
+            for spectrum, volume in zip(spectra, volumes, strict=True)
+        )  # fmt: skip
     return Plan(
         spectra=spectra,
         frequencies=k,
@@ -279,11 +315,20 @@ def plan_alignment(
         grids=grids,
         around=around,
         stages=stages,
-        turn_limit=0.6 * step,
-        shift_limit=0.03 * n,
-        reach=shift_range,
-        turn_reach=math.inf if local is None else float(np.deg2rad(local) + step / 2),
+        method=method,
+        problems=problems,
+        group=group.as_matrix(),
+        **limits,
     )
+
+
+def _amplitude_by_shell(measurement: Measurement, n: int, voxel_size: float) -> np.ndarray:
+    """Root mean square weight of the boxes' Fourier voxels, shape (n // 2 + 1,)."""
+    k = half_sphere(n // 2)
+    shell = np.rint(np.linalg.norm(k, axis=1)).astype(np.intp)
+    power = measurement.weights(k, box=n, voxel_size=voxel_size).astype(np.float64) ** 2
+    mean = np.bincount(shell, power) / np.maximum(np.bincount(shell), 1)
+    return np.asarray(np.sqrt(mean))
 
 
 def _stage(

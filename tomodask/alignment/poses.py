@@ -197,6 +197,7 @@ def align_subtomograms(
         "mask": cut,
         "symmetry": symmetry.upper(),
         "local": None if local is None else float(local),
+        "method": method,
         "known": None if fsc is None else known_by_shell(fsc, box=n, voxel_size=voxel_size),
     }
     warn_of_references(
@@ -215,7 +216,7 @@ def align_subtomograms(
     folder = BatchFolder.open(
         checkpoint,
         _fingerprint(
-            volumes, settings, given, whiten, method, candidates, seed, batch, voxel_size,
+            volumes, settings, given, whiten, candidates, seed, batch, voxel_size,
             [(one.tilt_range, one.digest) for one in kinds], kind,
             tokenize(boxes.data), identities, names,
         ),
@@ -256,7 +257,7 @@ def align_subtomograms(
             )
         if parts:
             found = db.from_delayed(parts)
-            bags.append(found.map_partitions(refine, plan, seed=seed, method=method, folder=folder))
+            bags.append(found.map_partitions(refine, plan, seed=seed, folder=folder))
     if not bags:
         best = delayed(best_poses)(done)
     else:
@@ -354,13 +355,12 @@ def refine(
     plan: Plan,
     *,
     seed: int,
-    method: str,
     folder: BatchFolder,
 ) -> list[np.ndarray]:
     """Refined poses of a batch of particles (the task ``refine``), kept in `folder`."""
     (batch,) = found
     with one_thread_each():
-        poses = [refine_candidates(one, plan, seed=seed, method=method) for one in batch.particles]
+        poses = [refine_candidates(one, plan, seed=seed) for one in batch.particles]
     best = best_poses(poses)
     folder.write(batch.name, best)
     return [best]

@@ -27,6 +27,7 @@ __all__ = [
     "SearchGrid",
     "candidate_poses",
     "hills",
+    "real_products",
     "search_grid",
     "shift_grid",
     "shift_phases",
