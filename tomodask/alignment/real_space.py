@@ -221,14 +221,18 @@ def refine_real_space(
 
 
 def _in_band(settings: SlabSettings, number: int, last: int) -> SlabSettings:
-    """Slabs are twice as thick from band to band: less is left to be found, and more to be told.
+    """Half the passes of half the slabs from band to band: less is left to be found there.
 
-    One step on all slices ends the coarse bands, where it costs little and the ranking gains.
+    Two steps on all slices end the coarse bands, where they cost little and the ranking gains.
     """
     if settings.stopping == "literal":
         return settings
-    slabs = max(1, settings.slabs >> number)
-    return replace(settings, slabs=slabs, finish=min(settings.finish, 1) if number < last else 0)
+    return replace(
+        settings,
+        slabs=max(1, settings.slabs >> number),
+        passes=max(1, settings.passes >> number),
+        finish=min(settings.finish, 2) if number < last else 0,
+    )
 
 
 def _apart(

@@ -54,9 +54,9 @@ class SlabSettings:
     ----------
     slabs : int
         A pass is cut into so many slabs: B is the slices under the mask divided by it.
-        `tomodask.alignment.real_space.refine_real_space` halves it from band to band.
     passes : int
         At most so many in a band: maxIter is ``slabs × passes``.
+        `tomodask.alignment.real_space.refine_real_space` halves both from band to band.
     finish : int
         At most so many steps on all slices at the end.
     shortest : float
@@ -71,7 +71,7 @@ class SlabSettings:
     """
 
     slabs: int = 4
-    passes: int = 1
+    passes: int = 3
     finish: int = 3
     shortest: float = 2e-3
     caution: float = 0.5
