@@ -209,7 +209,7 @@ def product_sums(words, rim, padding, frequencies, weights, data, matrix, shift,
         _places(rim, padding, frequencies, begin, count, matrix, shift, box, place, between)
         _fetch(words, rim, count, place, around)
         w = weights[begin : begin + count] if weights.size else ones
-        of_cross, of_model, of_power = _ZERO, _ZERO, _ZERO
+        of_cross, of_model, of_power = _ZERO, _ZERO, _ZERO  # summed in single precision
         for j in range(count):
             az, ay, ax = between[0, j], between[1, j], between[2, j]
             c, s = between[4, j], between[5, j]
@@ -221,7 +221,7 @@ def product_sums(words, rim, padding, frequencies, weights, data, matrix, shift,
             of_cross += mre * fre + mim * fim
             of_model += mre * mre + mim * mim
             of_power += fre * fre + fim * fim
-        cross += of_cross
-        model += of_model
-        power += of_power
+        cross += float(of_cross)
+        model += float(of_model)
+        power += float(of_power)
     return cross, model, power

@@ -78,7 +78,7 @@ class ShellPower:
 def noise_frequencies(measurement: Measurement, *, box: int, voxel_size: float) -> np.ndarray:
     """The measured frequencies that noise is looked at: float32, shape (count, 3)."""
     k = half_sphere(box // 2 - 1)
-    return k[measurement.weights(k, box=box, voxel_size=voxel_size) != 0]
+    return np.asarray(k[measurement.weights(k, box=box, voxel_size=voxel_size) != 0])
 
 
 def noise_power(boxes: np.ndarray, *, frequencies: np.ndarray, radius: float) -> list[ShellPower]:

@@ -24,7 +24,7 @@ import starfile
 from scipy.spatial.transform import Rotation
 
 from tomodask.arrays.geometry import relion_from_rotation, rotation_from_relion
-from tomodask.data.columns import POSITION, QUATERNION, SHIFT, as_types
+from tomodask.data.columns import POSITION, QUATERNION, SHIFT, as_types, converted
 from tomodask.data.relion_optics import Optics, pixel_sizes
 from tomodask.data.relion_tomograms import centre_offsets, optimisation_set, set_beside
 from tomodask.errors import InputError
@@ -111,13 +111,15 @@ def read_star(path: Path, *, voxel_size: float | None, tomogram_shape: Any) -> p
     elif origin_pixels is not None and pixel is not None:
         shift = -origin_pixels * pixel[:, None]
     if len(particles):
-        rotation = rotation_from_relion(angles) if angles is not None else None
         if subtomogram is not None:
             base = rotation_from_relion(subtomogram)
-            rotation = base if rotation is None else base * rotation
+            rotation = base if angles is None else base * rotation_from_relion(angles)
             shift = shift if shift is None else base.apply(shift[:, ::-1])[:, ::-1]
-        if rotation is not None:
             table[list(QUATERNION)] = rotation.as_quat(canonical=True)
+        elif angles is not None:
+            table[list(QUATERNION)] = converted(
+                angles, lambda known: rotation_from_relion(known).as_quat(canonical=True), 4
+            )
     elif angles is not None or subtomogram is not None:
         table[list(QUATERNION)] = np.zeros((0, 4))
     if shift is not None:
@@ -171,10 +173,8 @@ def write_star(
         columns.update(zip(names[::-1], values.T[::-1], strict=True))
     if set(QUATERNION) <= set(table):
         quaternions = table[list(QUATERNION)].to_numpy(float)
-        angles = (
-            relion_from_rotation(Rotation.from_quat(quaternions))
-            if len(table)
-            else np.zeros((0, 3))
+        angles = converted(
+            quaternions, lambda known: relion_from_rotation(Rotation.from_quat(known)), 3
         )
         columns.update(zip(_ANGLES, angles.T, strict=True))
     if set(SHIFT) <= set(table):
