@@ -41,6 +41,7 @@ __all__ = ["class_maps", "divided", "looks"]
 
 _TRIES = 20
 _ROUNDS = 60
+_LEAST_WEDGE = 0.2  # less, at a wedge's edge, holds more leakage than particle
 _SHARE = 0.1  # of the mean weight of a shell, added to each (Wiener)
 
 
@@ -201,7 +202,14 @@ def _weights(
 ) -> np.ndarray:
     """What was measured at frequencies (z, y, x) between a box's own."""
     if volume is None:
-        return measured(k[:, 0], k[:, 2], tilt_range).astype(np.float32)
+        # At a wedge's edge the spectrum of the box falls off between its voxels, and so must this.
+        z, x = np.floor(k[:, 0]), np.floor(k[:, 2])
+        az, ax = k[:, 0] - z, k[:, 2] - x
+        w = np.zeros(len(k), np.float32)
+        for dz, pz in ((0, 1 - az), (1, az)):
+            for dx, px in ((0, 1 - ax), (1, ax)):
+                w += (pz * px * measured(z + dz, x + dx, tilt_range)).astype(np.float32)
+        return np.where(w < _LEAST_WEDGE, np.float32(0), w)
     m = volume.shape[2] - 1
     folded = np.where(k[:, 2:] < 0, -k, k) * FINER + [m, m, 0]
     w = scipy.ndimage.map_coordinates(volume, folded.T, order=1)

@@ -51,8 +51,6 @@ _SETTLED = 0.9  # share of the particles that keep their pose: from here the sea
 _PATIENCE = 2  # rounds without a gain
 _RESTLESS = 0.02  # share of the particles that change their class
 _STILL = 0.1  # of the angle that the resolution tells at the particle's rim
-_LEAST_STEP = 3.0  # degrees, of local searches
-_LOCAL = 2.0  # steps of the grid that a local search looks around
 
 
 @dataclass(frozen=True)
@@ -240,10 +238,11 @@ def next_search(
 
     The band ends a shell beyond where the correlation of the halves falls below 0.143.  All
     rotations are searched until nine tenths of the particles keep their poses to half the angular
-    step, or the resolution has stood for two rounds; after that only those near the last pose, on
-    a grid as fine as the band tells at the particle's rim.  It ends when the resolution has not
-    improved for two rounds of local search with the particles still (median turn below a tenth of
-    that angle, fewer than two of a hundred changing their class), or for four in any case.
+    step, or the resolution has stood for two rounds; after that only those within a step of the
+    last pose.  It ends when the resolution has not improved for two rounds of local search with the
+    particles still (median turn below a tenth of the angle that the band's finest detail takes up
+    at the particle's rim, fewer than two of a hundred changing their class), or for four in any
+    case.
 
     Parameters
     ----------
@@ -270,8 +269,9 @@ def next_search(
             return None
     settled = last.settled >= _SETTLED and not last.reassigned > 1 - _SETTLED
     if was_local or (len(history) > 1 and (settled or idle >= _PATIENCE)):
-        step = min(max(rim / 2, _LEAST_STEP), plan.angular_step)
-        return Search(iteration, band, step, max(_LOCAL * step, 4 * _LEAST_STEP))
+        # The grid stays as it is: the refinement after it climbs the bands from what the grid
+        # resolves to the finest, and a finer one would cost more than it and find the same.
+        return Search(iteration, band, plan.angular_step, plan.angular_step)
     return Search(iteration, band, plan.angular_step, None)
 
 

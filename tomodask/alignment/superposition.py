@@ -26,13 +26,14 @@ from tomodask.arrays.sampling import (
     sample,
     soft_sphere,
 )
-from tomodask.arrays.symmetry import symmetry_group
+from tomodask.arrays.symmetry import in_asymmetric_unit, symmetry_group
 from tomodask.data.columns import QUATERNION, SHIFT
 from tomodask.data.particles import orientations
 
 __all__ = ["Motion", "find_axes", "superpose", "symmetrised", "turned_map", "with_motion"]
 
 _STEP = 20.0  # degrees, of the search
+_AXIS_STEP = 12.0  # degrees, of the frames of a group
 _REFINED = 4  # of the search's frames
 
 
@@ -256,7 +257,7 @@ def find_axes(
 ) -> Motion:
     """How a symmetric particle lies in a map: the motion from its group's own frame.
 
-    Of all frames (R, t) on a grid of 10°, the best refined, that one is taken in which the most of
+    Of all frames (R, t) on a grid of 12°, the best refined, that one is taken in which the most of
     the map's power remains when it is averaged over the group:
 
         share = Σ_k |mean_g F(R g k) exp(2πi (R g k)·t / n)|² / Σ_k |F(k)|².
@@ -283,7 +284,7 @@ def find_axes(
     masked = cut_out(np.asarray(volume, np.float32), soft_sphere(n, reach))
     spectrum = padded_spectrum(masked, radius=radius)
     k = half_sphere(radius)
-    turns = rotation_grid(_STEP / 2)
+    turns = _frames(symmetry)
     coarse = k[np.linalg.norm(k, axis=1) <= max(0.7 * radius, 2.0)]
     shares = np.array(
         [_share(spectrum, coarse, group, matrix, np.zeros(3)) for matrix in matrices_zyx(turns)]
@@ -307,6 +308,18 @@ def find_axes(
             best = (-float(found.fun), np.concatenate([turn.as_quat(), found.x[3:] * n / 10]))
     share, pose = best
     return Motion(Rotation.from_quat(pose[:4]), pose[:3:-1] * voxel_size, share)
+
+
+def _frames(symmetry: str) -> Rotation:
+    """Frames that a group may lie in, no two alike: of Cn, axes over half a sphere."""
+    group = symmetry_group(symmetry)
+    if not symmetry.strip().upper().startswith("C"):
+        grid = rotation_grid(_AXIS_STEP)
+        return grid[in_asymmetric_unit(grid, group)]
+    count = int(np.ceil(2 * np.pi / np.deg2rad(_AXIS_STEP) ** 2))
+    z = (np.arange(count) + 0.5) / count
+    longitude = np.pi * (3 - np.sqrt(5)) * np.arange(count)  # Fibonacci's spiral
+    return Rotation.from_euler("yz", np.stack([np.arccos(z), longitude], 1))
 
 
 def _share(

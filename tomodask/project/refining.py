@@ -400,6 +400,8 @@ class _Refining:
         labels = list(before.references)
         with self.folder.stage(name, [name]):
             at = self.folder.path / name
+            for leftover in at.glob(".*.part"):  # of one that was killed
+                leftover.unlink()
             finished, told = do_round(at, self.job, before, search, phase)
             self.told[name] = _as_told(finished) | told
             labels = [int(c) for c in told["shares"]]
