@@ -13,6 +13,7 @@ from tomodask.alignment.slab_descent import SlabSettings, draw_slabs, slab_desce
 from tomodask.arrays.fourier import measured
 from tomodask.arrays.geometry import angular_distance
 from tomodask.arrays.sampling import half_sphere, padded_spectrum, sample, spectrum_at
+from tomodask.arrays.symmetry import symmetry_group
 from tomodask.simulation.phantom import phantom_particle
 
 N, VOXEL, TILTS, RADIUS = 32, 10.0, (-60.0, 50.0), 9.0
@@ -253,14 +254,22 @@ def test_both_methods_end_at_the_same_optimum_of_noisy_boxes():
         assert c[0] == pytest.approx(d[0], abs=2e-4)
 
 
-def test_candidates_that_met_are_one():
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_candidates_that_met_are_one(symmetric):
+    """Or are equivalent, where the reference has symmetry: the mean of four turned phantoms."""
     rng = np.random.default_rng(6)
     rotation, shift = draw_pose(rng)
-    data = spectrum_at(turned(rotation, shift), frequencies(12.0))
-    starts = [off(rng, rotation, shift) for _ in range(4)]
+    group = symmetry_group("C4") if symmetric else Rotation.identity(1)
+    copies = sum(turned(one) for one in group)
+    task = RealSpaceProblem.of(
+        padded_spectrum(copies, radius=13.0), frequencies(12.0), radii=(5.0, 12.0),
+        particle_radius=9.0, group=group.as_matrix(),
+    )  # fmt: skip
+    data = spectrum_at(sum(turned(rotation * one, shift) for one in group), frequencies(12.0))
+    starts = [off(rng, rotation * group[i % len(group)], shift) for i in range(4)]
     matrices, _, _ = refine_real_space(
-        problem(radii=(5.0, 12.0)), data, np.stack([m for m, _ in starts]),
-        np.stack([s for _, s in starts]), method="lm", rng=rng,
+        task, data, np.stack([m for m, _ in starts]), np.stack([s for _, s in starts]),
+        method="lm", rng=rng,
     )  # fmt: skip
     assert len(matrices) == 1
 

@@ -47,6 +47,8 @@ class RealSpaceProblem:
         No step is longer; radians, voxels.
     reach, turn_reach : float
         No pose is farther than this from the one given: voxels along an axis, radians.
+    group : array of float64, shape (order, 3, 3)
+        Turns that leave the reference as it is: of equivalent candidates one goes on.
     """
 
     spectrum: Spectrum
@@ -56,6 +58,7 @@ class RealSpaceProblem:
     shift_limit: float
     reach: float
     turn_reach: float
+    group: np.ndarray
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -86,6 +89,7 @@ class RealSpaceProblem:
         shift_limit: float = 2.0,
         reach: float = math.inf,
         turn_reach: float = math.inf,
+        group: np.ndarray | None = None,
     ) -> RealSpaceProblem:
         """Prepare the refinement, once for all particles of one measurement.
 
@@ -108,6 +112,8 @@ class RealSpaceProblem:
             Voxels; by default a quarter of the box's edge.
         turn_limit, shift_limit, reach, turn_reach : float
             As the attributes.
+        group : array, shape (order, 3, 3), optional
+            As the attribute; by default the identity alone.
         """
         length = np.linalg.norm(frequencies, axis=1)
         wanted = list(radii or (length.max() / 2, length.max()))
@@ -128,6 +134,7 @@ class RealSpaceProblem:
             shift_limit,
             reach,
             turn_reach,
+            np.eye(3)[None] if group is None else np.asarray(group, np.float64),
         )
 
 
@@ -244,7 +251,7 @@ def _apart(
     kept: list[int] = []
     for i in range(len(matrices)):
         if not any(
-            np.tensordot(matrices[i], matrices[j]) > limit
+            np.tensordot(matrices[j] @ problem.group, matrices[i]).max() > limit
             and np.linalg.norm(shifts_xyz[i] - shifts_xyz[j]) < move
             for j in kept
         ):

@@ -72,7 +72,7 @@ class SlabSettings:
 
     slabs: int = 4
     passes: int = 3
-    finish: int = 3
+    finish: int = 6
     shortest: float = 2e-3
     caution: float = 0.5
     stopping: str = "patience"
