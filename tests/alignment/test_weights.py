@@ -168,7 +168,7 @@ def test_the_plan_leaves_out_what_was_not_measured():
     for stage in plan.stages:
         np.testing.assert_array_equal(stage.weights, plan.weights[stage.index])
     model = plan.grid.model
-    np.testing.assert_allclose(np.linalg.norm(model, axis=0), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(model, axis=1), 1, rtol=1e-5)
     nothing = record(pre_exposure=[1e5] * 61)
     with pytest.raises(InputError, match=r"holds nothing of detail coarser than .* Å"):
         plan_alignment(

@@ -16,12 +16,15 @@ from scipy.spatial.transform import Rotation
 from tomodask.alignment.search import hills, real_products, shift_grid, shift_phases, turned_models
 from tomodask.arrays.sampling import Spectrum
 
-__all__ = ["Neighbourhood", "local_candidates", "neighbourhood", "small_turns"]
+__all__ = ["LOCAL_BAND", "Neighbourhood", "local_candidates", "neighbourhood", "small_turns"]
 
 #: No more candidates are refined: the given pose has told which hill is meant.
 _MOST = 3
 # Grid rotations within a step are neighbours on one hill; those across the middle are not.
 _SEPARATION = 1.5
+#: A local search looks at no finer detail than one at this step, radians, does: poses that are
+#: nearer lie on one hill, and to tell them apart is the refinement's work.
+LOCAL_BAND = np.deg2rad(15.0)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def neighbourhood(
         weights,
         shifts,
         shift_phases(shifts, frequencies, box),
-        _SEPARATION * step,
+        max(_SEPARATION * step, LOCAL_BAND),
         group,
     )
 

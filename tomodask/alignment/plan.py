@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from tomodask.alignment.local import Neighbourhood, neighbourhood
-from tomodask.alignment.measurement import Measurement
+from tomodask.alignment.local import LOCAL_BAND, Neighbourhood, neighbourhood
+from tomodask.alignment.measurement import LEAST_WEIGHT, Measurement
 from tomodask.alignment.noise import ShellPower, shell_weights, weighted
 from tomodask.alignment.real_space import RealSpaceProblem
 from tomodask.alignment.refinement import Stage
@@ -232,10 +232,12 @@ def plan_alignment(
     seen = shells
     if record is not None:  # what damage and contrast transfer leave is less than there is
         passed = _amplitude_by_shell(measurement, n, voxel_size)
-        seen = passed if shells is None else passed * shells
+        if passed.max() >= LEAST_WEIGHT:  # else nothing was measured, which is told below
+            seen = passed if shells is None else passed * shells
     told = max(information_radius(one, shells=seen) for one in volumes)
     last = min(radius or told, largest)
-    search_radius = 4.1 * n / (2 * np.pi * max(map(rms_radius, volumes)) * step)
+    apart = step if local is None else max(step, LOCAL_BAND)
+    search_radius = 4.1 * n / (2 * np.pi * max(map(rms_radius, volumes)) * apart)
     search_radius = float(np.clip(search_radius, min(4.0, last), last))
 
     k = half_sphere(last)
