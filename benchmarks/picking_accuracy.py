@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -31,22 +31,29 @@ import numpy as np
 import pandas as pd
 import shrec
 import xarray as xr
-from scipy import ndimage
-from scipy.spatial import cKDTree
+from picking_rivals import blobs, templates
+from picking_tables import (
+    BLOBS,
+    HINDSIGHT,
+    MAIN,
+    MATCHING,
+    REFERENCE,
+    TUNED,
+    classification,
+    figure,
+    figures,
+    scores_of,
+    tables,
+)
 
 from tomodask.nets.architecture import Architecture
 from tomodask.nets.model_file import PickingModel, read_model
-from tomodask.picking.blobs import find_blobs
-from tomodask.picking.scoring import CLASSIFICATION, LOCALISATION, MEAN, Scores, score_picks
+from tomodask.picking.scoring import Scores
 from tomodask.picking.segmentation import segment_tomogram
 from tomodask.picking.segmentation_picks import pick_segmentation
-from tomodask.picking.template_matching import match_template, pick_particles
 from tomodask.picking.training import EpochReport, TrainingSettings, train_picker
 
 SNR = 0.1
-MAIN, REFERENCE = "segmentation", "segmentation, short training"
-MATCHING, BLOBS = "template matching", "DoG"
-TUNED, HINDSIGHT = "threshold of a training tomogram", "threshold in hindsight"
 
 
 @dataclass(frozen=True)
@@ -212,6 +219,7 @@ class Bench:
             self.results = json.loads(self.file.read_text())
         self.templates = {kind: shrec.template(kind, self.structures) for kind in shrec.KINDS}
         self.diameters = {kind: shrec.diameter(one) for kind, one in self.templates.items()}
+        self.copies, self.snr = self.plan.copies, SNR
 
     @cache  # noqa: B019  one bench a run
     def tomogram(self, role: str, number: int, snr: float) -> shrec.Tomogram:
@@ -337,31 +345,6 @@ def moved(
     return marks.assign(**dict(zip("zyx", places.T, strict=True)))
 
 
-def scores_of(picks: pd.DataFrame, tests: Iterable[shrec.Tomogram]) -> Scores:
-    """Picks of all test tomograms by SHREC's rule."""
-    tests = list(tests)
-    truth = pd.concat([one.truth for one in tests], ignore_index=True)
-    return score_picks(
-        picks, truth, occupancy={one.name: one.labels for one in tests}, voxel_size=10.0
-    )
-
-
-def figures(scores: Scores, *, classes: bool = True) -> dict[str, Any]:
-    """What is kept of the scores."""
-    table = scores.table.astype(float)  # what is not known becomes NaN
-    f1 = dict(zip(map(str, table.index), table["f1"].fillna(0.0).tolist(), strict=True))
-    located = table.loc[LOCALISATION, ["precision", "recall", "distance", "picks"]]
-    out: dict[str, Any] = {"localisation": f1[LOCALISATION], **located.to_dict()}
-    if classes:
-        out["classification"] = f1[CLASSIFICATION]
-        out["mean of classes"] = f1[MEAN]
-        out["classes"] = {kind: f1[kind] for kind in shrec.KINDS}
-    return out
-
-
-# Segmentation
-
-
 def segmented(bench: Bench, variant: Variant) -> dict[str, Any]:
     """Train, unless it is trained; segment and pick the test tomograms; score."""
     model, seconds, name = bench.model(variant)
@@ -387,7 +370,7 @@ def segmented(bench: Bench, variant: Variant) -> dict[str, Any]:
         seen = [segment_tomogram(known[0].volume, model, **how).compute()]
         levels = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
         for row, at, tomograms in ((TUNED, seen, known), (HINDSIGHT, probabilities, tests)):
-            level = max(levels, key=lambda t: _classification(at_level(t, at, tomograms)))
+            level = max(levels, key=lambda t: classification(at_level(t, at, tomograms)))
             result = figures(at_level(level, probabilities, tests))
             bench.keep(f"{MAIN}, {row}", {**result, **timed, "threshold": level})
     table = pd.concat(tables, ignore_index=True)
@@ -406,272 +389,6 @@ def at_level(
     both = zip(probabilities, tomograms, strict=True)
     tables = [picked(probability, one, threshold=threshold) for probability, one in both]
     return scores_of(pd.concat(tables, ignore_index=True), tomograms)
-
-
-def _classification(scores: Scores) -> float:
-    return float(scores.table["f1"][CLASSIFICATION])
-
-
-# Rivals
-
-
-def blobs(bench: Bench) -> dict[str, Any]:
-    """DoG at the median kind's diameter; in hindsight at the best of four, and of thresholds."""
-    tests = bench.tests(SNR)
-    middle = float(np.median(list(bench.diameters.values())))
-    own = best = None
-    seconds = []
-    for width in (middle, 0.6 * middle, 0.8 * middle, 1.3 * middle):
-        tables = []
-        for level in (None, 2.0):
-            begin = time.perf_counter()
-            picks = [find_blobs(t.volume, diameter=width, threshold=level) for t in tests]
-            seconds.append((time.perf_counter() - begin) / len(tests))
-            tables.append(pd.concat(picks, ignore_index=True))
-        if own is None:
-            own = figures(scores_of(tables[0], tests), classes=False)
-        one = at_best(tables[1], tests)
-        if best is None or one["localisation"] > best["localisation"]:
-            best = one | {"diameter": width}
-    bench.keep(f"{BLOBS}, {HINDSIGHT}", {**best, "seconds": seconds[0]})
-    return {**own, "seconds": seconds[0], "diameter": middle}
-
-
-def at_best(picks: pd.DataFrame, tests: list[shrec.Tomogram]) -> dict[str, Any]:
-    """Figures at the threshold of the best localisation F1, found on the very same tomograms."""
-    curve = scores_of(picks, tests).curve
-    rows = curve[curve["class"] == LOCALISATION]
-    threshold = float(rows.loc[rows["f1"].idxmax(), "threshold"])
-    kept = picks[picks["score"] >= threshold]
-    return figures(scores_of(kept, tests), classes=False)
-
-
-def step(bench: Bench, kind: str) -> float:
-    """Of the rotations, degrees: with finer ones matching takes many times as long, for F1 that was
-    the same for 1bxn and 0.03 higher for 5mrc at 15°."""
-    return 20.0 if bench.diameters[kind] > 130 else 30.0
-
-
-def peaks(match: xr.Dataset, reach: float, count: int) -> pd.DataFrame:
-    """Local maxima, highest first; none closer than `reach` (Å) to a higher one."""
-    score, size = match["score"].to_numpy(), float(match.attrs["voxel_size"])
-    width = 2 * max(1, round(reach / size / np.sqrt(3))) + 1
-    top = (ndimage.maximum_filter(score, width) == score) & (score > 0)
-    places = np.argwhere(top)
-    order = np.argsort(-score[top], kind="stable")[: 4 * count]
-    table = pd.DataFrame(places[order] * size, columns=["z", "y", "x"])
-    table["score"] = score[top][order]
-    return apart(table, np.full(len(table), reach)).head(count)
-
-
-def apart(table: pd.DataFrame, reach: np.ndarray) -> pd.DataFrame:
-    """Of rows, the best first, those that lie no closer than `reach` to a better one."""
-    tree = cKDTree(table[["z", "y", "x"]])
-    kept = np.ones(len(table), bool)
-    for row, near in enumerate(tree.query_ball_point(table[["z", "y", "x"]], reach)):
-        if kept[row]:
-            kept[[other for other in near if other > row]] = False
-    return table[kept].reset_index(drop=True)
-
-
-def matched(bench: Bench, role: str, number: int) -> tuple[pd.DataFrame, pd.DataFrame, float]:
-    """Peaks of all kinds' scores; what `pick_particles` takes of them by itself; seconds."""
-    one = bench.tomogram(role, number, SNR)
-    volume = one.volume.load()
-    all_peaks, own, seconds = [], [], 0.0
-    for kind, density in bench.templates.items():
-        begin = time.perf_counter()
-        match = match_template(volume, density, angular_step=step(bench, kind)).compute()
-        picks = pick_particles(match, diameter=bench.diameters[kind])
-        seconds += time.perf_counter() - begin
-        own.append(picks.assign(kind=kind))
-        found = peaks(match, bench.diameters[kind] / 2, 10 * bench.plan.copies)
-        all_peaks.append(found.assign(kind=kind))
-    tables = [pd.concat(t, ignore_index=True).assign(tomogram=one.name) for t in (all_peaks, own)]
-    return tables[0], tables[1], seconds
-
-
-def thresholds(found: pd.DataFrame, tests: list[shrec.Tomogram]) -> dict[str, float]:
-    """Of each kind, where the F1 of its class is best if it is picked alone."""
-    out = {}
-    for kind in shrec.KINDS:
-        curve = scores_of(found[found["kind"] == kind], tests).curve
-        rows = curve[curve["class"] == kind]
-        out[kind] = float(rows.loc[rows["f1"].idxmax(), "threshold"])
-    return out
-
-
-def joined(
-    found: pd.DataFrame,
-    levels: dict[str, float],
-    diameters: dict[str, float],
-    *,
-    ratio: bool,
-    least: float,
-) -> pd.DataFrame:
-    """One table of all kinds: where two lie on each other the higher score has it.
-
-    By the score itself, or by its ratio to the kind's threshold; above `least` times the threshold.
-    """
-    over = found["score"] / found["kind"].map(levels)
-    table = found.assign(over=over, rank=over if ratio else found["score"])
-    table = table[over >= least].sort_values("rank", ascending=False, kind="stable")
-    parts = []
-    for _, part in table.groupby("tomogram", sort=True):
-        part = part.reset_index(drop=True)
-        parts.append(apart(part, part["kind"].map(diameters).to_numpy() / 2))
-    return pd.concat(parts, ignore_index=True) if parts else table
-
-
-def templates(bench: Bench) -> dict[str, Any]:
-    """Template matching with all twelve templates.  Keeps two kinder rows beside its own."""
-    count = bench.setting.test
-    runs = [matched(bench, "test", n) for n in range(count)]
-    training = matched(bench, "train", 0)
-    seconds = float(np.mean([run[2] for run in runs]))
-    found = pd.concat([run[0] for run in runs], ignore_index=True)
-    own = pd.concat([run[1] for run in runs], ignore_index=True)
-    tests = bench.tests(SNR)
-
-    def kindest(rank: Callable[[Scores], float], levels: dict[str, float]) -> dict[str, Any]:
-        """The best of both orders and of some common factors of the thresholds."""
-        tried = [
-            scores_of(joined(found, levels, bench.diameters, ratio=ratio, least=least), tests)
-            for ratio in (False, True)
-            for least in (0.85, 0.9, 0.95, 1.0, 1.05, 1.1)
-        ]
-        return figures(max(tried, key=rank))
-
-    # Thresholds and order of a tomogram that the network was trained on.
-    known = [bench.tomogram("train", 0, SNR)]
-    learned = thresholds(training[0], known)
-    ratio = max(
-        (False, True),
-        key=lambda r: _classification(
-            scores_of(joined(training[0], learned, bench.diameters, ratio=r, least=1.0), known)
-        ),
-    )
-    tuned = joined(found, learned, bench.diameters, ratio=ratio, least=1.0)
-    bench.keep(
-        f"{MATCHING}, {TUNED}",
-        figures(scores_of(tuned, tests)) | {"seconds": seconds},
-    )
-    hindsight = thresholds(found, tests)
-    result = kindest(_classification, hindsight)
-    located = kindest(lambda scores: scores.f1, hindsight)
-    bench.keep(
-        f"{MATCHING}, {HINDSIGHT}",
-        result | {"localisation": located["localisation"], "seconds": seconds},
-    )
-    one = dict.fromkeys(shrec.KINDS, 1.0)
-    plain = joined(own, one, bench.diameters, ratio=False, least=0.0)
-    return figures(scores_of(plain, tests)) | {"seconds": seconds}
-
-
-# Tables
-
-
-def _cells(values: Iterable[Any]) -> str:
-    return "| " + " | ".join(map(str, values)) + " |"
-
-
-def _f1(result: dict[str, Any], name: str) -> str:
-    return f"{result[name]:.3f}" if name in result else "–"
-
-
-def _beside(one: dict[str, Any], base: dict[str, Any] | None, name: str) -> str:
-    """F1, and how much more it is than the base's."""
-    if base is None or one is base or name not in one:
-        return _f1(one, name)
-    return f"{one[name]:.3f} ({one[name] - base[name]:+.3f})".replace("-", "−")
-
-
-METHODS = tuple(
-    f"{method}{how}"
-    for method in (MAIN, MATCHING, BLOBS)
-    for how in ("", f", {TUNED}", f", {HINDSIGHT}")
-)
-
-
-def tables(bench: Bench) -> None:
-    """What is known so far."""
-    results = bench.results
-    print("\n| method | localisation F1 | classification F1 | mean of classes | s / tomogram |")
-    print("|---|---|---|---|---|")
-    for name in (REFERENCE, *METHODS):
-        if name in results:
-            one = results[name]
-            f1 = [_f1(one, key) for key in ("localisation", "classification", "mean of classes")]
-            print(_cells([name, *f1, f"{one['seconds']:.1f}"]))
-    shown = [name for name in METHODS if "classes" in results.get(name, {})]
-    print("\n" + _cells(["kind", "kDa", "Å across", *shown]))
-    print("|" + "---|" * (3 + len(shown)))
-    kilodaltons = shrec.weights(bench.structures)
-    for kind in sorted(shrec.KINDS, key=kilodaltons.__getitem__):
-        values = [f"{results[name]['classes'][kind]:.2f}" for name in shown]
-        print(_cells([kind, f"{kilodaltons[kind]:.0f}", f"{bench.diameters[kind]:.0f}", *values]))
-    print("\n| changed | of | localisation F1 | classification F1 | training s | s / tomogram |")
-    print("|---|---|---|---|---|---|")
-    for variant in _variants(bench.setting):
-        one, base = results.get(variant.name), results.get(variant.base)
-        if one is None:
-            continue
-        f1 = [_beside(one, base, key) for key in ("localisation", "classification")]
-        times = [f"{one['training seconds']:.0f}", f"{one['seconds']:.1f}"]
-        print(_cells([variant.name, "" if one is base else variant.base, *f1, *times]))
-    if "simulation" in results:
-        spent = results["simulation"].values()
-        print(f"\nsimulation: {len(spent)} tomograms, {sum(spent):.0f} s")
-    verdict(results)
-
-
-def verdict(results: dict[str, Any]) -> None:
-    """Whether the networks are ahead of each rival, in F1 and in time."""
-    print()
-    for name in METHODS[3:]:
-        how = name.partition(",")[2]
-        for mine in (f"{MAIN},{how}" if how else MAIN, REFERENCE):
-            ours, other = results.get(mine), results.get(name)
-            if ours is None or other is None:
-                continue
-            said = [
-                f"{key} F1 {ours[key]:.3f} to {other[key]:.3f}"
-                + ("" if ours[key] > other[key] else " (BEHIND)")
-                for key in ("localisation", "classification")
-                if key in other and key in ours
-            ]
-            ratio = other["seconds"] / ours["seconds"]
-            said.append(f"{ratio:.2g} times as fast" + ("" if ratio > 1 else " (BEHIND)"))
-            print(f"{mine} against {name}: {', '.join(said)}")
-
-
-def figure(bench: Bench, path: Path) -> None:
-    """F1 of each kind against its molecular weight."""
-    import matplotlib.pyplot as plt
-
-    kilodaltons = shrec.weights(bench.structures)
-    kinds = sorted(shrec.KINDS, key=kilodaltons.__getitem__)
-    weights = [kilodaltons[kind] for kind in kinds]
-    drawn, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
-    styles = dict(zip(METHODS[:6], ("o-", "o--", "o:", "s-", "s--", "s:"), strict=True))
-    for name, style in styles.items():
-        if name in bench.results:
-            color = "C0" if name.startswith(MAIN) else "C1"
-            values = [bench.results[name]["classes"][kind] for kind in kinds]
-            axes.plot(weights, values, style, color=color, label=name, ms=4, lw=1.2)
-    groups = np.split(np.arange(len(kinds)), np.flatnonzero(np.diff(np.log(weights)) > 0.2) + 1)
-    for group in groups:  # names of kinds of nearly the same weight would lie on each other
-        where = float(np.exp(np.mean(np.log(np.take(weights, group)))))
-        said = "\n".join(kinds[i] for i in group[::-1])
-        place = {"ha": "center", "va": "bottom", "annotation_clip": False}
-        axes.annotate(said, (where, 1.03), fontsize=7, **place)
-    axes.set_xscale("log")
-    axes.set_xlabel("molecular weight (kDa)")
-    axes.set_ylabel("F1 of the class")
-    axes.set_ylim(0, 1.02)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
-    drawn.savefig(path, dpi=120)
-    plt.close(drawn)
 
 
 def main() -> None:
@@ -705,9 +422,10 @@ def main() -> None:
         )
         print(f"  F1: {f1}; {time.perf_counter() - start:.0f} s", flush=True)
     print(f"{(time.perf_counter() - begin) / 60:.1f} min in this call")
-    tables(bench)
+    kilodaltons = shrec.weights(bench.structures)
+    tables(bench.results, _variants(bench.setting), kilodaltons, bench.diameters)
     if options.figure is not None:
-        figure(bench, options.figure)
+        figure(bench.results, kilodaltons, options.figure)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,13 @@
 """What holds for all tests."""
 
+import signal
 import warnings
 
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # As in `make test &`: what the tests start would ignore Ctrl-C, too, and it is what some test.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True, scope="module")

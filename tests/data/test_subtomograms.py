@@ -177,6 +177,16 @@ def test_dropped_and_padded_are_counted_aloud(caplog):
     assert "2 of 3 boxes leave the tomogram: dropped" in caplog.text
 
 
+def test_voxels_taken_for_angstrom_are_told(caplog):
+    volume = tomogram(noise())
+    size = volume.attrs["voxel_size"]
+    inside = np.array([[20.0, 22, 24], [30, 12, 40]])
+    extract_subtomograms(volume, picks_at(inside), box=4)
+    assert "multiply" not in caplog.text
+    extract_subtomograms(volume, picks_at(inside / size), box=4)
+    assert f"if these are voxels, multiply them by {size:g}" in caplog.text
+
+
 def test_tilt_range_is_said_or_the_table_s_or_the_tomogram_s():
     values, picks = noise(), picks_at([[20, 20, 20]])
     own = picks.assign(tilt_min=-50.0, tilt_max=40.0)

@@ -233,6 +233,14 @@ def test_resamples_on_the_fly(voxel_size):
         np.testing.assert_array_equal(got["x"], expected["x"])
 
 
+def test_says_where_resampling_goes_far(caplog):
+    model = random_model()
+    for voxel_size, said in ((6.0, False), (20.0, False), (4.0, True), (25.0, True)):
+        caplog.clear()
+        segment_tomogram(tomogram(noise((40, 36, 44)), voxel_size=voxel_size), model, tile=32)
+        assert ("check a slice of the probabilities" in caplog.text) == said
+
+
 def test_resampling_reads_no_more_than_it_needs():
     read = []
 

@@ -194,6 +194,10 @@ def test_inverted_tomograms_give_the_same_network():
         (500.0, r"50\.0 voxels.*made for 7 to 25.*bin the tomograms by 3, to 30 Å \(.*to 30"),
         (40.0, r"4\.0 voxels.*made for 7 to 25.*4\.0 times as small, 2\.5 Å"),
         ({"large": 100.0}, "none given for 'small'"),
+        (
+            {"large": 100.0, "small": 80.0, "smal": 80.0},
+            "no particle in picks is of 'smal'; it has 'large', 'small'",
+        ),
         (-1.0, "above 0 Å"),
         (float("nan"), "above 0 Å"),
     ],

@@ -22,6 +22,7 @@ from dask.highlevelgraph import HighLevelGraph
 
 from tomodask.arrays.tilt_weights import check_record, record_range
 from tomodask.data.names import names_of_tomogram
+from tomodask.data.positions import warn_of_voxels
 from tomodask.data.subtomogram_table import subtomogram_dataset
 from tomodask.errors import InputError
 
@@ -226,6 +227,7 @@ def _snap(table: pd.DataFrame, tomogram: xr.DataArray, voxel_size: float) -> np.
             f"{_size(tomogram)} voxels of {voxel_size:g} Å, the first in row {table.index[first]} "
             f"at (z, y, x) = ({place}) Å; check the voxel size the picks were read with"
         )
+    warn_of_voxels(exact / voxel_size, tomogram, "picks")
     table[["z", "y", "x"]] = voxels * voxel_size
     table[shifts] = exact - voxels * voxel_size
     return voxels.astype(np.int64)

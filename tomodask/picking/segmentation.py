@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from itertools import product
 from math import ceil, prod
@@ -37,6 +38,7 @@ from tomodask.picking.segmentation_store import open_segmentation, save_segmenta
 
 __all__ = ["open_segmentation", "save_segmentation", "segment_tomogram"]
 
+_log = logging.getLogger(__name__)
 _STEPS = 256  # of a probability: finer ones are rounding of engines, and do not compress
 _WORTH = 1_000_000  # voxels of a task's tiles, at least: some 3 s, beside which Dask's 5 ms vanish
 _FLIPS = tuple(product((False, True), repeat=3))
@@ -107,6 +109,16 @@ def segment_tomogram(
     check_options(engine=engine, precision=precision, threads=1, batch=batch)
     require_engine(engine)
     parts = TomogramParts(tomogram, model.voxel_size)
+    ratio = model.voxel_size / float(tomogram.attrs["voxel_size"])
+    if not 0.5 <= ratio <= 2:
+        _log.warning(
+            "%s has voxels of %g Å, the model learned at %g Å: resampled %.1f times, it may hold "
+            "detail, or lack it, that the model has not seen; check a slice of the probabilities",
+            tomogram.name or "the tomogram",
+            float(tomogram.attrs["voxel_size"]),
+            model.voxel_size,
+            max(ratio, 1 / ratio),
+        )
     plan = _plan(parts.shape, model, tile, halo)
     attrs = _attributes(tomogram, model, parts)
     told = (source_state(tomogram), parts.voxel_size, plan, mirror, engine, precision, model.digest)

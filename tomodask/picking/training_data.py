@@ -16,6 +16,7 @@ import xarray as xr
 from tomodask.data.classes import class_names
 from tomodask.data.columns import POSITION, SHIFT, require_columns
 from tomodask.data.particles import read_particles
+from tomodask.data.positions import warn_of_voxels
 from tomodask.data.sources import source_state
 from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
@@ -132,6 +133,13 @@ def read_marked(
         )
     if len(known) > 254:
         raise InputError(f"classes: at most 254, got {len(known)} in {name}; choose some (classes)")
+    if isinstance(diameter, Mapping):
+        nobody = [one for one in diameter if one not in {*known, *label}]
+        if nobody:
+            raise InputError(
+                f"diameter: no particle in {name} is of {', '.join(map(repr, nobody))}; it has "
+                f"{', '.join(map(repr, sorted(label.unique())))}"
+            )
     diameters = _diameters(diameter, known)
     if not any_size:
         _check_diameters(diameters, known, size)
@@ -145,7 +153,7 @@ def read_marked(
         here = chosen & _in_tomogram(table, volume, alone=len(volumes) == 1, name=name)
         zyx = position[here] / float(volume.attrs["voxel_size"])
         _check_inside(zyx, volume, name)
-        _check_unit(zyx, volume, name)
+        warn_of_voxels(zyx, volume, name)
         centers.append(zyx)
         numbers.append(number[here].astype(np.int64))
     marked = Marked(volumes, centers, numbers, tuple(known), diameters, size)
@@ -259,15 +267,4 @@ def _check_inside(zyx: np.ndarray, volume: xr.DataArray, name: str) -> None:
             f"{name}: {int((~inside).sum())} of {len(zyx)} particles lie outside of tomogram "
             f"{volume.name!r} of {'×'.join(map(str, volume.shape))} voxels (z, y, x), the first at "
             f"voxel ({at}); are the positions of another voxel size or binning?"
-        )
-
-
-def _check_unit(zyx: np.ndarray, volume: xr.DataArray, name: str) -> None:
-    """Warn where all particles crowd in the corner that voxels taken for Å would leave them."""
-    size = float(volume.attrs["voxel_size"])
-    if size >= 2 and len(zyx) and (zyx * size < np.array(volume.shape)).all():
-        _log.warning(
-            "%s: all %d particles lie in the first %.2g %% of tomogram %s along each axis; "
-            "positions are in Å: if these are voxels, multiply them by %g",
-            *(name, len(zyx), 100 / size, volume.name, size),
         )
