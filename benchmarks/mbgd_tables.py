@@ -133,6 +133,7 @@ def main() -> None:
     parser.add_argument("--structure", type=Path, required=True, help="1mnf.pdb.gz of the PDB")
     parser.add_argument("--resolution", type=float, default=20.0, help="finest detail, Å")
     parser.add_argument("--count", type=int, default=20, help="boxes a condition")
+    parser.add_argument("--seed", type=int, default=1, help="of the boxes; 0 was tuned on")
     parser.add_argument("--candidates", type=int, default=6)
     parser.add_argument("--snr", type=float, nargs="+", default=[0.03, 0.01, 0.003])
     parser.add_argument("--tilt", type=float, nargs="+", default=[60.0, 40.0])
@@ -149,7 +150,7 @@ def main() -> None:
     PARTICLE = rms_radius(reference)
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, one used; {fine.name}, {given.count} boxes "
-        f"a condition, seed 0; detail to {given.resolution:g} Å, {given.candidates} candidates"
+        f"a condition, seed {given.seed}; detail to {given.resolution:g} Å, {given.candidates} candidates"
     )
     print(
         f"D7 of the map: its turns differ by up to {off:.2f}° from those about z; its correlation "
@@ -163,7 +164,7 @@ def main() -> None:
 def condition(number, tilt, snr, fine, reference, group, given) -> None:  # type: ignore[no-untyped-def]
     how = PROTOCOLS["mbgd"]
     boxes = simulate_subtomograms(
-        {"groel": fine}, snr=snr, tilt_range=(-tilt, tilt), count=given.count
+        {"groel": fine}, snr=snr, tilt_range=(-tilt, tilt), count=given.count, seed=given.seed
     ).compute()
     plan = plan_alignment(
         reference,

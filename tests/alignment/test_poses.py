@@ -54,9 +54,7 @@ def test_accuracy_is_that_of_the_maximum_likelihood():
     """Within 15 % of poses refined from the truth over the same voxels, which noise alone moves."""
     dataset, truth, reference = boxes(24, snr=0.05, seed=3)
     volume = np.asarray(reference)
-    plan = plan_alignment(
-        volume, tilt_range=(-60.0, 60.0), angular_step=20.0, shift_range=3.2
-    )
+    plan = plan_alignment(volume, tilt_range=(-60.0, 60.0), angular_step=20.0, shift_range=3.2)
     last = plan.stages[-1]
     whole = Stage(last.frequencies, last.index, 1, 30)
     floor = []

@@ -108,9 +108,7 @@ __all__ = ["refine"]
     "--merge", type=float, default=0.97, show_default=True,
     help="Make classes one whose averages correlate so well, noise aside; 0 keeps all.",
 )  # fmt: skip
-@click.option(
-    "--resample", is_flag=True, help="Bring references to the size of the boxes."
-)
+@click.option("--resample", is_flag=True, help="Bring references to the size of the boxes.")
 @click.option("--invert", is_flag=True, help="Take the references' negative (protein is dark).")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn.")
 @voxel_size_option
