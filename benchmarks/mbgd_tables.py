@@ -150,7 +150,8 @@ def main() -> None:
     PARTICLE = rms_radius(reference)
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, one used; {fine.name}, {given.count} boxes "
-        f"a condition, seed {given.seed}; detail to {given.resolution:g} Å, {given.candidates} candidates"
+        f"a condition, seed {given.seed}; detail to {given.resolution:g} Å, "
+        f"{given.candidates} candidates"
     )
     print(
         f"D7 of the map: its turns differ by up to {off:.2f}° from those about z; its correlation "
