@@ -123,11 +123,11 @@ def refine(
     tilt_range: tuple[float, ...] | None,
     **options: Any,
 ) -> None:
-    """Align and average again and again, until the resolution stops improving.
+    """Align and average in turn, up to the finest average.
 
-    Two halves of the particles are kept apart (gold standard).  Each iteration's maps, poses and
-    curves are kept in FOLDER.  A refinement that was stopped goes on when the same command is given
-    again, and ends with the same result.
+    It ends when the resolution stops improving.  Two halves of the particles are kept apart (gold
+    standard).  Each iteration's maps, poses and curves are kept in FOLDER.  A refinement that was
+    stopped goes on when the same command is given again, and ends with the same result.
 
     SUBTOMOGRAMS is what `tomodask align` takes.
 
