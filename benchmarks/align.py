@@ -43,8 +43,8 @@ from tomodask.arrays.geometry import angular_distance
 from tomodask.cluster import overhead
 from tomodask.data.particles import orientations
 from tomodask.data.subtomogram_store import save_subtomograms
-from tomodask.data.subtomograms import open_subtomograms
 from tomodask.data.subtomogram_table import particle_table
+from tomodask.data.subtomograms import open_subtomograms
 from tomodask.simulation import PROTOCOLS, simulate_subtomograms, structure_density
 from tomodask.simulation.phantom import phantom_map, phantom_subtomograms
 
