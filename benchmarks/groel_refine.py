@@ -111,10 +111,11 @@ def main() -> None:
     parser.add_argument("--methods", default="fourier,mbgd,lm")
     parser.add_argument("--iterations", type=int, default=6, help="of each method, at most")
     parser.add_argument("--classes", type=int, default=10, help="first; 0 leaves them out")
-    parser.add_argument("--class-iterations", type=int, default=10)
+    parser.add_argument("--class-iterations", type=int, default=8)
     parser.add_argument(
         "--resolution", type=float, default=20.0, help="no finer detail is aligned by, Å"
     )
+    parser.add_argument("--class-resolution", type=float, default=30.0, help="of the classes, Å")
     parser.add_argument("--workers", type=int, default=2, help="1: this process alone")
     given = parser.parse_args()
     given.data.mkdir(parents=True, exist_ok=True)
@@ -171,8 +172,9 @@ def main() -> None:
             store,
             output=given.data / name,
             classes=given.classes,
+            consensus=1,
             iterations=given.class_iterations,
-            **common,
+            **common | {"resolution": given.class_resolution},
         )
         took = results.setdefault(name, {}).setdefault("seconds", time.perf_counter() - began)
         table = read_particles(done.poses)
