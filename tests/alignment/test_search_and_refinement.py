@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from tomodask.alignment import refinement, search
+from tomodask.alignment import refinement, search, steps
 from tomodask.alignment.plan import bands, information_radius, plan_alignment, rms_radius
 from tomodask.arrays.fourier import measured, wedge
 from tomodask.arrays.geometry import angular_distance, matrices_zyx, rotation_grid
@@ -120,7 +120,7 @@ def test_a_turn_is_the_exponential():
     rng = np.random.default_rng(8)
     rotation, step = Rotation.random(rng=rng), rng.normal(size=6) * 0.3
     out = np.empty((3, 3))
-    refinement._turn(step, rotation.as_matrix(), out)
+    steps.turned_by(step, rotation.as_matrix(), out)
     np.testing.assert_allclose(out, (Rotation.from_rotvec(step[:3]) * rotation).as_matrix())
 
 

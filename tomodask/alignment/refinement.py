@@ -31,6 +31,7 @@ import numba
 import numpy as np
 
 from tomodask.alignment.model_sums import derivative_sums, product_sums, sample_words
+from tomodask.alignment.steps import cholesky_solve, turn_within, turned_by
 from tomodask.arrays.sampling import Spectrum
 
 __all__ = ["Stage", "correlation", "normal_equations", "refine_pose"]
@@ -141,34 +142,10 @@ def normal_equations(
 
 @numba.njit(cache=True, nogil=True)
 def _solve(system, turn_limit, shift_limit, step):  # type: ignore[no-untyped-def]
-    """The Gauss-Newton step of pose and scale; False where the data contradict the model.
-
-    Cholesky by hand: seven unknowns, called a thousand times a second per core.
-    """
-    n = 7
-    lower = np.zeros((n, n))
-    x = np.zeros(n)
-    for i in range(n):
-        for j in range(i + 1):
-            total = system[i, j]
-            for k in range(j):
-                total -= lower[i, k] * lower[j, k]
-            if i == j:
-                if total <= 1e-12 * abs(system[i, i]) or total <= 0.0:
-                    return False
-                lower[i, i] = math.sqrt(total)
-            else:
-                lower[i, j] = total / lower[j, j]
-    for i in range(n):
-        total = system[i, 7]
-        for k in range(i):
-            total -= lower[i, k] * x[k]
-        x[i] = total / lower[i, i]
-    for i in range(n - 1, -1, -1):
-        total = x[i]
-        for k in range(i + 1, n):
-            total -= lower[k, i] * x[k]
-        x[i] = total / lower[i, i]
+    """The Gauss-Newton step of pose and scale; False where the data contradict the model."""
+    x = np.empty(7)
+    if not cholesky_solve(system[:7, :7], system[:7, 7], x):
+        return False
     # The last unknown is the scale; a tiny or negative one would throw the pose far away.
     floor = 0.3 * system[6, 7] / system[6, 6]
     scale = max(x[6], floor)
@@ -184,49 +161,6 @@ def _solve(system, turn_limit, shift_limit, step):  # type: ignore[no-untyped-de
     for i in range(6):
         step[i] = x[i] * shrink
     return True
-
-
-@numba.njit(cache=True, nogil=True)
-def _turn(step, matrix, out):  # type: ignore[no-untyped-def]
-    """exp([step]) @ matrix (Rodrigues): a step in the tangent space, no Euler singularities."""
-    wx, wy, wz = step[0], step[1], step[2]
-    angle = math.sqrt(wx * wx + wy * wy + wz * wz)
-    if angle < 1e-12:
-        out[:] = matrix
-        return
-    wx, wy, wz = wx / angle, wy / angle, wz / angle
-    c, s = math.cos(angle), math.sin(angle)
-    d = 1.0 - c
-    e = np.empty((3, 3))
-    e[0, 0], e[0, 1], e[0, 2] = c + wx * wx * d, wx * wy * d - wz * s, wx * wz * d + wy * s
-    e[1, 0], e[1, 1], e[1, 2] = wy * wx * d + wz * s, c + wy * wy * d, wy * wz * d - wx * s
-    e[2, 0], e[2, 1], e[2, 2] = wz * wx * d - wy * s, wz * wy * d + wx * s, c + wz * wz * d
-    for i in range(3):
-        for j in range(3):
-            out[i, j] = e[i, 0] * matrix[0, j] + e[i, 1] * matrix[1, j] + e[i, 2] * matrix[2, j]
-
-
-@numba.njit(cache=True, nogil=True)
-def _turn_within(matrix, origin, turn_reach):  # type: ignore[no-untyped-def]
-    """Turn `matrix` back, in place, until it is `turn_reach` (radians) from `origin`."""
-    e = np.empty((3, 3))  # matrix @ origin.T
-    for i in range(3):
-        for j in range(3):
-            e[i, j] = (
-                matrix[i, 0] * origin[j, 0]
-                + matrix[i, 1] * origin[j, 1]
-                + matrix[i, 2] * origin[j, 2]
-            )
-    x, y, z = e[2, 1] - e[1, 2], e[0, 2] - e[2, 0], e[1, 0] - e[0, 1]
-    sine = 0.5 * math.sqrt(x * x + y * y + z * z)
-    angle = math.atan2(sine, 0.5 * (e[0, 0] + e[1, 1] + e[2, 2] - 1.0))
-    if angle <= turn_reach or sine == 0.0:
-        return
-    step = np.zeros(6)
-    step[0], step[1], step[2] = x, y, z
-    step *= 0.5 * turn_reach / sine
-    _turn(step, origin, e)
-    matrix[:] = e
 
 
 @numba.njit(cache=True, nogil=True)
@@ -278,10 +212,10 @@ def _descend(  # type: ignore[no-untyped-def]
             )
             if not _solve(system, turn_limit, shift_limit, step):
                 continue
-            _turn(step, matrix, turned)
+            turned_by(step, matrix, turned)
             matrix[:] = turned
             if turn_reach < math.pi:
-                _turn_within(matrix, origin, turn_reach)
+                turn_within(matrix, origin, turn_reach)
             for i in range(3):
                 moved = shift[i] + step[3 + i]
                 shift[i] = min(max(moved, center[i] - reach), center[i] + reach)
