@@ -109,7 +109,7 @@ def test_chunks_and_batches_change_no_whitened_pose(batch, tmp_path):
     got = align_subtomograms(
         again, reference, batch=batch, split_every=2, checkpoint=tmp_path, **job
     ).compute(scheduler="threads", num_workers=2)
-    pd.testing.assert_frame_equal(got, want)
+    pd.testing.assert_frame_equal(got, want, check_exact=True)
     with pytest.raises(InputError, match="holds batches of another job"):
         align_subtomograms(
             again, reference, batch=batch, checkpoint=tmp_path, **{**job, "whiten": False}
@@ -132,6 +132,10 @@ def test_what_a_reference_is_known_to():
     finer = np.interp(np.arange(N + 1) / 2, np.arange(N // 2 + 1), values)
     again = noise.known_by_shell(curve(finer, box=2 * N), box=N, voxel_size=VOXEL)
     np.testing.assert_allclose(again, known, atol=1e-6)
+    # of coarser voxels: nothing is known of what is finer than the curve goes
+    coarse = noise.known_by_shell(curve(np.full(9, 0.9)), box=N, voxel_size=VOXEL)
+    assert (coarse[:9] > 0.9).all()
+    assert (coarse[9:] == 0).all()
     with pytest.raises(InputError, match=r"fsc is 0\.10 in the first shell"):
         noise.known_by_shell(curve(np.full(9, 0.1)), box=N, voxel_size=VOXEL)
     with pytest.raises(InputError, match=r"columns frequency and correlation.*got ndarray"):

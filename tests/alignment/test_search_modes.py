@@ -18,7 +18,7 @@ from tomodask.alignment.particle import POSE, _distinct
 from tomodask.alignment.plan import masked_reference, plan_alignment
 from tomodask.alignment.poses import align_subtomograms
 from tomodask.alignment.references import off_center, symmetry_score
-from tomodask.alignment.refinement import _turn_within
+from tomodask.alignment.steps import turn_within
 from tomodask.arrays.geometry import angular_distance, rotation_grid
 from tomodask.arrays.sampling import half_sphere, padded_spectrum, spectrum_at
 from tomodask.arrays.symmetry import in_asymmetric_unit, reduced, symmetry_group
@@ -198,7 +198,7 @@ def test_local_search_finds_what_is_near(local, off, angstrom):
     columns = {c: ("particle", start[c]) for c in (*SHIFT, *quaternion(start))}
     carrying = dataset.assign_coords(columns).chunk(particle=3)
     again = align_subtomograms(carrying, reference, local=local, batch=3).compute()
-    pd.testing.assert_frame_equal(again[table.columns], table)
+    pd.testing.assert_frame_equal(again[table.columns], table, check_exact=True)
 
 
 def quaternion(table):
@@ -225,7 +225,7 @@ def test_turn_within_is_the_way_back():
         axis /= np.linalg.norm(axis)
         matrix = (Rotation.from_rotvec(angle * axis) * origin).as_matrix()
         before = matrix.copy()
-        _turn_within(matrix, origin.as_matrix(), 0.5)
+        turn_within(matrix, origin.as_matrix(), 0.5)
         want = Rotation.from_rotvec(min(angle, 0.5) * axis) * origin
         np.testing.assert_allclose(matrix, want.as_matrix(), atol=1e-9)
         assert np.array_equal(matrix, before) == (angle < 0.5)
@@ -235,9 +235,10 @@ def test_a_particle_without_a_given_pose_is_set_aside():
     dataset, truth, reference = boxes(3)
     start = truth.copy()
     start.loc[1, quaternion(start)] = np.nan
+    start.loc[2, quaternion(start)] = 0.0  # turns nothing
     table = align_subtomograms(dataset, reference, poses=start, local=0.0).compute()
-    assert table["reason"].tolist() == ["", "the given poses have none for it", ""]
-    assert table["score"].notna().tolist() == [True, False, True]
+    assert table["reason"].tolist() == ["", *["the given poses have none for it"] * 2]
+    assert table["score"].notna().tolist() == [True, False, False]
 
 
 def test_poses_are_of_a_local_search_only():
@@ -272,9 +273,9 @@ def test_several_references(batch):
     for number, one in enumerate(maps):  # of equal bands: as if alone
         alone = align_subtomograms(dataset, one, **FAST).compute()
         mine = every[every["class"] == number + 1]
-        pd.testing.assert_frame_equal(mine[alone.columns], alone)
+        pd.testing.assert_frame_equal(mine[alone.columns], alone, check_exact=True)
     best = every.iloc[np.arange(6) * 2 + table["class"].to_numpy() - 1]
-    pd.testing.assert_frame_equal(best[table.columns], table)
+    pd.testing.assert_frame_equal(best[table.columns], table, check_exact=True)
     single = align_subtomograms(dataset, maps[:1], **FAST).compute()
     assert single["class"].eq(1).all()
     np.testing.assert_array_equal(single["score_1"], scores[:, 0])
@@ -410,10 +411,23 @@ def test_refinement_in_real_space(method, batch):
     table = align_subtomograms(dataset, reference, batch=batch, **job).compute()
     assert angular_distance(orientations(table), orientations(truth)).max() < 3
     again = align_subtomograms(dataset.chunk(particle=3), reference, batch=3, **job)
-    pd.testing.assert_frame_equal(again.compute(), table)
+    pd.testing.assert_frame_equal(again.compute(), table, check_exact=True)
     start = moved(truth, 4.0, 3.0)
     near = align_subtomograms(dataset, reference, poses=start, local=0.0, **job).compute()
     assert angular_distance(orientations(near), orientations(table)).max() < 1.0
+
+
+@pytest.mark.parametrize("method", ["mbgd", "lm"])
+def test_real_space_knows_symmetry_and_given_shifts(method):
+    volume = phantom_particle().density(box=N, voxel_size=VOXEL)
+    job = {"tilt_range": (-60.0, 60.0), "angular_step": 20.0, "shift_range": 1.0, "mask_radius": 8}
+    (one,) = plan_alignment(volume, method=method, symmetry="D2", **job).problems
+    assert len(one.group) == 4
+    assert max(len(level.grid) / (2 * level.radius + 1) for level in one.levels) < 1
+    # the mask does not move, but a given shift may be of any length
+    (near,) = plan_alignment(volume, method=method, local=5.0, **job).problems
+    assert all(len(level.grid) == 2 * level.radius + 1 for level in near.levels)
+    assert all((level.reach == level.radius).all() for level in near.levels)
 
 
 def test_candidates_that_met_are_one():

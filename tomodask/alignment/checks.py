@@ -7,7 +7,10 @@ import pandas as pd
 
 from tomodask.errors import InputError
 
-__all__ = ["FAULTS", "box_fault", "check_alignment", "check_box", "tilt_ranges"]
+__all__ = ["FAULTS", "at_scale", "box_fault", "check_alignment", "check_box", "tilt_ranges"]
+
+#: Between 2 to the minus and the plus of this, squares of a spectrum fit single precision.
+_EXPONENT = 16
 
 #: Why a box is set aside, by `box_fault`; the first is none.
 FAULTS = (
@@ -127,6 +130,20 @@ def box_fault(box: np.ndarray) -> int:
     if not np.isfinite(box.sum(dtype=np.float64)):
         return 1
     return 2 if box.min() == box.max() else 0
+
+
+def at_scale(volume: np.ndarray) -> np.ndarray:
+    """The volume times a power of two, if its values are so large or small that squares overflow.
+
+    Poses and correlations know no scale, and a power of two loses no bit.
+
+    Examples
+    --------
+    >>> at_scale(np.float32([0, 0.25])), at_scale(np.float32([0, -3 * 2.0**100]))
+    (array([0.  , 0.25], dtype=float32), array([ 0.  , -0.75], dtype=float32))
+    """
+    _, exponent = np.frexp(max(abs(float(volume.max())), abs(float(volume.min()))))
+    return volume if abs(exponent) <= _EXPONENT else np.ldexp(volume, -exponent)
 
 
 def check_box(box: np.ndarray, identity: int, name: str) -> np.ndarray:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tomodask.alignment.checks import box_fault
+from tomodask.alignment.checks import at_scale, box_fault
 from tomodask.alignment.measurement import Measurement
 from tomodask.arrays.sampling import Spectrum, half_sphere, soft_sphere, spectrum_at
 from tomodask.arrays.threads import one_thread_each
@@ -102,6 +102,7 @@ def noise_power(boxes: np.ndarray, *, frequencies: np.ndarray, radius: float) ->
         for box in np.asarray(boxes, np.float32):
             if box_fault(box):
                 continue
+            box = at_scale(box)
             level = np.float32((box * outside).sum(dtype=np.float64) / outside.sum(dtype=float))
             values = spectrum_at((box - level) * outside, frequencies)
             power = np.abs(values).astype(np.float64) ** 2
@@ -120,7 +121,7 @@ def merge_power(parts: Any) -> ShellPower:
 
 
 def known_by_shell(curve: pd.DataFrame, *, box: int, voxel_size: float) -> np.ndarray:
-    """C = √(2 FSC / (1 + FSC)) by shell of a box; 0 from where the FSC falls below 0.143.
+    """C = √(2 FSC / (1 + FSC)) by shell of a box; 0 from where the FSC falls below 0.143, or ends.
 
     Parameters
     ----------
@@ -149,6 +150,7 @@ def known_by_shell(curve: pd.DataFrame, *, box: int, voxel_size: float) -> np.nd
     correlation = curve["correlation"].to_numpy(float)
     at = np.arange(box // 2 + 1) / (box * voxel_size)
     value = np.interp(at, frequency, correlation)
+    value[at > (1 + 1e-6) * frequency.max(initial=0)] = 0.0  # finer than the curve tells of
     value[0] = 1.0
     below = np.flatnonzero(~(value >= _FSC_END))
     if len(below) and below[0] <= 1:

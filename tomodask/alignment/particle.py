@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tomodask.alignment.checks import box_fault
+from tomodask.alignment.checks import at_scale, box_fault
 from tomodask.alignment.local import local_candidates
 from tomodask.alignment.plan import Plan
 from tomodask.alignment.real_space import refine_real_space
@@ -90,7 +90,7 @@ def find_candidates(
         fault = 3
     if fault:
         return Candidates(particle, identity, np.empty(0, np.complex64), (), None, fault)
-    data = plan.data(box)
+    data = plan.data(at_scale(box))
     if plan.around is None or given is None:
         found = tuple(candidate_poses(grid, data, count=count)[:2] for grid in plan.grids)
         return Candidates(particle, identity, data, found)

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from tomodask.alignment.checks import at_scale
 from tomodask.alignment.local import LOCAL_BAND, Neighbourhood, neighbourhood
 from tomodask.alignment.measurement import LEAST_WEIGHT, Measurement
 from tomodask.alignment.noise import ShellPower, shell_weights, weighted
@@ -152,12 +153,16 @@ def bands(search_radius: float, last_radius: float) -> list[float]:
 def masked_reference(
     reference: np.ndarray, *, mask_radius: float | None = None, mask: np.ndarray | None = None
 ) -> np.ndarray:
-    """A reference under its mask, or a soft sphere (voxels; by default it touches the box)."""
+    """A reference under its mask, or a soft sphere (voxels; by default it touches the box).
+
+    Brought near to 1 by a power of two where its values are very large or small.
+    """
     n = reference.shape[0]
     edge = 3.0
     if mask is None:
         mask = soft_sphere(n, n / 2 - edge - 1 if mask_radius is None else mask_radius, edge=edge)
-    return cut_out(np.asarray(reference, np.float32), np.asarray(mask, np.float32))
+    scaled = at_scale(np.asarray(reference, np.float32))
+    return at_scale(cut_out(scaled, np.asarray(mask, np.float32)))
 
 
 def plan_alignment(
@@ -299,13 +304,16 @@ def plan_alignment(
     }
     problems: tuple[RealSpaceProblem, ...] = ()
     if method != "fourier":
-        # The mask does not move: it must hold the particle at the farthest shift.
-        inside = n / 2 if mask_radius is None else mask_radius + 3.0 + math.sqrt(3) * shift_range
+        # The mask does not move: it must hold the particle at the farthest shift, which of a local
+        # search may be anywhere.
+        inside = n / 2
+        if mask_radius is not None and local is None:
+            inside = mask_radius + 3.0 + math.sqrt(3) * shift_range
         problems = tuple(
             RealSpaceProblem.of(
                 spectrum, k, weights, radii=radii,
                 mask_radius=None if inside >= n / 2 else inside,
-                particle_radius=rms_radius(volume), **limits,
+                particle_radius=rms_radius(volume), group=group.as_matrix(), **limits,
             )
             for spectrum, volume in zip(spectra, volumes, strict=True)
         )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ _log = logging.getLogger(__name__)
 QUATERNION = ["quat_x", "quat_y", "quat_z", "quat_w"]
 SHIFT_XYZ = ["shift_x", "shift_y", "shift_z"]
 _NAMED_AT_MOST = 5
+#: Scores of an earlier alignment, of other references.
+_OF_REFERENCE = re.compile(r"score_\d+")
 
 
 def pose_table(
@@ -61,6 +64,7 @@ def pose_table(
     poses = poses.reshape(len(table), count)
     aside = poses["fault"][:, 0] > 0
     out = table.drop(columns=["reason"], errors="ignore")
+    out = out.drop(columns=[name for name in map(str, out) if _OF_REFERENCE.fullmatch(name)])
     if classes:
         scores = poses["score"]
         best = np.argmax(np.where(np.isnan(scores), -np.inf, scores), axis=1)

@@ -280,8 +280,10 @@ def _given_poses(
         return table, None
     table = match_poses(table, poses).drop(columns=["reason", "score", "weight"], errors="ignore")
     given = np.full((len(table), 12), np.nan)
-    known = table[QUATERNION].notna().all(axis=1).to_numpy()
-    turns = Rotation.from_quat(table.loc[known, QUATERNION].to_numpy(float))
+    quaternions = table[QUATERNION].to_numpy(float)
+    length = np.linalg.norm(quaternions, axis=1)
+    known = np.isfinite(length) & (length > 0)
+    turns = Rotation.from_quat(quaternions[known])
     given[known, :9] = turns.as_matrix().reshape(-1, 9)
     given[known, 9:] = 0.0
     if set(SHIFT_XYZ) <= set(table):
