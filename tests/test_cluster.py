@@ -318,6 +318,27 @@ def test_plain_lines_have_no_control_characters(capsys, monkeypatch):
     ]
 
 
+def test_a_log_hears_of_passing_steps_only_where_they_are_long(capsys, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(time, "monotonic", lambda: 2.0 * next(clock))
+    with show_progress("short", passing=True) as progress:
+        progress.update(1, 200)
+        progress.update(199, 200)
+    assert capsys.readouterr().err == ""
+    with show_progress("long", passing=True) as progress:
+        for finished in range(101):
+            progress.update(finished, 200)
+    lines = [line.split(" (")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines[0].endswith(" %")
+    assert lines[1:] == [*(f"long: {percent} %" for percent in range(10, 60, 10)), "long: done"]
+
+
+def test_a_terminal_keeps_no_bar_of_a_passing_step(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert show_progress("step", passing=True).bar.live.transient
+    assert not show_progress("search").bar.live.transient
+
+
 def test_a_terminal_gets_a_bar(monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     progress = show_progress("search")
