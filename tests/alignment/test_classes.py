@@ -104,6 +104,17 @@ def test_an_empty_class_takes_the_worst_of_the_largest():
     np.testing.assert_array_equal(same, weights[:, :2])
 
 
+def test_particles_that_are_set_aside_fill_no_class():
+    weights = np.zeros((12, 2))
+    weights[4:, 0] = 1.0
+    scores = np.where(weights.any(1, keepdims=True), 0.5, -1.0) * np.ones((12, 2))
+    half = np.array([1, 2] * 6)
+    full, filled = fill_empty(weights, scores, half, least=2)
+    assert filled == [1]
+    assert not full[:4].any()
+    assert [full[half == h, 1].sum() for h in (1, 2)] == [2, 2]
+
+
 def test_shares_and_changes():
     np.testing.assert_allclose(class_shares(np.array([[1, 0], [0.5, 0.5]])), [0.75, 0.25])
     assert np.isnan(reassigned(None, np.array([1])))

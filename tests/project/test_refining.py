@@ -14,16 +14,18 @@ import pandas as pd
 import pytest
 from alignment.mixtures import VOXEL, mixture
 from click.testing import CliRunner
+from scipy.spatial.transform import Rotation
 
-from tomodask.alignment.superposition import superpose
+from tomodask.alignment.superposition import Motion, superpose
 from tomodask.arrays.geometry import angular_distance
 from tomodask.cli import main
-from tomodask.data.particles import orientations, read_particles
+from tomodask.data.particles import orientations, read_particles, with_orientations
 from tomodask.data.subtomograms import open_subtomograms, save_subtomograms
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
 from tomodask.project import refining
 from tomodask.project.refining import refine
+from tomodask.project.rounds import _merged
 from tomodask.simulation.phantom import phantom_map
 
 SETTINGS = {"diameter": 260.0, "angular_step": 30.0, "iterations": 3, "candidates": 3}
@@ -272,3 +274,19 @@ def test_the_command_tells_the_resolution_and_refuses_in_a_sentence(files, finis
     assert told.exit_code == 2
     assert told.stderr.startswith("tomodask: symmetry must be C1")
     assert told.stderr.count("\n") == 1
+
+
+def test_weights_of_equal_classes_add_up_to_one_at_most():
+    shares = np.random.default_rng(0).random((2000, 3))
+    weights = shares / shares.sum(1, keepdims=True)
+    weights[:, 2] = 0
+    weights[:, :2] /= weights[:, :2].sum(1, keepdims=True)
+    assert (weights.sum(1) > 1).any()  # rounded
+    poses = with_orientations(
+        pd.DataFrame(np.zeros((6000, 4)), columns=["shift_z", "shift_y", "shift_x", "score"]),
+        Rotation.identity(6000),
+    )
+    still = Motion(Rotation.identity(), np.zeros(3), 1.0)
+    _, merged = _merged(poses, weights.copy(), {1: 0, 2: 1, 3: 2}, 1, 2, still)
+    assert merged[:, 0].max() == 1.0
+    assert not merged[:, 1].any()

@@ -164,7 +164,9 @@ def fill_empty(
             continue
         largest = int(np.argmax(weights.sum(0)))
         for h in (1, 2):
-            members = np.flatnonzero((half == h) & (weights.argmax(1) == largest))
+            # Particles that are set aside are of no class, and fill none.
+            mine = (half == h) & (weights.sum(1) > 0) & (weights.argmax(1) == largest)
+            members = np.flatnonzero(mine)
             worst = members[np.argsort(scores[members, largest], kind="stable")]
             moving = worst[: len(worst) // 2]
             weights[moving] = 0.0

@@ -10,6 +10,7 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +335,13 @@ class _Refining:
                     write_map(
                         folder.path / file, start_reference(volume, job.plan), job.plan.voxel_size
                     )
+            told = folder.document["figures"].get("attempts")
+            if told:
+                last = max(name for name in told[0] if name.startswith("score_"))
+                scores = " ".join(f"{one[last]:.3f}" for one in told)
+                seconds = folder.document["stages"]["start"]["seconds"]
+                _log.info("first map: best of %d attempts, scores %s; %.0f s",
+                          len(told), scores, seconds)  # fmt: skip
         self.job = job.with_diameter(float(folder.document["figures"]["diameter"]))
 
     def _first_map(self, figures: dict[str, Any]) -> np.ndarray:
@@ -349,7 +357,7 @@ class _Refining:
             particles=job.first_particles,
             attempts=job.attempts,
             seed=job.seed,
-            compute=compute,
+            compute=partial(compute, passing=True),
         )
         figures["attempts"] = start.attempts.astype(object).to_dict("records")
         figures["symmetry_share"] = start.share
@@ -387,7 +395,7 @@ class _Refining:
                     symmetry=job.plan.symmetry,
                     tilt_range=job.tilt_range,
                     seed=job.seed,
-                    compute=compute,
+                    compute=partial(compute, passing=True),
                 )
                 figures["first_classes"] = [int(size) for size in sizes]
                 for file, volume in zip(files, maps, strict=True):

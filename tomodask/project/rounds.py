@@ -148,7 +148,7 @@ def do_round(
         checkpoint=at / "batches",
     )
     label = f"iteration {search.iteration}"
-    found = compute(aligned, label=f"{label}, align")
+    found = compute(aligned, label=f"{label}, align", passing=True)
     if several:
         poses, weights, told = _assigned(job, found, before, search, labels)
     else:
@@ -300,12 +300,12 @@ def _sums(
     boxes = job.boxes.drop_vars(["image", "half"], errors="ignore")  # matched by number
     if not several:
         one = average_subtomograms(boxes, poses=rows, **options)
-        return {1: compute(one, label=f"{label}, average")}
+        return {1: compute(one, label=f"{label}, average", passing=True)}
     assert weights is not None
     amount = weights.ravel()
     used = amount > 0
     graph = average_classes(boxes, poses=rows[used], weights=amount[used], **options)
-    averages: dict[int, Average] = compute(graph, label=f"{label}, average")
+    averages: dict[int, Average] = compute(graph, label=f"{label}, average", passing=True)
     return averages
 
 
@@ -351,7 +351,8 @@ def _merged(
         values = out[name].to_numpy(float).copy()
         values[rows[moving, a]] = source[name].to_numpy(float)
         out[name] = values
-    weights[:, a] += weights[:, b]
+    # Probabilities whose sum was rounded may come to a little more than 1.
+    weights[:, a] = np.minimum(weights[:, a] + weights[:, b], 1.0)
     weights[:, b] = 0.0
     return out, weights
 
