@@ -8,6 +8,7 @@ from alignment.scenes import VOXEL, boxes
 from scipy.spatial.transform import Rotation
 
 from tomodask.alignment.averaging import average_subtomograms
+from tomodask.alignment.checks import box_fault
 from tomodask.alignment.map_filters import (
     centred,
     from_half_sphere,
@@ -219,6 +220,34 @@ def test_particles_find_their_own_first_map():
         dataset.chunk(particle=7), attempts=2, rounds=3, shift_range=30.0, compute=compute
     )
     np.testing.assert_array_equal(again.volume, start.volume)
+
+
+def test_a_start_leaves_out_boxes_that_hold_nothing():
+    dataset, _, _ = boxes(8, snr=1.0)
+    values = dataset["subtomogram"].to_numpy().copy()
+    values[[1, 5]] = 3.0
+    values[2, 4, 4, 4] = np.nan
+    damaged = dataset.assign(subtomogram=(dataset["subtomogram"].dims, values))
+    sound = [0, 3, 4, 6, 7]
+    found = first_map(damaged, attempts=9, rounds=1, compute=compute)
+    assert sorted(found.attempts["particle"]) == sound
+    alone = first_map(dataset.isel(particle=sound), attempts=9, rounds=1, compute=compute)
+    np.testing.assert_allclose(
+        found.attempts.set_index("particle")["score_1"].sort_index().to_numpy(),
+        alone.attempts.set_index("particle")["score_1"].sort_index().to_numpy(),
+        atol=0.02,
+    )
+    with pytest.raises(InputError, match="of 4 drawn the boxes of 2 hold NaN or one value"):
+        first_map(damaged.isel(particle=[0, 1, 2, 3]), compute=compute)
+
+
+def test_boxes_that_hold_nothing_hold_nothing_in_larger_voxels():
+    dataset, _, _ = boxes(3, box=64)
+    values = dataset["subtomogram"].to_numpy().copy()
+    values[0], values[1, 0, 0, 0] = 0.1, np.inf
+    small = coarse_boxes(dataset.assign(subtomogram=(dataset["subtomogram"].dims, values)), 160.0)
+    faults = [box_fault(box) > 0 for box in small["subtomogram"].to_numpy()]
+    assert faults == [True, True, False]
 
 
 def test_a_start_needs_particles():

@@ -3,8 +3,8 @@
 One particle, drawn by chance and low-passed, is the first reference of a small set; the set is
 aligned to it and averaged, and the average, centred and low-passed, is the next.  After a few
 rounds the missing wedge of the first has been filled by the others.  Several such attempts start
-from several particles, and the one whose set fits its average best is kept: a first particle that
-is damaged, or lies across its neighbours, loses.
+from several particles, side by side, and the one whose set fits its average best is kept: a first
+particle that lies across its neighbours loses.
 
 At the resolution of the start (60 Å, say) nothing of this needs fine voxels: the boxes are cut to
 that band first, so that an attempt costs seconds.  With symmetry the attempts know nothing of it;
@@ -26,6 +26,7 @@ import pandas as pd
 import xarray as xr
 
 from tomodask.alignment.averaging import average_subtomograms
+from tomodask.alignment.checks import box_fault
 from tomodask.alignment.map_filters import centred, low_pass_weights, shell_weighted
 from tomodask.alignment.poses import align_subtomograms
 from tomodask.alignment.superposition import find_axes, symmetrised, turned_map
@@ -38,6 +39,7 @@ _STEP = 25.0  # degrees
 _CANDIDATES = 3
 _FINER = 4.0  # voxels to a period of the start's resolution: room for masks with a soft edge
 _LEAST_BOX = 24
+_BATCH = 25  # particles a task: of boxes this small, fewer would cost more to hand out than to do
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,15 @@ def coarse_boxes(subtomograms: xr.Dataset, resolution: float) -> xr.Dataset:
 
 
 def _resampled(boxes: np.ndarray, factor: float) -> np.ndarray:
-    return np.stack([resampled(box, factor) for box in boxes])
+    """A box that holds nothing stays one: rounding would make it look as if it held something."""
+    return np.stack(
+        [
+            np.full_like(resampled(np.zeros_like(box), factor), np.nan)
+            if box_fault(box)
+            else resampled(box, factor)
+            for box in boxes
+        ]
+    )
 
 
 def first_map(
@@ -134,7 +144,7 @@ def first_map(
     Raises
     ------
     InputError
-        If there are fewer than four particles, or a number is below 1.
+        If fewer than four particles have a box that holds something, or a number is below 1.
     """
     count = subtomograms.sizes["particle"]
     if count < 4:
@@ -149,22 +159,25 @@ def first_map(
     rows = np.sort(rng.permutation(count)[: min(particles, count)])
     small = coarse_boxes(subtomograms.isel(particle=rows), resolution)
     # A few megabytes, that all rounds of all attempts look at.
-    small = small.assign(
-        subtomogram=(
-            ("particle", "z", "y", "x"),
-            compute(small["subtomogram"].data, label="first boxes"),
+    boxes = np.asarray(compute(small["subtomogram"].data, label="first boxes"))
+    sound = np.array([not box_fault(box) for box in boxes])
+    if sound.sum() < 4:
+        raise InputError(
+            f"a start without a reference needs at least 4 particles, of {len(rows)} drawn the "
+            f"boxes of {len(rows) - sound.sum()} hold NaN or one value only; give a reference"
         )
-    )
+    small, boxes, rows = small.isel(particle=sound), boxes[sound], rows[sound]
+    lazy = da.from_array(boxes, chunks=(_BATCH, -1, -1, -1))
+    small = small.assign(subtomogram=(("particle", "z", "y", "x"), lazy))
     edge, voxel_size = int(small.sizes["x"]), float(small.attrs["voxel_size"])
     weights = low_pass_weights(edge, voxel_size=voxel_size, resolution=resolution)
-    firsts = rng.permutation(len(rows))[: min(attempts, len(rows))]
-    maps, told = [], []
-    for number, first in enumerate(firsts, 1):
-        box = shell_weighted(small["subtomogram"].data[first], weights)
-        volume, scores = centred(box), []
-        for turn in range(1, rounds + 1):
-            label = f"first map {number} of {len(firsts)}, round {turn} of {rounds}"
-            aligned = align_subtomograms(
+    firsts = rng.permutation(len(rows))[:attempts]
+    maps = [centred(shell_weighted(boxes[first], weights)) for first in firsts]
+    table = pd.DataFrame({"particle": rows[firsts]})
+    for turn in range(1, rounds + 1):
+        label = f"first map, round {turn} of {rounds}"
+        aligned = [
+            align_subtomograms(
                 small,
                 xr.DataArray(volume, dims=("z", "y", "x"), attrs={"voxel_size": voxel_size}),
                 tilt_range=tilt_range,
@@ -174,16 +187,18 @@ def first_map(
                 resolution=max(resolution, 2 * voxel_size),
                 diameter=diameter,
                 seed=seed,
+                batch=_BATCH,
             )
-            poses = compute(aligned, label=label)
-            scores.append(float(poses["score"].mean()))
-            graph = average_subtomograms(small, poses=poses, tilt_range=tilt_range)
-            volume = centred(shell_weighted(compute(graph, label=label).average, weights))
-        maps.append(volume)
-        told.append(
-            {"particle": int(rows[first])} | {f"score_{i}": one for i, one in enumerate(scores, 1)}
-        )
-    table = pd.DataFrame(told)
+            for volume in maps
+        ]
+        tables = compute(aligned, label=f"{label}, align")
+        table[f"score_{turn}"] = [float(poses["score"].mean()) for poses in tables]
+        graphs = [
+            average_subtomograms(small, poses=poses, tilt_range=tilt_range, batch=_BATCH)
+            for poses in tables
+        ]
+        averages = compute(graphs, label=f"{label}, average")
+        maps = [centred(shell_weighted(one.average, weights)) for one in averages]
     best = int(np.argmax(table[f"score_{rounds}"].to_numpy()))
     table["chosen"] = np.arange(len(table)) == best
     volume, share = maps[best], 1.0
