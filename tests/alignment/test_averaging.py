@@ -253,6 +253,17 @@ def test_boxes_that_hold_nothing_are_set_aside_and_named(caplog):
         few.compute()
 
 
+def test_a_box_that_is_level_within_its_sphere_is_set_aside():
+    dataset, truth, _ = boxes(5, box=16)
+    volumes = dataset["subtomogram"].to_numpy().copy()
+    volumes[3] = 0.0
+    volumes[3, 0, 0, 0] = 1.0
+    half = [1, 2, 1, 2, 2]
+    got = average_subtomograms(dataset_of(volumes, truth), poses=truth.assign(half=half)).compute()
+    assert got.set_aside["particle"].tolist() == [3]
+    assert "one value only within its sphere" in got.set_aside["reason"][0]
+
+
 def test_rows_that_alignment_set_aside_are_left_out(caplog):
     dataset, truth, _ = boxes(8, box=16)
     keep = [0, 1, 3, 4, 7]

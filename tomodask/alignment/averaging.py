@@ -25,7 +25,6 @@ from typing import Any
 import dask.bag as db
 import numpy as np
 import pandas as pd
-import scipy.fft
 import xarray as xr
 from dask.delayed import Delayed, delayed
 
@@ -41,6 +40,7 @@ from tomodask.alignment.half_sums import (
     bits_for,
     wedge_plane,
 )
+from tomodask.alignment.map_filters import from_half_sphere
 from tomodask.alignment.measurement import Measurement, measurements
 from tomodask.alignment.pose_matching import kept_rows, match_poses, match_rows
 from tomodask.alignment.signal_to_noise import spectral_snr
@@ -412,16 +412,11 @@ def _radial(totals: Totals, mine: slice, turns: int) -> dict[str, np.ndarray]:
 
 def _volume(data: np.ndarray, weight: np.ndarray, n: int, share: float) -> np.ndarray:
     """The box of a weighted sum over half a sphere of frequencies."""
-    k = half_sphere(n / 2 - 0.5).astype(np.intp)
+    k = half_sphere(n / 2 - 0.5)
     if share:
         shell = np.rint(np.linalg.norm(k, axis=1)).astype(np.intp)
         seen = np.maximum(np.bincount(shell, weight > 0), 1)
         mean = (np.bincount(shell, weight) / seen)[shell]
         data, weight = data * (1 + share), np.where(weight > 0, weight + share * mean, 0)
     values = np.divide(data, weight, out=np.zeros_like(data), where=weight > 0)
-    values *= np.exp(-2j * np.pi * (n // 2) / n * k.sum(1))  # from the centre to the corner
-    spectrum = np.zeros((n, n, n // 2 + 1), np.complex128)
-    spectrum[k[:, 0], k[:, 1], k[:, 2]] = values
-    plane = k[:, 2] == 0  # the other half of the plane that rfftn keeps whole
-    spectrum[-k[plane, 0], -k[plane, 1], 0] = values[plane].conj()
-    return np.asarray(scipy.fft.irfftn(spectrum, s=(n, n, n)), np.float32)
+    return from_half_sphere(values, k, n)

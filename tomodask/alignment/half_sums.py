@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 import numba
 import numpy as np
 
+from tomodask.alignment.checks import FAULTS, box_fault
 from tomodask.alignment.measurement import FINER, LEAST_WEIGHT
 from tomodask.arrays.fourier import measured
 from tomodask.arrays.sampling import cut_out, half_sphere, padded_spectrum, soft_sphere, trilinear
@@ -231,6 +232,11 @@ def average(
         spectrum = padded_spectrum(cut_out(box, sphere), radius=n / 2 - 0.5)
         top = max(float(spectrum.values.view(np.float32).max()),
                   -float(spectrum.values.view(np.float32).min()))  # fmt: skip
+        if top == 0:
+            first = rows[0]
+            reason = "its box holds one value only within its sphere"
+            set_aside.append((int(entries.identities[first]), str(entries.names[first]), reason))
+            continue
         for i in rows:
             lookup, most = lookups[entries.kind[i]], max(largest[entries.kind[i]], 1.0)
             key = _exponent(math.sqrt(2) * top * most), _exponent(most**2)
@@ -277,10 +283,7 @@ def bits_for(addends: int) -> int:
 
 def _reason(box: np.ndarray) -> str:
     """Why a box cannot be averaged; empty where it can."""
-    # A sum is not finite as soon as one voxel is not: one pass, no array of truths.
-    if not np.isfinite(box.sum(dtype=np.float64)):
-        return "its box holds NaN or infinite voxels"
-    return "its box holds one value only" if np.ptp(box) == 0 else ""
+    return FAULTS[box_fault(box)].replace("the box", "its box", 1)
 
 
 def _exponent(value: float) -> int:
