@@ -59,7 +59,7 @@ def corrected_fsc(
         One row a shell: ``frequency`` (1/Å), ``resolution`` (Å), ``unmasked``, ``masked``,
         ``randomised`` (FSC_n; 0 where phases are whole) and ``correlation``, the corrected one,
         which `resolution_at` reads.  ``attrs["randomised_from"]`` is the resolution (Å) from which
-        on phases were random; infinite where nothing correlates, NaN where all does.
+        on phases were random; NaN where all shells correlate by 0.8 or more.
 
     Raises
     ------
