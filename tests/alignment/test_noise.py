@@ -176,3 +176,12 @@ def test_boxes_without_noise_cannot_be_whitened():
         align_subtomograms(
             dataset_of(volumes, truth), reference, whiten=True, diameter=2 * RADIUS * VOXEL
         ).compute()
+
+
+def test_a_tomogram_whose_boxes_are_all_bad_stops_no_whitening():
+    dataset, truth, reference = boxes(4)
+    volumes = dataset["subtomogram"].to_numpy()
+    volumes[3, 1, 2, 3] = np.nan
+    mixed = dataset_of(volumes, truth).assign_coords(tilt_min=("particle", [-60.0] * 3 + [-50.0]))
+    table = align_subtomograms(mixed, reference, whiten=True, angular_step=30.0).compute()
+    assert table["score"].notna().tolist() == [True, True, True, False]

@@ -106,11 +106,10 @@ def noise_power(boxes: np.ndarray, *, frequencies: np.ndarray, radius: float) ->
             level = np.float32((box * outside).sum(dtype=np.float64) / outside.sum(dtype=float))
             values = spectrum_at((box - level) * outside, frequencies)
             power = np.abs(values).astype(np.float64) ** 2
-            mean = power.mean()
-            if mean > 0:
-                relative = np.bincount(shell, power, minlength=n // 2) / seen / mean
-                whole = np.rint(np.minimum(relative, _LARGEST) / _UNIT).astype(np.int64)
-                total = total.merge(ShellPower(whole, 1))
+            mean = power.mean() or 1.0
+            relative = np.bincount(shell, power, minlength=n // 2) / seen / mean
+            whole = np.rint(np.minimum(relative, _LARGEST) / _UNIT).astype(np.int64)
+            total = total.merge(ShellPower(whole, 1))
     return [total]
 
 
@@ -167,15 +166,17 @@ def shell_weights(
 ) -> np.ndarray | None:
     """The weights u by shell, shape (box // 2 + 1,); None where nothing is known: all are 1.
 
+    Nor is the noise known where every box is set aside: there is nothing to weigh.
+
     Raises
     ------
     InputError
-        If no box has noise to be measured.
+        If boxes hold no noise to be measured.
     """
     if noise is None and known is None:
         return None
     out = np.ones(box // 2 + 1)
-    if noise is not None:
+    if noise is not None and noise.boxes:
         amplitude = noise.amplitude()
         if not amplitude.any():
             raise InputError("whiten found no box that holds noise; align without it")
