@@ -53,6 +53,18 @@ def test_local_workers_have_one_thread_each(client):
     assert list(client.run(environment).values()) == [dict.fromkeys(THREADS, "1")] * 2
 
 
+def test_workers_keep_the_pages_of_arrays_that_come_and_go(client):
+    def faults():
+        import resource
+
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(50):
+            np.ones(1 << 18)  # 2 MiB, 512 pages
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    assert max(client.run(faults).values()) < 50 * 512 / 2
+
+
 def test_every_place_gives_the_same(client):
     x = da.random.default_rng(0).normal(size=(40, 30), chunks=(7, 11))
     there = compute([x, x.sum(), dask.delayed(len)("four")], label="there")
