@@ -23,7 +23,7 @@ from tomodask.data.particles import orientations, read_particles, with_orientati
 from tomodask.data.subtomograms import open_subtomograms, save_subtomograms
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
-from tomodask.project import refining
+from tomodask.project import refinement_steps, refining
 from tomodask.project.refining import refine
 from tomodask.project.rounds import _merged
 from tomodask.simulation.phantom import phantom_map
@@ -34,12 +34,12 @@ SETTINGS = {"diameter": 260.0, "angular_step": 30.0, "iterations": 3, "candidate
 @pytest.fixture(autouse=True)
 def report_writer(monkeypatch):
     """No pictures but for the one test that looks at them: it is given what writes them."""
-    real = refining.write_refinement_report
+    real = refinement_steps.write_refinement_report
 
     def write(folder):
         (folder.path / "report.html").write_text("")
 
-    monkeypatch.setattr(refining, "write_refinement_report", write)
+    monkeypatch.setattr(refinement_steps, "write_refinement_report", write)
     return real
 
 
@@ -67,7 +67,9 @@ def finished(files, tmp_path_factory):
     patch = pytest.MonkeyPatch()
     with patch.context() as context:
         context.setattr(
-            refining, "write_refinement_report", lambda f: (f.path / "report.html").write_text("")
+            refinement_steps,
+            "write_refinement_report",
+            lambda f: (f.path / "report.html").write_text(""),
         )
         return refined(files, tmp_path_factory.mktemp("whole") / "out")
 
@@ -191,7 +193,7 @@ def test_chunks_change_no_bit(files, finished, tmp_path):
 
 def test_kinds_are_told_apart_without_a_reference(tmp_path, report_writer, monkeypatch):
     """From 3 classes to the 2 that there are; with the report."""
-    monkeypatch.setattr(refining, "write_refinement_report", report_writer)
+    monkeypatch.setattr(refinement_steps, "write_refinement_report", report_writer)
     dataset, kinds, _ = mixture(16, snr=0.2)
     result = refine(
         dataset, output=tmp_path / "out", classes=3, scheduler="synchronous", attempts=1,
