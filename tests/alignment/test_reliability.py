@@ -177,3 +177,24 @@ def test_a_run_killed_with_its_workers_at_work_ends_the_same(undisturbed, tmp_pa
     run_killed(script, lambda: finished(folder) >= 3)
     # Workers may outlive the run by a moment and finish what they are at: that is the same, too.
     assert_same(job(checkpoint=folder).compute(scheduler="sync"), undisturbed)
+
+
+_COMPILED = """
+    import sys
+    from alignment.test_reliability import job
+    for method in ("fourier", "mbgd"):
+        changes = {"candidates": 1} if method == "mbgd" else {}
+        job(method=method, **changes).compute(scheduler="sync").to_pickle(sys.argv[1] + method)
+"""
+
+
+def test_kernels_compiled_or_found_in_the_cache_tell_the_same(tmp_path):
+    """The first process on a machine compiles, those after it load: with the same bits."""
+    path = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+    kernels = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "kernels")}
+    for number in ("first", "second"):
+        words = [sys.executable, "-c", path + textwrap.dedent(_COMPILED), str(tmp_path / number)]
+        subprocess.run(words, check=True, timeout=600, env=kernels)
+    for method in ("fourier", "mbgd"):
+        tables = [pd.read_pickle(tmp_path / f"{n}{method}") for n in ("first", "second")]
+        assert_same(*tables)

@@ -102,7 +102,11 @@ def _between(corners, i, az, ay, ax):  # type: ignore[no-untyped-def]
     return g0 + az * (g1 - g0), g1 - g0, y0 + az * (y1 - y0), x0 + az * (x1 - x0)
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True, boundscheck=False, error_model="numpy")
+# Inlined: called, it would be compiled twice, for itself and within its caller, and which of the
+# two runs, whose sums differ in their last bits, would depend on what the process loaded first.
+@numba.njit(
+    cache=True, fastmath=True, nogil=True, boundscheck=False, error_model="numpy", inline="always"
+)
 def derivative_sums(  # type: ignore[no-untyped-def]
     words, rim, padding, frequencies, weights, data, start, stop, matrix, shift, box, out
 ):

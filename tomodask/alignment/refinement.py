@@ -163,7 +163,7 @@ def _solve(system, turn_limit, shift_limit, step):  # type: ignore[no-untyped-de
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, fastmath=True, nogil=True, boundscheck=False, error_model="numpy")
 def _descend(  # type: ignore[no-untyped-def]
     words,
     rim,

@@ -176,7 +176,7 @@ def volume_of(level: Level, values: np.ndarray) -> np.ndarray:
     return np.asarray(rows.view(np.float32) @ level.along_z)
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@numba.njit(cache=True, fastmath=True, nogil=True, inline="always")
 def _lay_out(  # type: ignore[no-untyped-def]
     values, padding, box, frequencies, weights, place, matrix, shift, cubes
 ):
@@ -239,7 +239,7 @@ def _transform(cubes, along_x, along_y, along_z, along_z2, first, last):  # type
     return both, rest.reshape(5, count, side, side)
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@numba.njit(cache=True, fastmath=True, nogil=True, inline="always")
 def _flush(columns, count, out):  # type: ignore[no-untyped-def]
     for a in range(8):
         for b in range(a + 1):
@@ -254,7 +254,7 @@ def _flush(columns, count, out):  # type: ignore[no-untyped-def]
     out[8, 8] += count
 
 
-@numba.njit(cache=True, fastmath=True, nogil=True)
+@numba.njit(cache=True, fastmath=True, nogil=True, inline="always")
 def _sum_products(both, rest, data, reach, radius, first, last, out):  # type: ignore[no-untyped-def]
     """Sums of products of [turn x, y, z, move x, y, z, model, data, 1] over the slices' voxels."""
     side = reach.shape[0]
