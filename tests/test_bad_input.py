@@ -387,7 +387,7 @@ def test_several_stores_at_once(good, boxes, tmp_path, command):
     assert f"got 2 names with {boxes} among them" in said
     assert "rlnImageName" in said
     if command == "average":  # what is offered works
-        names = [("0@boxes.zarr", 0, 0, 0), ("1@other.zarr", 0, 0, 0)]
+        names = [(f"{i}@{store}.zarr", 0, 0, 0) for store in ("boxes", "other") for i in (0, 1)]
         shutil.copytree(boxes, tmp_path / "boxes.zarr")
         columns = ("rlnImageName", "rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
         star = write_star(tmp_path / "both.star", columns, *names)

@@ -24,9 +24,9 @@ from tomodask.simulation.phantom import phantom_map, phantom_tomogram
 
 COMMANDS = (
     "info", "convert", "density", "simulate", "reconstruct", "match", "train", "segment",
-    "pick", "score", "extract", "align", "average", "run", "demo",
+    "pick", "score", "extract", "align", "average", "fsc", "refine", "run", "demo",
 )  # fmt: skip
-HERE_ALONE = ("info", "density", "train", "score")  # run in the process that was called
+HERE_ALONE = ("info", "density", "train", "score", "fsc")  # run in the process that was called
 HERE = ("--scheduler", "synchronous")
 VOXEL, BOX, STEP = 10.0, 40, 30
 

@@ -53,6 +53,18 @@ def test_local_workers_have_one_thread_each(client):
     assert list(client.run(environment).values()) == [dict.fromkeys(THREADS, "1")] * 2
 
 
+def test_workers_keep_the_pages_of_arrays_that_come_and_go(client):
+    def faults():
+        import resource
+
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(50):
+            np.ones(1 << 18)  # 2 MiB, 512 pages
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    assert max(client.run(faults).values()) < 50 * 512 / 2
+
+
 def test_every_place_gives_the_same(client):
     x = da.random.default_rng(0).normal(size=(40, 30), chunks=(7, 11))
     there = compute([x, x.sum(), dask.delayed(len)("four")], label="there")
@@ -316,6 +328,27 @@ def test_plain_lines_have_no_control_characters(capsys, monkeypatch):
         *(f"search: {percent} %" for percent in range(10, 100, 10)),
         "search: done",
     ]
+
+
+def test_a_log_hears_of_passing_steps_only_where_they_are_long(capsys, monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr(time, "monotonic", lambda: 2.0 * next(clock))
+    with show_progress("short", passing=True) as progress:
+        progress.update(1, 200)
+        progress.update(199, 200)
+    assert capsys.readouterr().err == ""
+    with show_progress("long", passing=True) as progress:
+        for finished in range(101):
+            progress.update(finished, 200)
+    lines = [line.split(" (")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines[0].endswith(" %")
+    assert lines[1:] == [*(f"long: {percent} %" for percent in range(10, 60, 10)), "long: done"]
+
+
+def test_a_terminal_keeps_no_bar_of_a_passing_step(monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    assert show_progress("step", passing=True).bar.live.transient
+    assert not show_progress("search").bar.live.transient
 
 
 def test_a_terminal_gets_a_bar(monkeypatch):

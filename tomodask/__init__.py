@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 from tomodask.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from tomodask.alignment.averaging import Average, average_subtomograms
+    from tomodask.alignment.averaging import Average, average_classes, average_subtomograms
+    from tomodask.alignment.cone_fsc import fsc_by_cone, resolution_by_direction
+    from tomodask.alignment.corrected_fsc import corrected_fsc
     from tomodask.alignment.fsc import fsc, resolution_at
+    from tomodask.alignment.local_resolution import local_resolution
     from tomodask.alignment.poses import align_subtomograms
+    from tomodask.alignment.sharpening import b_factor, sharpen
     from tomodask.arrays.geometry import angular_distance, rotation_grid
     from tomodask.cluster import compute, connect
     from tomodask.data.describe import describe
@@ -50,7 +54,7 @@ if TYPE_CHECKING:
     )
     from tomodask.picking.training import EpochReport, TrainingSettings, train_picker
     from tomodask.picking.training_view import watch_training
-    from tomodask.project import Run, run
+    from tomodask.project import Refinement, Run, refine, run
     from tomodask.reconstruction.tomogram import reconstruct, save_reconstruction
     from tomodask.simulation.boxes import simulate_subtomograms
     from tomodask.simulation.density import structure_density
@@ -58,9 +62,13 @@ if TYPE_CHECKING:
     from tomodask.simulation.tomogram import Simulation, simulate
 
 _HOMES = {
-    "alignment.averaging": ("Average", "average_subtomograms"),
+    "alignment.averaging": ("Average", "average_classes", "average_subtomograms"),
+    "alignment.cone_fsc": ("fsc_by_cone", "resolution_by_direction"),
+    "alignment.corrected_fsc": ("corrected_fsc",),
     "alignment.fsc": ("fsc", "resolution_at"),
+    "alignment.local_resolution": ("local_resolution",),
     "alignment.poses": ("align_subtomograms",),
+    "alignment.sharpening": ("b_factor", "sharpen"),
     "arrays.geometry": ("angular_distance", "rotation_grid"),
     "cluster": ("compute", "connect"),
     "data.describe": ("describe",),
@@ -94,7 +102,7 @@ _HOMES = {
     ),
     "picking.training": ("EpochReport", "TrainingSettings", "train_picker"),
     "picking.training_view": ("watch_training",),
-    "project": ("Run", "run"),
+    "project": ("Refinement", "Run", "refine", "run"),
     "reconstruction.tomogram": ("reconstruct", "save_reconstruction"),
     "simulation.boxes": ("simulate_subtomograms",),
     "simulation.density": ("structure_density",),
@@ -108,6 +116,7 @@ __all__ = [
     "EpochReport",
     "InputError",
     "PickingModel",
+    "Refinement",
     "Run",
     "Scores",
     "Simulation",
@@ -115,15 +124,20 @@ __all__ = [
     "__version__",
     "align_subtomograms",
     "angular_distance",
+    "average_classes",
     "average_subtomograms",
+    "b_factor",
     "collect_centers",
     "compute",
     "connect",
+    "corrected_fsc",
     "describe",
     "extract_subtomograms",
     "find_blobs",
     "find_centers",
     "fsc",
+    "fsc_by_cone",
+    "local_resolution",
     "match_template",
     "open_scores",
     "open_segmentation",
@@ -140,7 +154,9 @@ __all__ = [
     "read_model",
     "read_particles",
     "reconstruct",
+    "refine",
     "resolution_at",
+    "resolution_by_direction",
     "rotation_grid",
     "run",
     "save_reconstruction",
@@ -150,6 +166,7 @@ __all__ = [
     "save_tomogram",
     "score_picks",
     "segment_tomogram",
+    "sharpen",
     "simulate",
     "simulate_subtomograms",
     "structure_density",

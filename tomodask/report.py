@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import io
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dask
 import dask.array as da
-import jinja2
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import xarray as xr
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from tomodask import plot
 from tomodask.data.particles import read_particles
@@ -30,6 +23,15 @@ from tomodask.data.writing import replacing
 from tomodask.errors import InputError
 from tomodask.picking.segmentation_store import open_segmentation
 from tomodask.picking.template_matching import open_scores
+from tomodask.report_page import (
+    angstrom,
+    duration,
+    file_size,
+    inline,
+    page_style,
+    page_template,
+    shown_parameters,
+)
 
 __all__ = ["Truth", "write_report"]
 
@@ -114,7 +116,7 @@ def write_report(
     folder = RunFolder.read(Path(output))
     if not folder.finished("average"):
         raise InputError(f"{output}: the run has no average yet; finish it by the same command")
-    with _style():
+    with page_style():
         page = _page(folder, truth, truth_fsc)
     path = folder.path / "report.html"
     with replacing(path, overwrite=True) as part:
@@ -135,40 +137,33 @@ def _page(folder: RunFolder, truth: Sequence[Truth], truth_fsc: pd.DataFrame | N
     }
     # Relative where the run saved it itself: its folder may have been moved.
     tomogram = open_tomogram(at / figures["tomogram"], voxel_size=size)
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tomodask"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     count = figures["particles"]
     pictures = {
-        "tomogram": _inline(
+        "tomogram": inline(
             plot.plot_tomogram(tomogram, picks, diameter=diameter),
             "Two grey slabs through the middle of the tomogram, seen along z and along y, with a "
             "circle around each picked particle.",
         ),
-        "orientations": _inline(
+        "orientations": inline(
             plot.plot_orientations(poses),
             f"Map of the sphere with the viewing directions of {count} particles, and a rose of "
             "their turn about the own axis.",
         ),
-        "surfaces": _inline(
+        "surfaces": inline(
             plot.plot_surfaces(
                 maps["average"], voxel_size=size, resolution=figures["resolution_143"]
             ),
             "The surface of the average, shaded, seen along z, y and x.",
         ),
-        "average": _inline(
+        "average": inline(
             plot.plot_average(maps, voxel_size=size, diameter=diameter),
             "Three orthogonal central slices of the average and of its two halves.",
         ),
-        "fsc": _inline(
+        "fsc": inline(
             plot.plot_fsc(curve, truth=truth_fsc),
             "Fourier shell correlation of the half maps over resolution; it falls below 0.143 at "
-            f"{_angstrom(figures['resolution_143'])} and below 0.5 at "
-            f"{_angstrom(figures['resolution_5'])}.",
+            f"{angstrom(figures['resolution_143'])} and below 0.5 at "
+            f"{angstrom(figures['resolution_5'])}.",
         ),
     }
     model = figures.get("model")
@@ -177,7 +172,7 @@ def _page(folder: RunFolder, truth: Sequence[Truth], truth_fsc: pd.DataFrame | N
     else:
         pictures |= _segmentation(at, tomogram, picks, diameter)
         if model["history"]:
-            pictures["training"] = _inline(
+            pictures["training"] = inline(
                 plot.plot_training(model["history"]),
                 "Curves over the epochs of training: loss, precision, recall and F1 on the part "
                 "that was held out, learning rate.",
@@ -188,23 +183,23 @@ def _page(folder: RunFolder, truth: Sequence[Truth], truth_fsc: pd.DataFrame | N
         if stage in document["stages"]
     }
     total = sum(seconds.values())
-    return environment.get_template("report.html").render(
+    return page_template("report.html").render(
         figures=figures,
-        parameters=_parameters(document["parameters"]),
+        parameters=shown_parameters(document["parameters"]),
         pictures=pictures,
         network=None if model is None else _network(model),
         truth=truth,
-        resolution_143=_angstrom(figures["resolution_143"]),
-        resolution_5=_angstrom(figures["resolution_5"]),
+        resolution_143=angstrom(figures["resolution_143"]),
+        resolution_5=angstrom(figures["resolution_5"]),
         stages=[
-            (_STAGES[name], _duration(value), 100 * value / max(seconds.values()))
+            (_STAGES[name], duration(value), 100 * value / max(seconds.values()))
             for name, value in seconds.items()
         ],
-        total=_duration(total),
+        total=duration(total),
         document=document,
         memory=f"{document['machine']['memory_bytes'] / 2**30:.0f} GiB",
         outputs=[
-            (name, str((at / name).resolve()), what, _bytes(at / name))
+            (name, str((at / name).resolve()), what, file_size(at / name))
             for name, what in _FILES.items()
             if name == "report.html" or (at / name).exists()
         ],
@@ -214,7 +209,7 @@ def _page(folder: RunFolder, truth: Sequence[Truth], truth_fsc: pd.DataFrame | N
 def _scores(folder: Path, picks: pd.DataFrame, threshold: float) -> Markup:
     """The picks' scores above those of all voxels."""
     score = picks["score"].to_numpy(float)
-    return _inline(
+    return inline(
         plot.plot_scores(score, threshold=threshold, background=_histogram(folder, score)),
         f"Histogram of the scores of {len(picks)} picks above that of all voxels of the score "
         f"map, with the threshold at {threshold:.3g}.",
@@ -227,12 +222,12 @@ def _segmentation(
     """A slab beneath the probabilities, and the picks' heights."""
     probability = open_segmentation(folder / "probability.zarr")
     return {
-        "segmentation": _inline(
+        "segmentation": inline(
             plot.plot_segmentation(tomogram, probability, picks, diameter=diameter),
             "A grey slab of the tomogram, and the same slab beneath the probabilities, a colour "
             "for each class, with a circle around each picked particle.",
         ),
-        "scores": _inline(
+        "scores": inline(
             plot.plot_scores(picks["score"].to_numpy(float)),
             f"Histogram of the scores of {len(picks)} picks.",
         ),
@@ -273,68 +268,3 @@ def _histogram(folder: Path, picked: np.ndarray) -> tuple[np.ndarray, np.ndarray
     edges = np.linspace(float(low), max(float(high), float(picked.max())) + 1e-6, 81)
     counts, _ = da.histogram(score[score != 0], bins=edges)
     return np.asarray(counts.compute()), edges
-
-
-def _parameters(parameters: dict[str, Any]) -> list[tuple[str, str]]:
-    shown = []
-    for name, value in parameters.items():
-        if isinstance(value, list):
-            value = " to ".join(f"{v:g}" for v in value)
-        elif isinstance(value, float):
-            value = f"{value:g}"
-        shown.append((name.replace("_", " "), "by default" if value is None else str(value)))
-    return shown
-
-
-@contextlib.contextmanager
-def _style() -> Iterator[None]:
-    with mpl.rc_context(
-        {
-            "font.family": "sans-serif",
-            "font.sans-serif": ["DejaVu Sans"],
-            "svg.fonttype": "path",
-            "svg.hashsalt": "tomodask",  # the same figure gives the same bytes
-        }
-    ):
-        yield
-
-
-def _inline(figure: Figure, text: str) -> Markup:
-    """A figure as an image element: drawings as SVG, pictures as PNG, each with its text."""
-    raster = any(axes.images for axes in figure.axes)
-    kind, mime = ("png", "image/png") if raster else ("svg", "image/svg+xml")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=kind, dpi=160, metadata=None if raster else {"Date": None})
-    content = base64.b64encode(buffer.getvalue()).decode("ascii")
-    width = round(96 * figure.get_figwidth())
-    return Markup('<img src="data:{};base64,{}" width="{}" alt="{}">').format(
-        mime, Markup(content), width, text
-    )
-
-
-def _angstrom(value: float | None) -> str:
-    return "not reached" if value is None or math.isinf(value) else f"{value:.1f} Å"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 99.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
-def _bytes(path: Path) -> str:
-    """Size of a file or folder; nothing for the page that is being written."""
-    if path.name == "report.html":
-        return ""
-    size = float(
-        sum(f.stat().st_size for f in path.rglob("*") if f.is_file())
-        if path.is_dir()
-        else path.stat().st_size
-    )
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"

@@ -8,7 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from tomodask.alignment.plan import plan_alignment
 from tomodask.alignment.refinement import Stage, correlation, refine_pose
-from tomodask.alignment.search import candidate_poses
+from tomodask.alignment.search import candidate_poses, real_products
 from tomodask.arrays.geometry import angular_distance
 from tomodask.arrays.sampling import spectrum_at
 from tomodask.data.particles import orientations
@@ -28,7 +28,7 @@ def main() -> None:
     search, bands, descent = figure.subplots(1, 3)
 
     moved = plan.grid.phases * data[plan.grid.index]
-    scores = np.concatenate([moved.real, moved.imag], axis=1) @ plan.grid.model
+    scores = real_products(moved, plan.grid.model)  # all of them, at full length
     norm = np.linalg.norm(data[plan.grid.index])
     best = scores.max(0) / norm
     off = angular_distance(Rotation.from_matrix(plan.grid.rotations), true)

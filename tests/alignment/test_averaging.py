@@ -7,14 +7,10 @@ import pytest
 import scipy.interpolate
 from alignment.scenes import VOXEL, boxes, dataset_of
 
-from tomodask.alignment.averaging import (
-    HalfSums,
-    _wedge_plane,
-    average,
-    average_subtomograms,
-    match_poses,
-)
+from tomodask.alignment.averaging import average_subtomograms
 from tomodask.alignment.fsc import fsc, resolution_at
+from tomodask.alignment.half_sums import Entries, average, bits_for, wedge_plane
+from tomodask.alignment.pose_matching import match_poses
 from tomodask.arrays.fourier import measured
 from tomodask.arrays.geometry import matrices_zyx
 from tomodask.arrays.sampling import half_sphere
@@ -69,59 +65,61 @@ def test_sums_against_a_loop_over_measured_frequencies():
     matrices, n = matrices_zyx(orientations(truth)), 16
     shifts = truth[["shift_z", "shift_y", "shift_x"]].to_numpy() / VOXEL
     tilts = truth[["tilt_min", "tilt_max"]].to_numpy()
-    (sums,) = average(
-        volumes,
+    entries = Entries(
+        np.arange(3),
         matrices,
         shifts,
-        np.zeros(3, int),
-        [_wedge_plane(n, tuple(tilts[0]))],
         np.array([0, 1, 1]),
+        np.array([1.0, 1.0, 0.25]),
+        np.zeros(3, int),
         np.arange(3),
         np.array(list("abc")),
     )
+    lookup = wedge_plane(n, tuple(tilts[0]))
+    (sums,) = average(volumes, entries, [lookup], np.eye(3)[None], slots=2, bits=bits_for(3))
     k = half_sphere(n / 2 - 0.5)
     axis = np.arange(n) - n // 2
     grid = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), -1).reshape(-1, 3)
     radius = np.linalg.norm(grid, axis=1)
     ramp = 0.5 + 0.5 * np.cos(np.pi * np.clip((radius - (n / 2 - 2)) / 2.0, 0, 1))
     data, weight = np.zeros((2, len(k)), complex), np.zeros((2, len(k)))
-    for i, half in enumerate([0, 1, 1]):
+    power, spread, count = np.zeros((3, 2, 9))
+    shell = np.rint(np.linalg.norm(k, axis=1)).astype(int)
+    for i, half, amount in ((0, 0, 1.0), (1, 1, 1.0), (2, 1, 0.25)):
         q = k @ matrices[i].T
         seen = interpolated_wedge(q, tuple(tilts[i]))
         edge = volumes[i].ravel()[(ramp > 0) & (ramp < 1)].mean()
         values = (volumes[i].ravel() - edge) * ramp
         exact = np.exp(-2j * np.pi / n * (q @ grid.T)) @ values
-        data[half] += seen * exact * np.exp(2j * np.pi / n * (q @ shifts[i]))
-        weight[half] += seen**2
-    np.testing.assert_allclose(sums.weight, weight, atol=1e-4)
+        data[half] += amount * seen * exact * np.exp(2j * np.pi / n * (q @ shifts[i]))
+        weight[half] += amount * seen**2
+        power[half] += amount * np.bincount(shell, np.abs(exact) ** 2 * (seen > 0), 9)
+        spread[half] += np.bincount(shell, (amount * seen) ** 2, 9)
+        count[half] += amount * np.bincount(shell, seen > 0, 9)
+    totals = sums.totals()
+    np.testing.assert_allclose(totals.weight, weight, atol=1e-4)
+    np.testing.assert_allclose(totals.spread, spread, rtol=1e-3)
+    np.testing.assert_allclose(totals.power[:, 1:], power[:, 1:], rtol=0.1)
+    np.testing.assert_allclose(totals.count, count, atol=1)
     np.testing.assert_array_equal(sums.particles, [1, 2])
-    assert np.linalg.norm(sums.data - data) < 0.05 * np.linalg.norm(data)
+    assert np.linalg.norm(totals.data - data) < 0.05 * np.linalg.norm(data)
 
 
-def test_merge_is_associative_and_adds():
-    rng = np.random.default_rng(0)
-    a, b, c = (
-        HalfSums(
-            rng.integers(0, 9, (2, 5)) + 0j, rng.integers(0, 9, (2, 5)) * 1.0, np.array([1, 2])
-        )
-        for _ in range(3)
+@pytest.mark.parametrize(("chunks", "batch", "split_every"), [(1, 1, 2), (2, 2, 3), (9, 4, 2)])
+def test_chunks_batches_tree_and_workers_change_nothing(chunks, batch, split_every):
+    """Not one bit, also where boxes are of very unequal scale: sums are of whole numbers."""
+    dataset, truth, _ = boxes(9, box=16)
+    scale = np.float32([1, 1e-5, 3, 1e4, 1, 30, 0.1, 1, 1]).reshape(-1, 1, 1, 1)
+    volumes = dataset["subtomogram"].to_numpy() * scale
+    want = average_subtomograms(dataset_of(volumes, truth, chunks=3), poses=truth).compute()
+    lazy = average_subtomograms(
+        dataset_of(volumes, truth, chunks=chunks), poses=truth, batch=batch, split_every=split_every
     )
-    left, right = a.merge(b).merge(c), a.merge(b.merge(c))
-    for name in ("data", "weight", "particles"):
-        np.testing.assert_array_equal(getattr(left, name), getattr(right, name))
-    np.testing.assert_array_equal(left.particles, [3, 6])
-
-
-@pytest.mark.parametrize("chunks", [1, 2, 5])
-def test_chunks_and_workers_change_nothing(chunks):
-    dataset, truth, _ = boxes(5, box=16)
-    want = average_subtomograms(dataset, poses=truth, batch=2, split_every=2).compute()
-    dataset, _, _ = boxes(5, box=16, chunks=chunks)
-    lazy = average_subtomograms(dataset, poses=truth, batch=2, split_every=2)
     for scheduler in ("sync", "threads"):
         got = lazy.compute(scheduler=scheduler)
         for name in ("average", "half_1", "half_2"):
             np.testing.assert_array_equal(getattr(got, name), getattr(want, name))
+        pd.testing.assert_frame_equal(got.ssnr, want.ssnr, check_exact=True)
 
 
 def test_halves_follow_their_column():
@@ -132,12 +130,16 @@ def test_halves_follow_their_column():
     two = average_subtomograms(
         alone, poses=truth.loc[[0, 1, 0, 1]].assign(half=[1, 1, 2, 2])
     ).compute()
+    swapped = average_subtomograms(dataset, poses=truth.assign(half=[2, 2, 1, 1, 1, 1])).compute()
+    np.testing.assert_array_equal(swapped.half_1, one.half_2)
+    np.testing.assert_array_equal(swapped.half_2, one.half_1)
+    np.testing.assert_array_equal(swapped.average, one.average)
     np.testing.assert_array_equal(two.half_1, one.half_1)
     np.testing.assert_array_equal(two.half_1, two.half_2)
 
 
 def test_unmeasured_frequencies_stay_empty():
-    dataset, truth, _ = boxes(2, box=16, tilt_range=(-20.0, 20.0))
+    dataset, truth, _ = boxes(4, box=16, tilt_range=(-20.0, 20.0))
     same = truth.assign(quat_x=0.0, quat_y=0.0, quat_z=0.0, quat_w=1.0)
     result = average_subtomograms(dataset, poses=same).compute()
     assert result.coverage == pytest.approx(40 / 180, abs=0.05)
@@ -215,22 +217,74 @@ def test_says_what_is_wrong():
     unknown = dataset.assign_coords(tilt_min=("particle", [-60.0, np.nan, -60.0, -60.0]))
     with pytest.raises(InputError, match=r"1 of 4 particles does not rise .*particle 1: nan to 60"):
         average_subtomograms(unknown, poses=truth)
-    with pytest.raises(InputError, match="at least 2 particles, got 1"):
-        average_subtomograms(dataset.isel(particle=[0]), poses=truth.iloc[:1])
-    with pytest.raises(InputError, match="half must be 1 or 2 with both present"):
+    with pytest.raises(InputError, match="half 2 has 1 particle, it needs at least 2"):
+        average_subtomograms(dataset.isel(particle=[0, 1, 2]), poses=truth.iloc[:3])
+    with pytest.raises(InputError, match="half 2 has 0 particles"):
         average_subtomograms(dataset, poses=truth.assign(half=1))
+    for half in (0, np.nan):
+        with pytest.raises(InputError, match="half must be 1 or 2, got"):
+            average_subtomograms(dataset, poses=truth.assign(half=[1, 2, half, 1]))
+    with pytest.raises(InputError, match="symmetry must be"):
+        average_subtomograms(dataset, poses=truth, symmetry="Q3")
     with pytest.raises(InputError, match="no tilt range"):
         average_subtomograms(dataset.drop_vars(["tilt_min", "tilt_max"]), poses=truth)
     with pytest.raises(InputError, match="two cubic maps of one size"):
         fsc(np.zeros((4, 4, 4)), np.zeros((5, 5, 5)), voxel_size=1.0)
 
 
-def test_a_box_that_is_not_finite_is_named():
-    dataset, truth, _ = boxes(4, box=16)
+def test_boxes_that_hold_nothing_are_set_aside_and_named(caplog):
+    dataset, truth, _ = boxes(7, box=16)
     volumes = dataset["subtomogram"].to_numpy().copy()
     volumes[2, 3, 3, 3] = np.nan
-    with pytest.raises(InputError, match=r"particle 2 \(2@boxes\) holds NaN"):
-        average_subtomograms(dataset_of(volumes, truth), poses=truth).compute()
+    volumes[5] = 1.0
+    half = [1, 2, 1, 2, 1, 2, 2]
+    broken = average_subtomograms(dataset_of(volumes, truth), poses=truth.assign(half=half))
+    got = broken.compute()
+    assert got.set_aside["particle"].tolist() == [2, 5]
+    assert "particle 2 (2@boxes): its box holds NaN" in caplog.text
+    assert "particle 5 (5@boxes): its box holds one value only" in caplog.text
+    keep = [0, 1, 3, 4, 6]
+    rest = dataset_of(volumes[keep], truth.iloc[keep])
+    want = average_subtomograms(rest, poses=truth.iloc[keep].assign(half=[1, 2, 2, 1, 2]))
+    np.testing.assert_array_equal(got.average, want.compute().average)
+    volumes[0, 0, 0, 0] = np.inf
+    few = average_subtomograms(dataset_of(volumes, truth), poses=truth.assign(half=half))
+    with pytest.raises(InputError, match=r"half 1 has 1 particle, .* \(particle 0 \(0@boxes\)"):
+        few.compute()
+
+
+def test_a_box_that_is_level_within_its_sphere_is_set_aside():
+    dataset, truth, _ = boxes(5, box=16)
+    volumes = dataset["subtomogram"].to_numpy().copy()
+    volumes[3] = 0.0
+    volumes[3, 0, 0, 0] = 1.0
+    half = [1, 2, 1, 2, 2]
+    got = average_subtomograms(dataset_of(volumes, truth), poses=truth.assign(half=half)).compute()
+    assert got.set_aside["particle"].tolist() == [3]
+    assert "one value only within its sphere" in got.set_aside["reason"][0]
+
+
+def test_rows_that_alignment_set_aside_are_left_out(caplog):
+    dataset, truth, _ = boxes(8, box=16)
+    keep = [0, 1, 3, 4, 7]
+    half = np.array([1, 2, 1, 2, 1, 2, 1, 2])
+    want = average_subtomograms(
+        dataset.isel(particle=keep), poses=truth.iloc[keep].assign(half=half[keep])
+    ).compute()
+    poses = truth.assign(half=half, score=0.5, reason="")
+    poses.loc[2, "quat_x"] = np.nan
+    poses.loc[5, "score"] = np.nan
+    poses.loc[6, "reason"] = "NaN in the box"
+    got = average_subtomograms(dataset, poses=poses).compute()
+    np.testing.assert_array_equal(got.average, want.average)
+    assert got.particles == (2, 3)
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        "3 of 8 poses are left out of the average, as alignment set them aside: "
+        "2@boxes, 5@boxes, 6@boxes"
+    ]
+    with pytest.raises(InputError, match="all are empty"):
+        average_subtomograms(dataset, poses=truth.assign(quat_x=np.nan))
 
 
 def test_boxes_in_memory_will_do():

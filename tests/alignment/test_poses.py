@@ -17,9 +17,11 @@ from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_info
 
 from tomodask.alignment import poses as module
+from tomodask.alignment.plan import plan_alignment
 from tomodask.alignment.poses import align_subtomograms
-from tomodask.alignment.refinement import Stage
+from tomodask.alignment.refinement import Stage, refine_pose
 from tomodask.arrays.geometry import angular_distance
+from tomodask.arrays.sampling import spectrum_at
 from tomodask.arrays.threads import one_thread_each
 from tomodask.data.particles import orientations
 from tomodask.errors import InputError
@@ -52,18 +54,16 @@ def test_accuracy_is_that_of_the_maximum_likelihood():
     """Within 15 % of poses refined from the truth over the same voxels, which noise alone moves."""
     dataset, truth, reference = boxes(24, snr=0.05, seed=3)
     volume = np.asarray(reference)
-    plan = module.plan_alignment(
-        volume, tilt_range=(-60.0, 60.0), angular_step=20.0, shift_range=3.2
-    )
+    plan = plan_alignment(volume, tilt_range=(-60.0, 60.0), angular_step=20.0, shift_range=3.2)
     last = plan.stages[-1]
     whole = Stage(last.frequencies, last.index, 1, 30)
     floor = []
     for i, box in enumerate(dataset["subtomogram"].to_numpy()):
         start = orientations(truth)[i]
-        matrix, _ = module.refine_pose(
+        matrix, _ = refine_pose(
             plan.spectrum,
             whole,
-            module.spectrum_at(box, last.frequencies),
+            spectrum_at(box, last.frequencies),
             start.as_matrix(),
             truth.loc[i, ["shift_x", "shift_y", "shift_z"]].to_numpy(float) / VOXEL,
             rng=np.random.default_rng(0),
@@ -93,7 +93,7 @@ def test_chunks_batches_and_tree_change_nothing(chunks, batch, split_every):
     got = align_subtomograms(
         dataset, reference, batch=batch, split_every=split_every, **FAST
     ).compute()
-    pd.testing.assert_frame_equal(got, want)  # equal, not close
+    pd.testing.assert_frame_equal(got, want, check_exact=True)  # equal, not close
 
 
 def test_workers_change_nothing():
@@ -102,7 +102,7 @@ def test_workers_change_nothing():
     got = align_subtomograms(dataset, reference, batch=1, **FAST).compute(
         scheduler="threads", num_workers=3
     )
-    pd.testing.assert_frame_equal(got, want)
+    pd.testing.assert_frame_equal(got, want, check_exact=True)
 
 
 def blas_threads():
@@ -137,7 +137,7 @@ def test_a_particle_is_the_same_in_any_company():
     dataset, _, reference = boxes(6)
     want = align_subtomograms(dataset, reference, **FAST).compute().loc[[4, 1, 5]]
     got = align_subtomograms(dataset.isel(particle=[4, 1, 5]), reference, **FAST).compute()
-    pd.testing.assert_frame_equal(got, want)
+    pd.testing.assert_frame_equal(got, want, check_exact=True)
 
 
 def test_two_wedges_in_one_set():
@@ -163,10 +163,10 @@ def test_finished_batches_are_not_done_again(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "search", lambda *a, **k: done.append(1) or search(*a, **k))
     got = align_subtomograms(dataset, reference, **job).compute()
     assert len(done) == 2
-    pd.testing.assert_frame_equal(got, want)
+    pd.testing.assert_frame_equal(got, want, check_exact=True)
     got = align_subtomograms(dataset, reference, **job).compute()
     assert len(done) == 2
-    pd.testing.assert_frame_equal(got, want)
+    pd.testing.assert_frame_equal(got, want, check_exact=True)
 
 
 def test_checkpoint_of_another_job_is_refused(tmp_path):
@@ -201,7 +201,7 @@ def test_killed_job_goes_on_and_ends_the_same(tmp_path):
     child.wait()
     assert 2 <= len(list(folder.glob("*.npy"))) <= 12
     got = align_subtomograms(dataset, reference, batch=1, checkpoint=folder, **FAST).compute()
-    pd.testing.assert_frame_equal(got, want)
+    pd.testing.assert_frame_equal(got, want, check_exact=True)
 
 
 def test_checkpoint_sees_that_boxes_changed_under_their_names(tmp_path):
@@ -227,24 +227,64 @@ def test_two_wedges_that_print_alike(tmp_path):
     want = align_subtomograms(dataset, reference, **job).compute()
     for _ in range(2):
         got = align_subtomograms(dataset, reference, checkpoint=tmp_path, **job).compute()
-        pd.testing.assert_frame_equal(got, want)
+        pd.testing.assert_frame_equal(got, want, check_exact=True)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_box_that_is_not_finite_is_named(value):
-    dataset, truth, reference = boxes(3)
+def spoiled(dataset, truth):
+    """Boxes of which the second holds NaN, the fourth infinity and the fifth one value only."""
     volumes = dataset["subtomogram"].to_numpy().copy()
-    volumes[1, 4, 5, 6] = value
-    with pytest.raises(InputError, match=r"particle 1 \(1@boxes\) holds NaN or infinite"):
-        align_subtomograms(dataset_of(volumes, truth), reference, **FAST).compute()
+    volumes[1, 4, 5, 6] = np.nan
+    volumes[3, 4, 5, 6] = np.inf
+    volumes[4] = 4.0
+    return dataset_of(volumes, truth)
 
 
-def test_an_empty_box_is_named():
-    dataset, truth, reference = boxes(3)
-    volumes = dataset["subtomogram"].to_numpy().copy()
-    volumes[2] = 4.0
-    with pytest.raises(InputError, match=r"particle 2 \(2@boxes\) holds one value only"):
-        align_subtomograms(dataset_of(volumes, truth), reference, **FAST).compute()
+@pytest.mark.parametrize("batch", [1, 3, 32])
+def test_boxes_that_hold_nothing_are_set_aside_and_the_rest_goes_on(batch, caplog, tmp_path):
+    dataset, truth, reference = boxes(6)
+    want = align_subtomograms(dataset, reference, **FAST).compute()
+    bad = spoiled(dataset, truth)
+    job = {"batch": batch, "checkpoint": tmp_path, **FAST}
+    got = align_subtomograms(bad, reference, **job).compute()
+    assert "3 of 6 particles are set aside, without a pose: 1@boxes (the box holds" in caplog.text
+    again = align_subtomograms(bad, reference, **job).compute()  # from the checkpoint
+    pd.testing.assert_frame_equal(again, got, check_exact=True)
+    aside = [1, 3, 4]
+    assert got.loc[aside, "reason"].tolist() == [
+        "the box holds NaN or infinite voxels",
+        "the box holds NaN or infinite voxels",
+        "the box holds one value only",
+    ]
+    pose = ["quat_x", "quat_y", "quat_z", "quat_w", *SHIFT, "score"]
+    assert got.loc[aside, pose].isna().all(axis=None)
+    rest = got.drop(index=aside)
+    assert rest["reason"].eq("").all()
+    pd.testing.assert_frame_equal(
+        rest.drop(columns="reason"), want.drop(index=aside), check_exact=True
+    )
+    assert "reason" not in want
+
+
+@pytest.mark.parametrize("exponent", [120, 40, -80])
+@pytest.mark.parametrize("method", ["fourier", "lm"])
+def test_no_scale_overflows(exponent, method):
+    """Squares of such values do not fit single precision; a power of two loses no bit."""
+    dataset, truth, reference = boxes(2)
+    job = {"method": method, **FAST}
+    want = align_subtomograms(dataset, reference, **job).compute()
+    scale = np.float32(2.0**exponent)
+    scaled = dataset_of(dataset["subtomogram"].to_numpy() * scale, truth)
+    got = align_subtomograms(scaled, reference * scale, **job).compute()
+    # Levenberg-Marquardt adds a little of a product to another: equal but for rounding
+    pd.testing.assert_frame_equal(got, want, check_exact=method == "fourier")
+
+
+def test_scores_of_other_references_do_not_stay():
+    dataset, _, reference = boxes(2)
+    old = {name: ("particle", [0.9, 0.8]) for name in ("score", "score_1", "score_2")}
+    table = align_subtomograms(dataset.assign_coords(old), reference, **FAST).compute()
+    assert not {"score_1", "score_2"} & set(table)
+    assert (table["score"] < 0.7).all()
 
 
 @pytest.mark.parametrize(
@@ -273,8 +313,12 @@ def test_reference_must_fit_the_boxes():
         align_subtomograms(dataset, reference[1:-1])
     with pytest.raises(InputError, match=r"voxels of 8 Å, the boxes 10 Å.*--resample-to 10"):
         align_subtomograms(dataset, reference.assign_attrs(voxel_size=8.0))
-    with pytest.raises(InputError, match="constant or NaN map"):
+    with pytest.raises(InputError, match="unequal values, got zeros only; give the map"):
         align_subtomograms(dataset, reference * 0)
+    with pytest.raises(InputError, match=r"reference 2 must hold finite.*a constant or NaN map"):
+        align_subtomograms(dataset, [reference, reference * np.nan])
+    with pytest.raises(InputError, match="a map or several, got an empty list"):
+        align_subtomograms(dataset, [])
 
 
 def test_missing_tilt_range_says_how_to_give_it():

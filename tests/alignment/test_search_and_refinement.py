@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from tomodask.alignment import refinement, search
+from tomodask.alignment import refinement, search, steps
 from tomodask.alignment.plan import bands, information_radius, plan_alignment, rms_radius
 from tomodask.arrays.fourier import measured, wedge
 from tomodask.arrays.geometry import angular_distance, matrices_zyx, rotation_grid
@@ -120,7 +120,7 @@ def test_a_turn_is_the_exponential():
     rng = np.random.default_rng(8)
     rotation, step = Rotation.random(rng=rng), rng.normal(size=6) * 0.3
     out = np.empty((3, 3))
-    refinement._turn(step, rotation.as_matrix(), out)
+    steps.turned_by(step, rotation.as_matrix(), out)
     np.testing.assert_allclose(out, (Rotation.from_rotvec(step[:3]) * rotation).as_matrix())
 
 
@@ -150,10 +150,13 @@ def test_descent_ends_at_the_pose_without_noise(batches):
 
 def test_candidates_against_a_loop_over_the_grid():
     spectrum, k = spectrum_and_frequencies(5.0)
-    rotations, shifts = rotation_grid(count=60), search.shift_grid(3.0, 2.0)
+    rotations = rotation_grid(count=60)
     grid = search.search_grid(
-        spectrum, k, np.arange(len(k)), rotations, shifts, separation=np.deg2rad(10)
+        spectrum, k, np.arange(len(k)), rotations, 3.0, separation=np.deg2rad(10)
     )
+    shifts = grid.shifts_xyz
+    assert len(shifts) == 27
+    assert not grid.levels  # too few rotations to sort out
     rng = np.random.default_rng(10)
     data = spectrum_at(turned(*draw_pose(rng)) + rng.normal(size=(N,) * 3), k)
     want = np.empty((len(shifts), len(rotations)))

@@ -206,6 +206,21 @@ def test_subtomogram_and_particle_angles_are_one(tmp_path):
     assert_same(written(table, tmp_path, "relion4", voxel_size=1.0), table)
 
 
+@pytest.mark.parametrize("missing", ["rlnTomoSubtomogramTilt", "rlnAngleTilt"])
+def test_a_row_without_an_angle_has_no_orientation(tmp_path, missing):
+    names = ("Rot", "Tilt", "Psi")
+    columns = {
+        f"{what}{n}": [10.0, 20.0] for what in ("rlnTomoSubtomogram", "rlnAngle") for n in names
+    }
+    columns |= {f"rlnCoordinate{a}": [100.0, 100.0] for a in "XYZ"}
+    whole = read_particles(star(tmp_path / "a.star", columns), voxel_size=1.0)
+    columns[missing] = [10.0, np.nan]
+    table = read_particles(star(tmp_path / "b.star", columns), voxel_size=1.0)
+    turn = [name for name in table if name.startswith("quat_")]
+    assert table.loc[1, turn].isna().all()
+    np.testing.assert_array_equal(table.loc[0, turn], whole.loc[0, turn])
+
+
 def euler_matrix(rot, tilt, psi):
     """Reference: RELION's Euler_angles2matrix, term by term."""
     ca, cb, cg = np.cos([rot, tilt, psi])

@@ -3,11 +3,6 @@
 import errno
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from pathlib import Path
 
 import dask
@@ -15,6 +10,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from helpers import run_killed
 from picking.blobs import blobs, template, volume
 from scipy.spatial.transform import Rotation
 
@@ -96,9 +92,8 @@ def test_goes_on_with_the_missing_tiles_only(tmp_path, monkeypatch):
 def test_survives_kill_9(tmp_path):
     """A process killed while it writes; the same call, in another process, ends the same."""
     store = tmp_path / "killed.zarr"
-    script = textwrap.dedent(f"""
-        import sys, time
-        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+    script = f"""
+        import time
         import dask
         from picking.test_score_store import small_match
         from tomodask.picking import score_store
@@ -109,20 +104,9 @@ def test_survives_kill_9(tmp_path):
         score_store._write_tile = slow
         with dask.config.set(scheduler="sync"):
             score_store.save_scores(small_match(), {str(store)!r})
-    """)
-    process = subprocess.Popen([sys.executable, "-c", script])
-    try:
-        deadline = time.monotonic() + 60
-        done = store / "finished" / "c"
-        while time.monotonic() < deadline and (
-            not done.exists() or len([p for p in done.rglob("*") if p.is_file()]) < 3
-        ):
-            assert process.poll() is None, "the run ended before it could be killed"
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
+    """
+    done = store / "finished" / "c"
+    run_killed(script, lambda: len([p for p in done.rglob("*") if p.is_file()]) >= 3)
     with pytest.raises(InputError, match="of 18 tiles"):
         open_scores(store)
     save_scores(small_match(), store)

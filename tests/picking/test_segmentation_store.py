@@ -2,17 +2,13 @@
 
 import errno
 import os
-import signal
-import subprocess
-import sys
-import textwrap
-import time
 from pathlib import Path
 
 import dask
 import numpy as np
 import pytest
 import zarr
+from helpers import run_killed
 from nets.models import random_model
 from picking.test_segmentation import noise, tomogram
 
@@ -114,9 +110,8 @@ def test_goes_on_with_the_missing_tiles_only(tmp_path, monkeypatch):
 def test_survives_kill_9(tmp_path):
     """A process killed while it writes; the same call, in another process, ends the same."""
     store = tmp_path / "killed.zarr"
-    script = textwrap.dedent(f"""
-        import sys, time
-        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+    script = f"""
+        import time
         import dask
         from picking.test_segmentation_store import small
         from tomodask.picking import segmentation_store
@@ -127,20 +122,9 @@ def test_survives_kill_9(tmp_path):
         segmentation_store._write_tile = slow
         with dask.config.set(scheduler="sync"):
             segmentation_store.save_segmentation(small(), {str(store)!r})
-    """)
-    process = subprocess.Popen([sys.executable, "-c", script])
-    try:
-        deadline = time.monotonic() + 60
-        done = store / "finished" / "c"
-        while time.monotonic() < deadline and (
-            not done.exists() or len([p for p in done.rglob("*") if p.is_file()]) < 2
-        ):
-            assert process.poll() is None, "the run ended before it could be killed"
-            time.sleep(0.02)
-        os.kill(process.pid, signal.SIGKILL)
-    finally:
-        process.kill()
-        process.wait()
+    """
+    done = store / "finished" / "c"
+    run_killed(script, lambda: len([p for p in done.rglob("*") if p.is_file()]) >= 2)
     assert len(missing_tiles(zarr.open_group(store))) > 2
     save_segmentation(small(), store)
     save_segmentation(small(), tmp_path / "whole.zarr")

@@ -247,8 +247,8 @@ def test_overwrite_drops_the_other_run_and_nothing_else(files, finished, tmp_pat
     output = tmp_path / "out"
     shutil.copytree(finished.output, output)
     (output / "mine.txt").write_text("keep me")
-    result = again(files, output, overwrite=True, max_particles=3)
-    assert result.particles == 3
+    result = again(files, output, overwrite=True, max_particles=5)
+    assert result.particles == 5
     assert (output / "mine.txt").read_text() == "keep me"
 
 
@@ -385,8 +385,8 @@ def test_a_template_of_another_voxel_size_is_resampled_only_when_asked(files, tm
         ({"align_resolution": 3.0}, "align_resolution must be at least two voxels, 20 Å"),
         ({"threshold": float("nan")}, "threshold must be a number, got nan"),
         ({"angular_step": float("inf")}, "angular_step must be a number, got inf"),
-        ({"max_particles": 1}, "max_particles must be a whole number, at least 2, got 1"),
-        ({"max_particles": 2.5}, "max_particles must be a whole number, at least 2, got 2.5"),
+        ({"max_particles": 1}, "max_particles must be a whole number, at least 4, got 1"),
+        ({"max_particles": 2.5}, "max_particles must be a whole number, at least 4, got 2.5"),
         ({"seed": -1}, "seed must be a whole number, at least 0, got -1"),
         ({"box": True}, "box must be a whole number, at least 2, got True"),
         ({"box": 20}, "box must be at least the diameter of the particle, 26 voxels, got 20"),

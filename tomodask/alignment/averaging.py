@@ -11,39 +11,52 @@ transfer, damage; see `tomodask.arrays.tilt_weights`), and the sum of ``w²`` ma
 where the contrast of all particles crosses it.  A tenth of its mean over the shell is added to it
 there as everywhere, as Wiener's filter would, and the whole multiplied by 1.1, so that a frequency
 of mean weight keeps its height.
+
+With a symmetry both sums are those over all equivalent poses, before the division.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from functools import reduce
-from pathlib import PurePath
 from typing import Any
 
 import dask.bag as db
-import numba
 import numpy as np
 import pandas as pd
-import scipy.fft
 import xarray as xr
 from dask.delayed import Delayed, delayed
 
 from tomodask.alignment.batches import batches
-from tomodask.alignment.checks import check_box
+from tomodask.alignment.corrected_fsc import corrected_fsc
 from tomodask.alignment.fsc import fsc
-from tomodask.alignment.measurement import FINER, LEAST_WEIGHT, Measurement, measurements
-from tomodask.arrays.fourier import measured
+from tomodask.alignment.half_sums import (
+    AMOUNT_UNIT,
+    Entries,
+    HalfSums,
+    Totals,
+    average,
+    bits_for,
+    wedge_plane,
+)
+from tomodask.alignment.map_filters import from_half_sphere
+from tomodask.alignment.measurement import Measurement, measurements
+from tomodask.alignment.pose_matching import kept_rows, match_poses, match_rows
+from tomodask.alignment.signal_to_noise import spectral_snr
+from tomodask.alignment.symmetrising import grid_cosets, symmetrised
 from tomodask.arrays.geometry import matrices_zyx
-from tomodask.arrays.sampling import cut_out, half_sphere, padded_spectrum, soft_sphere, trilinear
+from tomodask.arrays.sampling import half_sphere
+from tomodask.arrays.symmetry import symmetry_group
 from tomodask.data.particles import orientations
 from tomodask.data.subtomogram_table import batch_size, particle_table
 from tomodask.errors import InputError
 
-__all__ = ["Average", "HalfSums", "average_subtomograms", "match_poses"]
+__all__ = ["Average", "average_classes", "average_subtomograms"]
 
-
-_LEAST_WEIGHT = 0.2  # below, a Fourier voxel at a wedge's edge holds more leakage than particle
+_log = logging.getLogger(__name__)
 _SHARE = 0.1  # of the mean weight of a shell, added to each weight where records are known
+_LEAST = 2  # particles a half: of one alone, no noise can be told
 
 
 @dataclass(frozen=True)
@@ -60,6 +73,15 @@ class Average:
         In each half.
     coverage : float
         Share of the Fourier voxels that at least one particle measured.
+    ssnr : DataFrame
+        ``frequency``, ``resolution``, ``ssnr`` of the average and ``noise`` of a box by shell; see
+        `tomodask.alignment.signal_to_noise`.
+    weights : (float, float)
+        Sum of the particles' weights in each half: of whole particles, their number.
+    symmetry : str
+        Point group that both sums were made equal under.
+    set_aside : DataFrame
+        ``particle``, ``image`` and ``reason`` of each box that could not be averaged.
     """
 
     average: np.ndarray
@@ -68,34 +90,25 @@ class Average:
     voxel_size: float
     particles: tuple[int, int]
     coverage: float
+    ssnr: pd.DataFrame = field(repr=False)
+    weights: tuple[float, float]
+    symmetry: str
+    set_aside: pd.DataFrame = field(repr=False)
 
-    def fsc(self, *, diameter: float | None = None) -> pd.DataFrame:
+    def fsc(
+        self, *, diameter: float | None = None, mask: xr.DataArray | None = None
+    ) -> pd.DataFrame:
         """Fourier shell correlation of the halves, see `tomodask.fsc`."""
-        return fsc(self.half_1, self.half_2, voxel_size=self.voxel_size, diameter=diameter)
+        halves = self.half_1, self.half_2
+        return fsc(*halves, voxel_size=self.voxel_size, diameter=diameter, mask=mask)
 
-
-@dataclass(frozen=True)
-class HalfSums:
-    """Sums over particles, one row for each half; adding two is associative.
-
-    Attributes
-    ----------
-    data : array of complex128, shape (2, count)
-    weight : array of float64, shape (2, count)
-    particles : array of int64, shape (2,)
-    """
-
-    data: np.ndarray
-    weight: np.ndarray
-    particles: np.ndarray
-
-    def merge(self, other: HalfSums) -> HalfSums:
-        """The sums over both sets of particles."""
-        return HalfSums(
-            self.data + other.data,
-            self.weight + other.weight,
-            self.particles + other.particles,
-        )
+    def corrected_fsc(
+        self, *, diameter: float | None = None, mask: xr.DataArray | None = None, seed: int = 0
+    ) -> pd.DataFrame:
+        """The same under a mask, less what the mask adds, see `tomodask.corrected_fsc`."""
+        halves = self.half_1, self.half_2
+        size = self.voxel_size
+        return corrected_fsc(*halves, voxel_size=size, diameter=diameter, mask=mask, seed=seed)
 
 
 def average_subtomograms(
@@ -103,6 +116,7 @@ def average_subtomograms(
     *,
     poses: pd.DataFrame | None = None,
     tilt_range: tuple[float, float] | None = None,
+    symmetry: str = "C1",
     batch: int | None = None,
     split_every: int = 8,
 ) -> Delayed:
@@ -115,10 +129,13 @@ def average_subtomograms(
     poses : DataFrame, optional
         ``quat_*`` and, where known, ``shift_*`` and ``half``: as many rows as there are boxes, in
         their order, or with the boxes' names in ``image``.  By default the poses that the boxes
-        carry.
+        carry.  Rows without a pose or a score, or with a ``reason``, are left out.
     tilt_range : (float, float), optional
         Degrees, in place of what the boxes carry: the record of the tilt series that each particle
         is of, else its ``tilt_min``, ``tilt_max``.
+    symmetry : str
+        Point group of the reference that the poses are of, e.g. ``"C7"``; its main axis is z
+        through the centre.
     batch : int, optional
         Particles that a task sums; by default two of `batch_size`.
     split_every : int
@@ -134,239 +151,194 @@ def average_subtomograms(
     ------
     InputError
         If poses are missing or do not match the boxes, the tilt range is missing, the record of a
-        tilt series is damaged, or a half is empty.
+        tilt series is damaged, there is no such symmetry, or a half has fewer than two particles;
+        the last also from a task, where boxes that hold NaN or one value only are set aside.
+
+    Notes
+    -----
+    The chunks, workers, batches and `split_every` change no bit: see
+    `tomodask.alignment.half_sums`.
     """
+    table = particle_table(subtomograms)
+    matched = match_poses(table, poses)
+    rows = _Rows(matched, np.arange(len(matched)), np.zeros(len(matched), np.intp), None)
+    return _averages(subtomograms, table, rows, (None,), tilt_range, symmetry, batch, split_every)
+
+
+def average_classes(
+    subtomograms: xr.Dataset,
+    *,
+    poses: pd.DataFrame,
+    weights: np.ndarray | None = None,
+    tilt_range: tuple[float, float] | None = None,
+    symmetry: str = "C1",
+    batch: int | None = None,
+    split_every: int = 8,
+) -> Delayed:
+    """The average of each class of particles; each box is looked at once.
+
+    Parameters
+    ----------
+    subtomograms, tilt_range, symmetry, batch, split_every
+        As of `average_subtomograms`.
+    poses : DataFrame
+        As there, and ``class``, whole numbers.  A particle may have several rows, one a class (a
+        soft assignment), if they are named by ``image`` or by an index called ``particle``.
+    weights : array, shape (rows,), optional
+        How much of the particle is of the row's class, 0 to 1; by default the column ``weight``,
+        else 1.  Whole multiples of 2⁻²⁰ are taken.
+
+    Returns
+    -------
+    Delayed of dict of int to Average
+        By class.  A class with a total weight below two in a half is left out, and named in the
+        log.
+
+    Raises
+    ------
+    InputError
+        As `average_subtomograms`; if ``class`` is missing, weights are outside 0 to 1, or no class
+        has two particles in each half.
+    """
+    table = particle_table(subtomograms)
+    if "class" not in poses:
+        raise InputError("poses have no column class; give it, or take average_subtomograms")
+    if weights is not None:
+        if np.shape(weights) != (len(poses),):
+            raise InputError(f"weights must be {len(poses)} numbers, got {np.shape(weights)}")
+        poses = poses.assign(weight=np.asarray(weights, float))
+    matched, box = match_rows(table, poses)
+    if "half" not in matched and "half" in table:
+        matched = matched.assign(half=table["half"].to_numpy()[box])
+    known = matched["class"].notna().to_numpy()
+    matched, box = matched[known], box[known]
+    amount = None
+    if "weight" in matched:
+        amount = matched["weight"].to_numpy(float)
+        if not ((amount >= 0) & (amount <= 1)).all():
+            raise InputError(f"weights must be within 0 to 1, got {amount.min()} to {amount.max()}")
+    labels, which = np.unique(matched["class"].to_numpy(int), return_inverse=True)
+    rows = _Rows(matched, box, which.astype(np.intp), amount)
+    return _averages(
+        subtomograms, table, rows, tuple(map(int, labels)), tilt_range, symmetry, batch,
+        split_every,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Poses, the box that each is of, and which of the classes it goes to."""
+
+    poses: pd.DataFrame
+    box: np.ndarray
+    which: np.ndarray
+    amount: np.ndarray | None
+
+    def __getitem__(self, keep: np.ndarray) -> _Rows:
+        amount = None if self.amount is None else self.amount[keep]
+        return _Rows(self.poses[keep], self.box[keep], self.which[keep], amount)
+
+
+def _halves(table: pd.DataFrame, box: np.ndarray) -> np.ndarray:
+    """0 or 1: by the column, else boxes in turn."""
+    if "half" not in table:
+        return box % 2
+    half = table["half"].to_numpy(float)
+    wrong = half[~np.isin(half, (1, 2))]
+    if len(wrong):
+        raise InputError(f"half must be 1 or 2, got {wrong[0]:g}")
+    return half.astype(np.intp) - 1
+
+
+def _averages(
+    subtomograms: xr.Dataset,
+    table: pd.DataFrame,
+    rows: _Rows,
+    labels: tuple[int | None, ...],
+    tilt_range: tuple[float, float] | None,
+    symmetry: str,
+    batch: int | None,
+    split_every: int,
+) -> Delayed:
+    """The graph: sums of batches, a tree, and the averages of all classes at its end."""
     boxes = subtomograms["subtomogram"]
     n, voxel_size = int(boxes.shape[-1]), float(subtomograms.attrs["voxel_size"])
-    table = match_poses(particle_table(subtomograms), poses)
-    if len(table) < 2:
-        raise InputError(f"two halves need at least 2 particles, got {len(table)}")
-    half = table["half"].to_numpy(int) - 1 if "half" in table else np.arange(len(table)) % 2
-    if not set(half) == {0, 1}:
-        raise InputError(f"half must be 1 or 2 with both present, got {sorted(set(half + 1))}")
     if batch is None:
         batch = 2 * batch_size(len(table), n)
     if batch < 1 or split_every < 2:
         raise InputError(f"need batch ≥ 1 and split_every ≥ 2, got {batch=}, {split_every=}")
-    matrices = matrices_zyx(orientations(table))
-    columns = ["shift_z", "shift_y", "shift_x"]
-    shifts = (
-        table[columns].fillna(0.0).to_numpy(float) / voxel_size
-        if set(columns) <= set(table)
-        else np.zeros((len(table), 3))
-    )
+    cosets, grid = grid_cosets(symmetry_group(symmetry))
     kind, kinds = measurements(table, subtomograms.attrs, tilt_range)
+    names = np.asarray(table.get("image", table.index).astype(str))
+    rows = rows[kept_rows(rows.poses, names[rows.box])]
+    half = _halves(rows.poses, rows.box)
+    if labels == (None,):
+        for number in (1, 2):
+            _check_half(number, int((half == number - 1).sum()))
+
+    matrices = matrices_zyx(orientations(rows.poses))
+    shifts = _shifts(rows.poses) / voxel_size
+    slot = 2 * rows.which + half
+    amount = np.ones(len(rows.box)) if rows.amount is None else rows.amount
+    identities = np.asarray(table.index, np.int64)[rows.box]
+    bits = bits_for(len(rows.box) * len(cosets))
     lookups = [_lookup(one, n, voxel_size) for one in kinds]
-    images = table.get("image", table.index)
-    names, identities = np.asarray(images.astype(str)), np.asarray(table.index, np.int64)
     parts = []
     for number, block in enumerate(batches(boxes, np.arange(len(table)), batch)):
-        rows = slice(number * batch, (number + 1) * batch)
-        mine, place = np.unique(kind[rows], return_inverse=True)
+        here = slice(*np.searchsorted(rows.box, [number * batch, (number + 1) * batch]))
+        if here.start == here.stop:
+            continue
+        mine, place = np.unique(kind[rows.box[here]], return_inverse=True)
+        entries = Entries(
+            rows.box[here] - number * batch,
+            matrices[here],
+            shifts[here],
+            slot[here],
+            amount[here],
+            place.ravel(),
+            identities[here],
+            names[rows.box[here]],
+        )
         parts.append(
             delayed(average, pure=True)(
                 block,
-                matrices[rows],
-                shifts[rows],
-                place,
+                entries,
                 [lookups[one] for one in mine],
-                half[rows],
-                identities[rows],
-                names[rows],
+                matrices_zyx(cosets),
+                slots=2 * len(labels),
+                bits=bits,
             )
         )
+    if not parts:
+        raise InputError("no particle is left to average; give poses, or others")
     total = db.from_delayed(parts).reduction(_merge, _merge, split_every=split_every)
     share = _SHARE if any(one.record is not None for one in kinds) else 0.0
-    return delayed(_finish, pure=True)(total.to_delayed(), n, voxel_size, share)
-
-
-def match_poses(table: pd.DataFrame, poses: pd.DataFrame | None) -> pd.DataFrame:
-    """The particle table of some boxes with the poses of another table.
-
-    Rows are matched by ``image`` where both have it: by the whole name, or by file name and index
-    alone where folders differ (``0@a/boxes.zarr`` and ``0@boxes.zarr``) and these are unique.
-    Where one of the two has no names, a table whose index is called ``particle``, as
-    `align_subtomograms` returns it, is matched by that; any other by its order.
-
-    Raises
-    ------
-    InputError
-        If there are no poses, they do not name all boxes, there are not as many, or the boxes are
-        not in the order of the table that they were cut by, so that rows would be mixed up.
-    """
-    if poses is None:
-        poses = table
-    elif {"image"} <= set(table) & set(poses):
-        poses = _by_image(table["image"].astype(str), poses)
-    elif poses.index.name == "particle" and poses.index.is_unique:
-        missing_rows = table.index.difference(poses.index)
-        if len(missing_rows):
-            raise InputError(f"poses have no row for particle {missing_rows[0]}; give them all")
-        poses = poses.loc[table.index]
-    elif len(poses) != len(table):
-        raise InputError(
-            f"poses have {len(poses)} rows for {len(table)} boxes and no images to tell which is "
-            "which; give the table that belongs to these boxes"
-        )
-    elif not table.index.is_monotonic_increasing:
-        raise InputError(
-            "extraction put the boxes in an order of their own (by place), and the poses do not "
-            "say which is which; sort them, subtomograms.sortby('particle'), or give the poses "
-            "an index called 'particle' (the row of the table that was extracted)"
-        )
-    need = ["quat_x", "quat_y", "quat_z", "quat_w"]
-    missing = [name for name in need if name not in poses]
-    if missing or poses[need].isna().to_numpy().any():
-        raise InputError(
-            f"poses lack orientations ({', '.join(missing) or 'some are empty'}); align the "
-            "subtomograms first: tomodask align SUBTOMOGRAMS --reference MAP -o POSES.star"
-        )
-    taken = [*need, *(c for c in ("shift_z", "shift_y", "shift_x", "half") if c in poses)]
-    return table.assign(**{name: poses[name].to_numpy() for name in taken})
-
-
-def _by_image(images: pd.Series, poses: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `poses` that name `images`, in their order."""
-    theirs = poses["image"].astype(str)
-    for key in (str, _file_and_index):
-        wanted, known = images.map(key), theirs.map(key)
-        if known.is_unique and wanted.is_unique and set(wanted) <= set(known):
-            return poses.set_index(pd.Index(known)).loc[wanted]
-    raise InputError(
-        f"the poses do not name each box once: the boxes are {images.iloc[0]} …, the poses name "
-        f"{theirs.iloc[0] if len(theirs) else 'nothing'} …; give the table that belongs to these "
-        "boxes, or drop its column of images to take its rows in order"
+    return delayed(_finish, pure=True)(
+        total.to_delayed(), labels, grid, symmetry, n, voxel_size, share
     )
 
 
-def _file_and_index(image: str) -> str:
-    """``3@some/where/boxes.zarr`` → ``3@boxes.zarr``."""
-    index, at, path = image.rpartition("@")
-    return index + at + PurePath(path).name
-
-
-def average(
-    boxes: np.ndarray,
-    matrices: np.ndarray,
-    shifts_zyx: np.ndarray,
-    kind: np.ndarray,
-    lookups: list[np.ndarray],
-    half: np.ndarray,
-    identities: np.ndarray,
-    names: np.ndarray,
-) -> list[HalfSums]:
-    """Sums over a batch of boxes (the task ``average``).
-
-    Parameters
-    ----------
-    boxes : array, shape (count, n, n, n)
-    matrices : array, shape (count, 3, 3)
-        Reference → particle, acting on (z, y, x) columns.
-    shifts_zyx : array, shape (count, 3)
-        Of the particles from the boxes' centres, voxels.
-    kind : array of int, shape (count,)
-        Which of `lookups` is the particle's.
-    lookups : list of array
-        What was measured: `_wedge_plane`, or `Measurement.volume`.
-    half : array of int, shape (count,)
-        0 or 1.
-    identities, names : array, shape (count,)
-        What a box that cannot be averaged is called by.
-
-    Raises
-    ------
-    InputError
-        If a box is not finite, or nothing but one value.
-    """
-    n = boxes.shape[-1]
-    frequencies = half_sphere(n / 2 - 0.5)
-    # What lies outside the inscribed sphere would come back at the opposite face when turned.
-    sphere = soft_sphere(n, n / 2 - 2, edge=2.0)
-    data = np.zeros((2, len(frequencies)), np.complex128)
-    weight = np.zeros((2, len(frequencies)))
-    for i, box in enumerate(boxes):
-        inside = cut_out(check_box(box, int(identities[i]), str(names[i])), sphere)
-        spectrum = padded_spectrum(inside, radius=n / 2 - 0.5)
-        lookup = lookups[kind[i]]
-        add = _add if lookup.ndim == 2 else _add_weighted
-        add(
-            spectrum.values,
-            np.float32(spectrum.padding),
-            frequencies,
-            matrices[i].astype(np.float32),
-            (2 * np.pi / n * shifts_zyx[i]).astype(np.float32),
-            lookup,
-            data[half[i]],
-            weight[half[i]],
+def _check_half(number: int, count: int, aside: str = "") -> None:
+    if count < _LEAST:
+        raise InputError(
+            f"half {number} has {count} particle{'' if count == 1 else 's'}, it needs at least "
+            f"{_LEAST}{aside}; give more particles, or share them out anew by the column half"
         )
-    return [HalfSums(data, weight, np.bincount(half, minlength=2))]
+
+
+def _shifts(table: pd.DataFrame) -> np.ndarray:
+    """Å, (z, y, x)."""
+    columns = ["shift_z", "shift_y", "shift_x"]
+    if not set(columns) <= set(table):
+        return np.zeros((len(table), 3))
+    return np.asarray(table[columns].fillna(0.0).to_numpy(float))
 
 
 def _lookup(measurement: Measurement, n: int, voxel_size: float) -> Any:
     """What `average` looks weights up in; of a record lazy: it takes a second and is large."""
     if measurement.record is None:
-        return _wedge_plane(n, measurement.tilt_range)
+        return wedge_plane(n, measurement.tilt_range)
     return delayed(Measurement.volume, pure=True)(measurement, box=n, voxel_size=voxel_size)
-
-
-def _wedge_plane(n: int, tilt_range: tuple[float, float]) -> np.ndarray:
-    """1 where a box's Fourier voxels (z, x) were measured; z from -m to m, x from 0, with a rim."""
-    m = n // 2 + 2
-    z, x = np.arange(-m, m + 1)[:, None], np.arange(m + 1)
-    return measured(z, x, tilt_range).astype(np.float32)
-
-
-@numba.njit(cache=True, fastmath=True, nogil=True)
-def _add(values, padding, frequencies, matrix, phase, wedge, data, weight):  # type: ignore[no-untyped-def]
-    """Add one particle where it was measured, turned back and moved back."""
-    rim = wedge.shape[1] - 1
-    for j in range(frequencies.shape[0]):
-        kz, ky, kx = frequencies[j, 0], frequencies[j, 1], frequencies[j, 2]
-        z = matrix[0, 0] * kz + matrix[0, 1] * ky + matrix[0, 2] * kx
-        y = matrix[1, 0] * kz + matrix[1, 1] * ky + matrix[1, 2] * kx
-        x = matrix[2, 0] * kz + matrix[2, 1] * ky + matrix[2, 2] * kx
-        beam, across = (z, x) if x >= 0 else (-z, -x)
-        floor = np.floor(beam)
-        iz, ix = int(floor) + rim, int(across)
-        az, ax = beam - floor, across - ix
-        w = (1 - az) * ((1 - ax) * wedge[iz, ix] + ax * wedge[iz, ix + 1]) + az * (
-            (1 - ax) * wedge[iz + 1, ix] + ax * wedge[iz + 1, ix + 1]
-        )
-        if w < _LEAST_WEIGHT:
-            continue
-        re, im, _, _, _, _, _, _ = trilinear(values, padding * z, padding * y, padding * x)
-        angle = phase[0] * z + phase[1] * y + phase[2] * x
-        data[j] += w * complex(re, im) * complex(np.cos(angle), np.sin(angle))
-        weight[j] += w * w
-
-
-@numba.njit(cache=True, fastmath=True, nogil=True)
-def _add_weighted(values, padding, frequencies, matrix, phase, volume, data, weight):  # type: ignore[no-untyped-def]
-    """`_add` with the weights of a tilt series, looked up trilinearly."""
-    rim = volume.shape[2] - 1
-    for j in range(frequencies.shape[0]):
-        kz, ky, kx = frequencies[j, 0], frequencies[j, 1], frequencies[j, 2]
-        z = matrix[0, 0] * kz + matrix[0, 1] * ky + matrix[0, 2] * kx
-        y = matrix[1, 0] * kz + matrix[1, 1] * ky + matrix[1, 2] * kx
-        x = matrix[2, 0] * kz + matrix[2, 1] * ky + matrix[2, 2] * kx
-        sign = FINER if x >= 0 else -FINER
-        beam, axis, across = sign * z, sign * y, sign * x
-        floor, level = np.floor(beam), np.floor(axis)
-        iz, iy, ix = int(floor) + rim, int(level) + rim, int(across)
-        az, ay, ax = beam - floor, axis - level, across - ix
-        near = (1 - ay) * ((1 - ax) * volume[iz, iy, ix] + ax * volume[iz, iy, ix + 1]) + ay * (
-            (1 - ax) * volume[iz, iy + 1, ix] + ax * volume[iz, iy + 1, ix + 1]
-        )
-        far = (1 - ay) * (
-            (1 - ax) * volume[iz + 1, iy, ix] + ax * volume[iz + 1, iy, ix + 1]
-        ) + ay * ((1 - ax) * volume[iz + 1, iy + 1, ix] + ax * volume[iz + 1, iy + 1, ix + 1])
-        w = (1 - az) * near + az * far
-        if abs(w) < LEAST_WEIGHT:
-            continue
-        re, im, _, _, _, _, _, _ = trilinear(values, padding * z, padding * y, padding * x)
-        angle = phase[0] * z + phase[1] * y + phase[2] * x
-        data[j] += w * complex(re, im) * complex(np.cos(angle), np.sin(angle))
-        weight[j] += w * w
 
 
 def _merge(parts: Any) -> HalfSums:
@@ -374,30 +346,77 @@ def _merge(parts: Any) -> HalfSums:
     return total
 
 
-def _finish(sums: HalfSums, n: int, voxel_size: float, share: float) -> Average:
-    both = sums.data.sum(0), sums.weight.sum(0)
-    return Average(
-        _volume(*both, n, share),
-        _volume(sums.data[0], sums.weight[0], n, share),
-        _volume(sums.data[1], sums.weight[1], n, share),
-        voxel_size,
-        (int(sums.particles[0]), int(sums.particles[1])),
-        float((both[1] > 0).mean()),
-    )
+def _finish(
+    sums: HalfSums,
+    labels: tuple[int | None, ...],
+    grid: np.ndarray,
+    symmetry: str,
+    n: int,
+    voxel_size: float,
+    share: float,
+) -> Average | dict[int, Average]:
+    """Averages of all classes; of one without a label, that alone."""
+    aside = pd.DataFrame(list(sums.set_aside), columns=["particle", "image", "reason"])
+    told = "; ".join(f"particle {i} ({name}): {why}" for i, name, why in sums.set_aside[:5])
+    if len(aside):
+        more = f"; and {len(aside) - 5} more" if len(aside) > 5 else ""
+        _log.warning("%d boxes are left out of the average: %s%s", len(aside), told, more)
+    if labels == (None,):
+        for half in (0, 1):
+            _check_half(half + 1, int(sums.particles[half]), f" ({told})" if told else "")
+    frequencies = half_sphere(n / 2 - 0.5)
+    shells = np.rint(np.linalg.norm(frequencies, axis=1)).astype(np.intp)
+    enough = (sums.amount * AMOUNT_UNIT).reshape(-1, 2).min(1) >= _LEAST
+    if not enough.any():
+        raise InputError(
+            f"none of {len(labels)} classes has {_LEAST} particles in each half; give more "
+            "particles, or ask for fewer classes"
+        )
+    if not enough.all():
+        few = ", ".join(str(label) for label, ok in zip(labels, enough, strict=True) if not ok)
+        _log.warning("left out, with fewer than %d particles in a half: class %s", _LEAST, few)
+    totals, out = sums.totals(), {}
+    for place in np.flatnonzero(enough):
+        mine = slice(2 * place, 2 * place + 2)
+        data = symmetrised(totals.data[mine], frequencies, grid)
+        weight = symmetrised(totals.weight[mine], frequencies, grid)
+        whole = data.sum(0), weight.sum(0)
+        held = sums.amount[mine] * AMOUNT_UNIT
+        out[labels[place]] = Average(
+            _volume(*whole, n, share),
+            _volume(data[0], weight[0], n, share),
+            _volume(data[1], weight[1], n, share),
+            voxel_size,
+            (int(sums.particles[mine][0]), int(sums.particles[mine][1])),
+            float((whole[1] > 0).mean()),
+            spectral_snr(
+                *whole,
+                shells=shells,
+                **_radial(totals, mine, len(grid)),
+                box=n,
+                voxel_size=voxel_size,
+            ),
+            (float(held[0]), float(held[1])),
+            symmetry.strip().upper(),
+            aside,
+        )
+    return out[None] if labels == (None,) else out  # type: ignore[return-value,index]
+
+
+def _radial(totals: Totals, mine: slice, turns: int) -> dict[str, np.ndarray]:
+    """Sums over shells of both halves; a turn of the grid adds each particle once more."""
+    return {
+        name: turns * getattr(totals, name)[mine].sum(0) for name in ("power", "spread", "count")
+    }
 
 
 def _volume(data: np.ndarray, weight: np.ndarray, n: int, share: float) -> np.ndarray:
     """The box of a weighted sum over half a sphere of frequencies."""
-    k = half_sphere(n / 2 - 0.5).astype(np.intp)
+    k = half_sphere(n / 2 - 0.5)
     if share:
         shell = np.rint(np.linalg.norm(k, axis=1)).astype(np.intp)
         seen = np.maximum(np.bincount(shell, weight > 0), 1)
         mean = (np.bincount(shell, weight) / seen)[shell]
         data, weight = data * (1 + share), np.where(weight > 0, weight + share * mean, 0)
     values = np.divide(data, weight, out=np.zeros_like(data), where=weight > 0)
-    values *= np.exp(-2j * np.pi * (n // 2) / n * k.sum(1))  # from the centre to the corner
-    spectrum = np.zeros((n, n, n // 2 + 1), np.complex128)
-    spectrum[k[:, 0], k[:, 1], k[:, 2]] = values
-    plane = k[:, 2] == 0  # the other half of the plane that rfftn keeps whole
-    spectrum[-k[plane, 0], -k[plane, 1], 0] = values[plane].conj()
-    return np.asarray(scipy.fft.irfftn(spectrum, s=(n, n, n)), np.float32)
+    return from_half_sphere(values, k, n)

@@ -7,7 +7,18 @@ import pandas as pd
 
 from tomodask.errors import InputError
 
-__all__ = ["check_alignment", "check_box", "tilt_ranges"]
+__all__ = ["FAULTS", "at_scale", "box_fault", "check_alignment", "check_box", "tilt_ranges"]
+
+#: Between 2 to the minus and the plus of this, squares of a spectrum fit single precision.
+_EXPONENT = 16
+
+#: Why a box is set aside, by `box_fault`; the first is none.
+FAULTS = (
+    "",
+    "the box holds NaN or infinite voxels",
+    "the box holds one value only",
+    "the given poses have none for it",
+)
 
 
 def check_alignment(
@@ -22,6 +33,10 @@ def check_alignment(
     seed: int = 0,
     batch: int = 1,
     split_every: int = 8,
+    coarsest: float | None = None,
+    local: float | None = None,
+    keep: str = "best",
+    method: str = "fourier",
 ) -> None:
     """Refuse parameters of `align_subtomograms` that make no sense for boxes of a size.
 
@@ -31,7 +46,8 @@ def check_alignment(
         Edge of the boxes, voxels.
     voxel_size : float
         Å.
-    angular_step, shift_range, resolution, diameter, candidates, seed, batch, split_every
+    angular_step, shift_range, resolution, diameter, candidates, seed, batch, split_every, \
+    coarsest, local, keep, method
         As of `align_subtomograms`.
 
     Raises
@@ -63,6 +79,20 @@ def check_alignment(
             f"diameter must be within 4 voxels and the box, {4 * voxel_size:g} to {edge:g} Å, "
             f"got {diameter}"
         )
+    finest = 2 * voxel_size if resolution is None else resolution
+    if coarsest is not None and not finest < coarsest:
+        raise InputError(
+            f"coarsest must be above the finest detail, {finest:g} Å, got {coarsest}; it leaves "
+            "out what is larger"
+        )
+    if local is not None and not 0 <= local <= 180:
+        raise InputError(f"local must be within 0 to 180°, got {local}")
+    for name, word, words in (
+        ("keep", keep, ("best", "all")),
+        ("method", method, ("fourier", "mbgd", "lm")),
+    ):
+        if word not in words:
+            raise InputError(f"{name} must be one of {', '.join(words)}, got {word!r}")
 
 
 def tilt_ranges(table: pd.DataFrame, tilt_range: tuple[float, float] | None) -> np.ndarray:
@@ -94,6 +124,28 @@ def tilt_ranges(table: pd.DataFrame, tilt_range: tuple[float, float] | None) -> 
     return tilts
 
 
+def box_fault(box: np.ndarray) -> int:
+    """What is wrong with a box: 0 if nothing is, else its place in `FAULTS`."""
+    # A sum is not finite as soon as one voxel is not: one pass, no array of truths.
+    if not np.isfinite(box.sum(dtype=np.float64)):
+        return 1
+    return 2 if box.min() == box.max() else 0
+
+
+def at_scale(volume: np.ndarray) -> np.ndarray:
+    """The volume times a power of two, if its values are so large or small that squares overflow.
+
+    Poses and correlations know no scale, and a power of two loses no bit.
+
+    Examples
+    --------
+    >>> at_scale(np.float32([0, 0.25])), at_scale(np.float32([0, -3 * 2.0**100]))
+    (array([0.  , 0.25], dtype=float32), array([ 0.  , -0.75], dtype=float32))
+    """
+    _, exponent = np.frexp(max(abs(float(volume.max())), abs(float(volume.min()))))
+    return volume if abs(exponent) <= _EXPONENT else np.ldexp(volume, -exponent)
+
+
 def check_box(box: np.ndarray, identity: int, name: str) -> np.ndarray:
     """The box as float32, if it holds something.
 
@@ -103,13 +155,8 @@ def check_box(box: np.ndarray, identity: int, name: str) -> np.ndarray:
         Naming the particle, if a voxel is not finite or all are equal.
     """
     box = np.asarray(box, np.float32)
-    # A sum is not finite as soon as one voxel is not: one pass, no array of truths.
-    if not np.isfinite(box.sum(dtype=np.float64)):
-        raise InputError(
-            f"the box of particle {identity} ({name}) holds NaN or infinite voxels; leave it out"
-        )
-    if np.ptp(box) == 0:
-        raise InputError(
-            f"the box of particle {identity} ({name}) holds one value only; leave it out"
-        )
+    fault = box_fault(box)
+    if fault:
+        what = FAULTS[fault].removeprefix("the box ")
+        raise InputError(f"the box of particle {identity} ({name}) {what}; leave it out")
     return box

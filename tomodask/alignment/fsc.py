@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import xarray as xr
 
+from tomodask.alignment.half_maps import check_pair, mask_of, masked
 from tomodask.arrays.fourier import shell_correlation
-from tomodask.arrays.sampling import soft_sphere
-from tomodask.errors import InputError
 
-__all__ = ["fsc", "resolution_at"]
+__all__ = ["fsc", "resolution_at", "shell_table"]
 
 
 def fsc(
-    a: np.ndarray, b: np.ndarray, *, voxel_size: float, diameter: float | None = None
+    a: np.ndarray | xr.DataArray,
+    b: np.ndarray | xr.DataArray,
+    *,
+    voxel_size: float,
+    diameter: float | None = None,
+    mask: np.ndarray | xr.DataArray | None = None,
 ) -> pd.DataFrame:
     """Fourier shell correlation of two maps.
 
@@ -26,6 +31,8 @@ def fsc(
     diameter : float, optional
         Of a soft sphere about the box's centre that both are cut to, Å.  A mask that is tight
         correlates by itself: this one is round and soft.
+    mask : array or DataArray, shape (n, n, n), optional
+        0 to 1, in place of the sphere; `corrected_fsc` tells what it adds by itself.
 
     Returns
     -------
@@ -36,7 +43,7 @@ def fsc(
     Raises
     ------
     InputError
-        If the maps are not two cubic boxes of one size.
+        If the maps are not two cubic boxes of one size, or the mask does not fit them.
 
     Examples
     --------
@@ -45,31 +52,24 @@ def fsc(
     >>> bool(curve["correlation"].round(6).eq(1).all()), float(curve["resolution"].iloc[-1])
     (True, 10.0)
     """
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.shape != b.shape or a.ndim != 3 or len(set(a.shape)) != 1:
-        raise InputError(
-            f"FSC needs two cubic maps of one size, got {a.shape} and {b.shape}; cut or pad one"
-        )
-    if not voxel_size > 0:
-        raise InputError(f"voxel_size must be above 0 Å, got {voxel_size}")
-    n = a.shape[0]
-    if diameter is not None:
-        sphere = soft_sphere(n, diameter / 2 / voxel_size)
-        a, b = (a - a.mean()) * sphere, (b - b.mean()) * sphere
-    correlation = shell_correlation(a, b)
-    frequency = np.arange(len(correlation)) / (n * voxel_size)
+    a, b = check_pair(a, b, voxel_size)
+    window = mask_of(len(a), voxel_size, diameter=diameter, mask=mask)
+    correlation = shell_correlation(masked(a, window), masked(b, window))
+    return shell_table(len(a), voxel_size).assign(correlation=correlation)
+
+
+def shell_table(n: int, voxel_size: float) -> pd.DataFrame:
+    """``frequency`` (1/Å) and ``resolution`` (Å) of the shells of a box, 0 to Nyquist."""
+    frequency = np.arange(n // 2 + 1) / (n * voxel_size)
     with np.errstate(divide="ignore"):
-        resolution = 1 / frequency
-    return pd.DataFrame(
-        {"frequency": frequency, "resolution": resolution, "correlation": correlation}
-    )
+        return pd.DataFrame({"frequency": frequency, "resolution": 1 / frequency})
 
 
 def resolution_at(curve: pd.DataFrame, threshold: float = 0.143) -> float:
     """The resolution, in Å, where a curve of `fsc` first falls below `threshold`.
 
     Linear between shells.  A curve that never falls below gives Nyquist's resolution, one that is
-    below from the first shell on gives infinity.
+    below from the first shell on gives infinity.  Shells that are NaN are passed over.
 
     Examples
     --------
@@ -77,9 +77,12 @@ def resolution_at(curve: pd.DataFrame, threshold: float = 0.143) -> float:
     >>> round(resolution_at(curve, 0.5), 2)
     66.67
     """
-    frequency = curve["frequency"].to_numpy(float)[1:]
-    correlation = curve["correlation"].to_numpy(float)[1:]
+    known = curve["frequency"].gt(0) & curve["correlation"].notna()
+    frequency = curve["frequency"][known].to_numpy(float)
+    correlation = curve["correlation"][known].to_numpy(float)
     below = np.flatnonzero(correlation < threshold)
+    if not len(frequency):
+        return float("inf")
     if not len(below):
         return float(1 / frequency[-1])
     i = int(below[0])

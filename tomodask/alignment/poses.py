@@ -8,6 +8,7 @@ of a box only the few thousand Fourier voxels that the refinement looks at.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,43 +22,25 @@ from dask.delayed import Delayed, delayed
 from scipy.spatial.transform import Rotation
 
 from tomodask.alignment.batches import BatchFolder, batches
-from tomodask.alignment.checks import check_alignment, check_box
-from tomodask.alignment.measurement import measurements
+from tomodask.alignment.checks import check_alignment
+from tomodask.alignment.measurement import Measurement, measurements
+from tomodask.alignment.noise import known_by_shell, merge_power, noise_frequencies, noise_power
+from tomodask.alignment.particle import (
+    POSE,
+    Candidates,
+    best_poses,
+    find_candidates,
+    refine_candidates,
+)
 from tomodask.alignment.plan import Plan, plan_alignment
-from tomodask.alignment.refinement import correlation, refine_pose
-from tomodask.alignment.search import candidate_poses
-from tomodask.arrays.sampling import spectrum_at
+from tomodask.alignment.pose_matching import match_poses
+from tomodask.alignment.pose_table import QUATERNION, SHIFT_XYZ, pose_table
+from tomodask.alignment.references import check_mask, check_references, warn_of_references
 from tomodask.arrays.threads import one_thread_each
-from tomodask.data.particles import with_orientations
 from tomodask.data.subtomogram_table import batch_size, particle_table
 from tomodask.errors import InputError
 
 __all__ = ["align_subtomograms", "check_alignment"]
-
-# One row a refined candidate.
-_POSE = np.dtype(
-    [
-        ("particle", np.int64),
-        ("start", np.int64),
-        ("score", np.float64),
-        ("matrix", np.float64, (3, 3)),
-        ("shift_xyz", np.float64, (3,)),
-    ]
-)
-
-
-@dataclass(frozen=True)
-class _Candidates:
-    """A particle on its way from search to refinement.
-
-    `particle` is its row among the boxes; `identity` its number wherever it goes, which seeds it.
-    """
-
-    particle: int
-    identity: int
-    data: np.ndarray
-    matrices: np.ndarray
-    shifts_xyz: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -65,19 +48,28 @@ class _Batch:
     """The one element of a partition of the bag."""
 
     name: str
-    particles: tuple[_Candidates, ...]
+    particles: tuple[Candidates, ...]
 
 
 def align_subtomograms(
     subtomograms: xr.Dataset,
-    reference: xr.DataArray,
+    reference: xr.DataArray | Sequence[xr.DataArray],
     *,
+    poses: pd.DataFrame | None = None,
     tilt_range: tuple[float, float] | None = None,
     angular_step: float = 20.0,
     shift_range: float | None = None,
     resolution: float | None = None,
+    coarsest: float | None = None,
     diameter: float | None = None,
+    mask: xr.DataArray | None = None,
+    symmetry: str = "C1",
+    local: float | None = None,
+    whiten: bool = False,
+    fsc: pd.DataFrame | None = None,
+    method: str = "fourier",
     candidates: int = 6,
+    keep: str = "best",
     seed: int = 0,
     batch: int | None = None,
     split_every: int = 8,
@@ -89,8 +81,12 @@ def align_subtomograms(
     ----------
     subtomograms : Dataset
         From `extract_subtomograms` or `open_subtomograms`; cubic boxes.
-    reference : DataArray, shape of a box
-        Same voxel size and contrast as the boxes; its centre is voxel ``size // 2``.
+    reference : DataArray, shape of a box, or a sequence of them
+        Same voxel size and contrast as the boxes; its centre is voxel ``size // 2``.  Each particle
+        is aligned to each of several, in one band, so that their scores can be compared.
+    poses : DataFrame, optional
+        For a local search: ``quat_*`` and, where known, ``shift_*``, matched to the boxes as
+        `average_subtomograms` does.  By default the poses that the boxes carry.
     tilt_range : (float, float), optional
         Least and largest tilt, degrees, in place of what the boxes carry: the record of the tilt
         series that each particle is of, else its ``tilt_min``, ``tilt_max``.
@@ -98,14 +94,37 @@ def align_subtomograms(
         Of the search grid, degrees.
     shift_range : float, optional
         How far a particle may lie from the centre of its box along each axis, Å: no pose is
-        farther off.  By default a tenth of the box's edge.
+        farther off.  By default a tenth of the box's edge.  In a local search, from the given
+        shift; by default a twentieth.
     resolution : float, optional
         The finest detail to align by, Å.  By default where 99.5 % of the reference's
         information on the rotation is within; give it where the reference is noisy.
+    coarsest : float, optional
+        The coarsest detail to align by, Å; by default all.
     diameter : float, optional
         Of the soft sphere that cuts the reference out, Å; by default it touches the box.
+    mask : DataArray, shape of a box, optional
+        In place of the sphere: 1 on the particle, 0 off it, soft between.
+    symmetry : str
+        Point group of the references, ``C1`` … ``I``, main axis along z.  Of the rotations the
+        asymmetric unit is searched; of equivalent poses the one of the least turn is given.
+    local : float, optional
+        Degrees: only rotations within so much of the given ones are searched, on a grid of
+        `angular_step`, and shifts within `shift_range`; refinement may end half a step outside.
+        0 refines the given poses.
+    whiten : bool
+        Divide data and references by the amplitude of the noise in each shell, as measured in the
+        boxes outside of the particle.
+    fsc : DataFrame, optional
+        Of `fsc`, between the halves of the reference: shells count by what it is known to, see
+        `tomodask.alignment.noise`.
+    method : {"fourier", "mbgd", "lm"}
+        How candidates are refined: mini-batches of Fourier voxels; the paper's mini-batches of
+        slabs; or Levenberg–Marquardt on the whole box (Xu & Alber 2012).
     candidates : int
-        Poses that are refined for each particle.
+        Poses that are refined for each particle and reference; a local search takes at most 3.
+    keep : {"best", "all"}
+        One row a particle, of the reference that fits best, or one for each reference.
     seed : int
         Together with the particle's number it draws the order of the mini-batches.
     batch : int, optional
@@ -120,15 +139,17 @@ def align_subtomograms(
     Delayed of DataFrame
         The particle table in the order of `subtomograms`, with ``quat_*`` (reference →
         particle), ``shift_*`` (Å, of the particle from the box's centre) and ``score``, the
-        constrained correlation over the measured Fourier voxels of the last band.  Nothing is
-        computed before ``.compute()``.
+        constrained correlation over the measured Fourier voxels of the last band.  Of several
+        references also ``class`` (from 1) and ``score_1``, ``score_2`` …  A particle whose box
+        cannot be aligned has no pose and no score, but a ``reason``, a column that is there only
+        then.  Nothing is computed before ``.compute()``.
 
     Raises
     ------
     InputError
-        If box and reference differ in size or voxel size, the tilt range is missing, the record of
-        a tilt series is damaged or a length is out of range; from a task, if a box holds NaN or
-        nothing but one value.
+        If box and reference differ in size or voxel size, a reference is empty, the tilt range is
+        missing, the record of a tilt series is damaged, a length is out of range, or a local
+        search has no poses.
 
     Notes
     -----
@@ -140,7 +161,9 @@ def align_subtomograms(
     boxes = subtomograms["subtomogram"]
     n, voxel_size = int(boxes.shape[-1]), float(subtomograms.attrs["voxel_size"])
     table = particle_table(subtomograms)
-    _check_reference(boxes.shape, voxel_size, reference)
+    maps = [reference] if isinstance(reference, xr.DataArray) else list(reference)
+    classes = 0 if isinstance(reference, xr.DataArray) else len(maps)
+    volumes = check_references(maps, shape=boxes.shape, voxel_size=voxel_size)
     if batch is None:
         batch = batch_size(len(table), n)
     check_alignment(
@@ -154,63 +177,84 @@ def align_subtomograms(
         seed=seed,
         batch=batch,
         split_every=split_every,
+        coarsest=coarsest,
+        local=local,
+        keep=keep,
+        method=method,
     )
-    reach = 0.1 * n if shift_range is None else shift_range / voxel_size
-    radius = None if resolution is None else n * voxel_size / resolution
-    mask_radius = None if diameter is None else diameter / 2 / voxel_size
-    kind, kinds = measurements(table, subtomograms.attrs, tilt_range)
-
-    volume = np.asarray(reference.values, np.float32)
-    if not np.isfinite(volume).all() or np.ptp(volume) == 0:
-        raise InputError("reference must hold finite, unequal values, got a constant or NaN map")
-    settings = {
-        "angular_step": float(angular_step),
-        "shift_range": float(reach),
-        "radius": radius,
-        "mask_radius": mask_radius,
-    }
     if not len(table):
         raise InputError("subtomograms hold no particle; pick and extract some first")
+    edge = n * voxel_size
+    share = 0.1 if local is None else 0.05
+    mask_radius = None if diameter is None else diameter / 2 / voxel_size
+    cut = check_mask(mask, volumes, diameter=diameter)
+    settings: dict[str, Any] = {
+        "angular_step": float(angular_step),
+        "shift_range": (share * edge if shift_range is None else shift_range) / voxel_size,
+        "radius": None if resolution is None else edge / resolution,
+        "coarsest": None if coarsest is None else edge / coarsest,
+        "mask_radius": mask_radius,
+        "mask": cut,
+        "symmetry": symmetry.upper(),
+        "local": None if local is None else float(local),
+        "method": method,
+        "known": None if fsc is None else known_by_shell(fsc, box=n, voxel_size=voxel_size),
+    }
+    warn_of_references(
+        volumes,
+        voxel_size=voxel_size,
+        mask_radius=mask_radius,
+        mask=cut,
+        symmetry=symmetry,
+        angular_step=angular_step,
+    )
+    kind, kinds = measurements(table, subtomograms.attrs, tilt_range)
+    table, given = _given_poses(table, poses, local, voxel_size)
 
     images = table["image"].astype(str) if "image" in table else table.index.astype(str)
-    names = np.asarray(images)
-    identities = np.asarray(table.index, np.int64)
-    tilts = np.array([one.tilt_range for one in kinds])[kind]
-    content: tuple[Any, ...] = (tilts, tokenize(boxes.data), identities, names)
-    if any(one.record is not None for one in kinds):
-        content += kind, [one.digest for one in kinds]
+    names, identities = np.asarray(images), np.asarray(table.index, np.int64)
     folder = BatchFolder.open(
         checkpoint,
-        _fingerprint(volume, settings, *content, candidates, seed, batch, voxel_size),
-    )
+        _fingerprint(
+            volumes, settings, given, whiten, candidates, seed, batch, voxel_size,
+            [(one.tilt_range, one.digest) for one in kinds], kind,
+            tokenize(boxes.data), identities, names,
+        ),
+    )  # fmt: skip
     bags, done = [], []
     for group, measurement in enumerate(kinds):
         rows = np.flatnonzero(kind == group)
+        blocks = batches(boxes, rows, batch)
+        noise = None
+        if whiten:
+            noise = _noise(blocks, measurement, n, voxel_size, mask_radius, split_every)
         plan = delayed(plan_alignment, pure=True)(
-            volume,
+            volumes,
             tilt_range=measurement.tilt_range,
             record=measurement.record,
             voxel_size=voxel_size,
+            noise=noise,
             **settings,
         )
         parts = []
-        for number, block in enumerate(batches(boxes, rows, batch)):
+        for number, block in enumerate(blocks):
             these = rows[number * batch : (number + 1) * batch]
             name = f"wedge{group:04d}-batch{number:06d}"
-            finished = folder.read(name, _POSE)
+            finished = folder.read(name, POSE)
             if finished is not None:
                 done.append(finished)
                 continue
-            searched = delayed(search, pure=True)(
-                block,
-                these,
-                identities[these],
-                names[these],
-                plan=plan,
-                count=candidates,
-                name=name,
+            parts.append(
+                delayed(search, pure=True)(
+                    block,
+                    these,
+                    identities[these],
+                    None if given is None else given[these],
+                    plan=plan,
+                    count=candidates,
+                    name=name,
+                )
             )
-            parts.append(searched)
         if parts:
             found = db.from_delayed(parts)
             bags.append(found.map_partitions(refine, plan, seed=seed, folder=folder))
@@ -218,33 +262,67 @@ def align_subtomograms(
         best = delayed(best_poses)(done)
     else:
         bag = db.concat(bags) if len(bags) > 1 else bags[0]
-        best = bag.reduction(_rows, best_poses, split_every=split_every).to_delayed()
+        best = bag.reduction(_rows, _rows, split_every=split_every).to_delayed()
         best = delayed(best_poses)([best, *done])
-    return delayed(_pose_table)(table, best, voxel_size)
+    return delayed(pose_table)(table, best, voxel_size, symmetry, classes, keep, names)
 
 
-def _check_reference(shape: tuple[int, ...], voxel_size: float, reference: xr.DataArray) -> None:
-    box = tuple(shape[1:])
-    if len(set(box)) != 1:
-        raise InputError(f"subtomograms must be cubic boxes, got {box} voxels")
-    if tuple(reference.shape) != box:
-        raise InputError(
-            f"reference has {tuple(reference.shape)} voxels, the boxes have {box}; cut or pad it "
-            "about its centre to the size of the boxes"
-        )
-    theirs = reference.attrs.get("voxel_size")
-    if theirs is not None and abs(float(theirs) - voxel_size) > 0.01 * voxel_size:
-        raise InputError(
-            f"reference has voxels of {float(theirs):g} Å, the boxes {voxel_size:g} Å; resample "
-            f"it: tomodask convert REFERENCE OUT.mrc --resample-to {voxel_size:g}"
-        )
+def _given_poses(
+    table: pd.DataFrame, poses: pd.DataFrame | None, local: float | None, voxel_size: float
+) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """The table, and for a local search matrices and shifts (voxels), shape (particles, 12)."""
+    if local is None:
+        if poses is not None:
+            raise InputError(
+                "poses are where a local search starts: say how far it may turn, local=10 or "
+                "--local 10 (degrees; 0 to refine them only)"
+            )
+        return table, None
+    table = match_poses(table, poses).drop(columns=["reason", "score", "weight"], errors="ignore")
+    given = np.full((len(table), 12), np.nan)
+    quaternions = table[QUATERNION].to_numpy(float)
+    length = np.linalg.norm(quaternions, axis=1)
+    known = np.isfinite(length) & (length > 0)
+    turns = Rotation.from_quat(quaternions[known])
+    given[known, :9] = turns.as_matrix().reshape(-1, 9)
+    given[known, 9:] = 0.0
+    if set(SHIFT_XYZ) <= set(table):
+        shifts = table.loc[known, SHIFT_XYZ].fillna(0.0).to_numpy(float)
+        given[known, 9:] = shifts / voxel_size
+    return table, given
 
 
-def _fingerprint(volume: np.ndarray, *rest: Any) -> str:
-    """Names the job: the same reference, boxes and settings, whatever the machine."""
-    digest = hashlib.sha256(np.ascontiguousarray(volume).tobytes())
-    for part in rest:
-        digest.update(repr(part.tolist() if isinstance(part, np.ndarray) else part).encode())
+def _noise(
+    blocks: list[Delayed],
+    measurement: Measurement,
+    n: int,
+    voxel_size: float,
+    mask_radius: float | None,
+    split_every: int,
+) -> Delayed:
+    """A tree of sums over the boxes of one measurement."""
+    frequencies = delayed(noise_frequencies, pure=True)(measurement, box=n, voxel_size=voxel_size)
+    radius = n / 2 - 4 if mask_radius is None else mask_radius
+    parts = [
+        delayed(noise_power, pure=True)(block, frequencies=frequencies, radius=radius)
+        for block in blocks
+    ]
+    bag = db.from_delayed(parts)
+    return bag.reduction(merge_power, merge_power, split_every=split_every).to_delayed()
+
+
+def _fingerprint(*parts: Any) -> str:
+    """Names the job: the same references, boxes and settings, whatever the machine."""
+    digest = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, dict):
+            digest.update(_fingerprint(*(x for item in part.items() for x in item)).encode())
+        elif isinstance(part, np.ndarray) and part.dtype != object:
+            digest.update(repr((part.shape, part.dtype.str)).encode())
+            digest.update(np.ascontiguousarray(part).tobytes())
+        else:
+            digest.update(repr(part.tolist() if isinstance(part, np.ndarray) else part).encode())
+        digest.update(b";")
     return digest.hexdigest()
 
 
@@ -252,21 +330,26 @@ def search(
     boxes: np.ndarray,
     rows: np.ndarray,
     identities: np.ndarray,
-    names: np.ndarray,
+    given: np.ndarray | None,
     *,
     plan: Plan,
     count: int,
     name: str,
 ) -> list[_Batch]:
     """Candidate poses of a batch of boxes (the task ``search``)."""
-    out = []
     with one_thread_each():
-        for box, row, identity, image in zip(boxes, rows, identities, names, strict=True):
-            box = check_box(box, int(identity), str(image))
-            data = spectrum_at(box, plan.frequencies)
-            matrices, shifts, _ = candidate_poses(plan.grid, data, count=count)
-            out.append(_Candidates(int(row), int(identity), data, matrices, shifts))
-    return [_Batch(name, tuple(out))]
+        found = tuple(
+            find_candidates(
+                box,
+                int(row),
+                int(identity),
+                plan=plan,
+                count=count,
+                given=None if given is None else given[i],
+            )
+            for i, (box, row, identity) in enumerate(zip(boxes, rows, identities, strict=True))
+        )
+    return [_Batch(name, found)]
 
 
 def refine(
@@ -278,60 +361,12 @@ def refine(
 ) -> list[np.ndarray]:
     """Refined poses of a batch of particles (the task ``refine``), kept in `folder`."""
     (batch,) = found
-    poses = [_refine_particle(one, plan, seed=seed) for one in batch.particles]
+    with one_thread_each():
+        poses = [refine_candidates(one, plan, seed=seed) for one in batch.particles]
     best = best_poses(poses)
     folder.write(batch.name, best)
     return [best]
 
 
-def _refine_particle(one: _Candidates, plan: Plan, *, seed: int) -> np.ndarray:
-    """Stage by stage, the better two thirds of the candidates go on; two reach the end."""
-    rng = np.random.default_rng([seed, one.identity])
-    poses = np.zeros(len(one.matrices), _POSE)
-    poses["particle"], poses["start"] = one.particle, np.arange(len(poses))
-    poses["matrix"], poses["shift_xyz"] = one.matrices, one.shifts_xyz
-    for stage in plan.stages:
-        data = one.data[stage.index]
-        for pose in poses:
-            pose["matrix"], pose["shift_xyz"] = refine_pose(
-                plan.spectrum,
-                stage,
-                data,
-                pose["matrix"],
-                pose["shift_xyz"],
-                rng=rng,
-                turn_limit=plan.turn_limit,
-                shift_limit=plan.shift_limit,
-                reach=plan.reach,
-            )
-            pose["score"] = correlation(
-                plan.spectrum,
-                stage.frequencies,
-                data,
-                pose["matrix"],
-                pose["shift_xyz"],
-                stage.weights,
-            )
-        order = np.lexsort((poses["start"], -poses["score"]))
-        poses = poses[order[: max(2, (2 * len(poses) + 2) // 3)]]
-    return poses
-
-
 def _rows(partition: Any) -> np.ndarray:
     return best_poses(list(partition))
-
-
-def best_poses(parts: Any) -> np.ndarray:
-    """The best pose of each particle: the associative step of the tree."""
-    poses = np.concatenate([np.asarray(part, _POSE) for part in parts])
-    poses = poses[np.lexsort((poses["start"], -poses["score"], poses["particle"]))]
-    return poses[np.unique(poses["particle"], return_index=True)[1]]
-
-
-def _pose_table(table: pd.DataFrame, poses: np.ndarray, voxel_size: float) -> pd.DataFrame:
-    if not np.array_equal(poses["particle"], np.arange(len(table))):
-        raise RuntimeError(f"{len(table)} particles went in, {len(poses)} poses came out")
-    out = with_orientations(table, Rotation.from_matrix(poses["matrix"]))
-    out[["shift_x", "shift_y", "shift_z"]] = poses["shift_xyz"] * voxel_size
-    out["score"] = poses["score"]
-    return out

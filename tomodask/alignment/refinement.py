@@ -30,7 +30,9 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from tomodask.arrays.sampling import Spectrum, trilinear
+from tomodask.alignment.model_sums import derivative_sums, product_sums, sample_words
+from tomodask.alignment.steps import cholesky_solve, turn_within, turned_by
+from tomodask.arrays.sampling import Spectrum
 
 __all__ = ["Stage", "correlation", "normal_equations", "refine_pose"]
 
@@ -60,118 +62,7 @@ class Stage:
     weights: np.ndarray | None = None
 
 
-_BLOCK = 128
 _NONE = np.empty(0, np.float32)
-
-
-@numba.njit(cache=True, fastmath=True, nogil=True, boundscheck=False)
-def _accumulate(  # type: ignore[no-untyped-def]
-    values, padding, frequencies, weights, data, start, stop, matrix, shift, box, out
-):
-    """Sums of products of the columns [turn x, y, z, move x, y, z, model, data], both parts.
-
-    `matrix` (3, 3) takes reference to particle in xyz; `shift` xyz in voxels.
-    """
-    columns = np.empty((8, 2 * _BLOCK), np.float32)
-    step = np.float32(2 * math.pi / box)
-    r00, r01, r02 = matrix[0, 0], matrix[0, 1], matrix[0, 2]
-    r10, r11, r12 = matrix[1, 0], matrix[1, 1], matrix[1, 2]
-    r20, r21, r22 = matrix[2, 0], matrix[2, 1], matrix[2, 2]
-    sx, sy, sz = step * shift[0], step * shift[1], step * shift[2]
-    out[:] = 0.0
-    for begin in range(start, stop, _BLOCK):
-        count = min(_BLOCK, stop - begin)
-        for j in range(count):
-            kz, ky, kx = (
-                frequencies[begin + j, 0],
-                frequencies[begin + j, 1],
-                frequencies[begin + j, 2],
-            )
-            # The turned reference at k is the reference at transpose(R) k.
-            qx = padding * (r00 * kx + r10 * ky + r20 * kz)
-            qy = padding * (r01 * kx + r11 * ky + r21 * kz)
-            qz = padding * (r02 * kx + r12 * ky + r22 * kz)
-            re, im, az, ay, ax, bz, by, bx = trilinear(values, qz, qy, qx)
-            phase = sx * kx + sy * ky + sz * kz
-            c, s = math.cos(phase), -math.sin(phase)
-            mre, mim = c * re - s * im, c * im + s * re
-            # Gradients turned back into the particle's frame, times the phase of the shift.
-            gxr, gyr, gzr = (
-                r00 * ax + r01 * ay + r02 * az,
-                r10 * ax + r11 * ay + r12 * az,
-                r20 * ax + r21 * ay + r22 * az,
-            )
-            gxi, gyi, gzi = (
-                r00 * bx + r01 * by + r02 * bz,
-                r10 * bx + r11 * by + r12 * bz,
-                r20 * bx + r21 * by + r22 * bz,
-            )
-            # A turn by w (particle frame) changes the model by w . (g x k).
-            txr, txi = gyr * kz - gzr * ky, gyi * kz - gzi * ky
-            tyr, tyi = gzr * kx - gxr * kz, gzi * kx - gxi * kz
-            tzr, tzi = gxr * ky - gyr * kx, gxi * ky - gyi * kx
-            columns[0, 2 * j] = padding * (c * txr - s * txi)
-            columns[0, 2 * j + 1] = padding * (c * txi + s * txr)
-            columns[1, 2 * j] = padding * (c * tyr - s * tyi)
-            columns[1, 2 * j + 1] = padding * (c * tyi + s * tyr)
-            columns[2, 2 * j] = padding * (c * tzr - s * tzi)
-            columns[2, 2 * j + 1] = padding * (c * tzi + s * tzr)
-            # d exp(-i k t) / dt = -i k exp(-i k t)
-            columns[3, 2 * j], columns[3, 2 * j + 1] = step * kx * mim, -step * kx * mre
-            columns[4, 2 * j], columns[4, 2 * j + 1] = step * ky * mim, -step * ky * mre
-            columns[5, 2 * j], columns[5, 2 * j + 1] = step * kz * mim, -step * kz * mre
-            columns[6, 2 * j], columns[6, 2 * j + 1] = mre, mim
-            columns[7, 2 * j] = data[begin + j].real
-            columns[7, 2 * j + 1] = data[begin + j].imag
-        if weights.size:  # none: all are 1
-            for a in range(7):
-                for j in range(count):
-                    columns[a, 2 * j] *= weights[begin + j]
-                    columns[a, 2 * j + 1] *= weights[begin + j]
-        for a in range(8):
-            for b in range(a + 1):
-                total = np.float32(0.0)
-                for i in range(2 * count):
-                    total += columns[a, i] * columns[b, i]
-                out[a, b] += total
-    for a in range(8):
-        for b in range(a):
-            out[b, a] = out[a, b]
-
-
-@numba.njit(cache=True, fastmath=True, inline="always")
-def _model(values, padding, frequencies, j, step, matrix, shift):  # type: ignore[no-untyped-def]
-    """The turned and moved reference at a Fourier voxel."""
-    kz, ky, kx = frequencies[j, 0], frequencies[j, 1], frequencies[j, 2]
-    qx = padding * (matrix[0, 0] * kx + matrix[1, 0] * ky + matrix[2, 0] * kz)
-    qy = padding * (matrix[0, 1] * kx + matrix[1, 1] * ky + matrix[2, 1] * kz)
-    qz = padding * (matrix[0, 2] * kx + matrix[1, 2] * ky + matrix[2, 2] * kz)
-    re, im, _, _, _, _, _, _ = trilinear(values, qz, qy, qx)
-    phase = step * (shift[0] * kx + shift[1] * ky + shift[2] * kz)
-    c, s = math.cos(phase), -math.sin(phase)
-    return c * re - s * im, c * im + s * re
-
-
-@numba.njit(cache=True, fastmath=True, nogil=True)
-def _products(values, padding, frequencies, weights, data, matrix, shift, box):  # type: ignore[no-untyped-def]
-    """<model, data>, <model, model>, <data, data> over Fourier voxels; no weights: all are 1."""
-    step = np.float32(2 * math.pi / box)
-    cross, model, power = 0.0, 0.0, 0.0
-    if weights.size:
-        for j in range(frequencies.shape[0]):
-            mre, mim = _model(values, padding, frequencies, j, step, matrix, shift)
-            fre, fim, w = data[j].real, data[j].imag, weights[j]
-            cross += w * (mre * fre + mim * fim)
-            model += w * w * (mre * mre + mim * mim)
-            power += fre * fre + fim * fim
-        return cross, model, power
-    for j in range(frequencies.shape[0]):
-        mre, mim = _model(values, padding, frequencies, j, step, matrix, shift)
-        fre, fim = data[j].real, data[j].imag
-        cross += mre * fre + mim * fim
-        model += mre * mre + mim * mim
-        power += fre * fre + fim * fim
-    return cross, model, power
 
 
 def correlation(
@@ -203,9 +94,8 @@ def correlation(
     -------
     float in [-1, 1]
     """
-    cross, model, power = _products(
-        spectrum.values,
-        np.float32(spectrum.padding),
+    cross, model, power = product_sums(
+        *sample_words(spectrum),
         frequencies,
         _NONE if weights is None else weights,
         data,
@@ -235,9 +125,8 @@ def normal_equations(
     """
     start, stop, _ = (part or slice(None)).indices(len(frequencies))
     out = np.empty((8, 8))
-    _accumulate(
-        spectrum.values,
-        np.float32(spectrum.padding),
+    derivative_sums(
+        *sample_words(spectrum),
         frequencies,
         _NONE if weights is None else weights,
         data,
@@ -253,34 +142,10 @@ def normal_equations(
 
 @numba.njit(cache=True, nogil=True)
 def _solve(system, turn_limit, shift_limit, step):  # type: ignore[no-untyped-def]
-    """The Gauss-Newton step of pose and scale; False where the data contradict the model.
-
-    Cholesky by hand: seven unknowns, called a thousand times a second per core.
-    """
-    n = 7
-    lower = np.zeros((n, n))
-    x = np.zeros(n)
-    for i in range(n):
-        for j in range(i + 1):
-            total = system[i, j]
-            for k in range(j):
-                total -= lower[i, k] * lower[j, k]
-            if i == j:
-                if total <= 1e-12 * abs(system[i, i]) or total <= 0.0:
-                    return False
-                lower[i, i] = math.sqrt(total)
-            else:
-                lower[i, j] = total / lower[j, j]
-    for i in range(n):
-        total = system[i, 7]
-        for k in range(i):
-            total -= lower[i, k] * x[k]
-        x[i] = total / lower[i, i]
-    for i in range(n - 1, -1, -1):
-        total = x[i]
-        for k in range(i + 1, n):
-            total -= lower[k, i] * x[k]
-        x[i] = total / lower[i, i]
+    """The Gauss-Newton step of pose and scale; False where the data contradict the model."""
+    x = np.empty(7)
+    if not cholesky_solve(system[:7, :7], system[:7, 7], x):
+        return False
     # The last unknown is the scale; a tiny or negative one would throw the pose far away.
     floor = 0.3 * system[6, 7] / system[6, 6]
     scale = max(x[6], floor)
@@ -298,29 +163,10 @@ def _solve(system, turn_limit, shift_limit, step):  # type: ignore[no-untyped-de
     return True
 
 
-@numba.njit(cache=True, nogil=True)
-def _turn(step, matrix, out):  # type: ignore[no-untyped-def]
-    """exp([step]) @ matrix (Rodrigues): a step in the tangent space, no Euler singularities."""
-    wx, wy, wz = step[0], step[1], step[2]
-    angle = math.sqrt(wx * wx + wy * wy + wz * wz)
-    if angle < 1e-12:
-        out[:] = matrix
-        return
-    wx, wy, wz = wx / angle, wy / angle, wz / angle
-    c, s = math.cos(angle), math.sin(angle)
-    d = 1.0 - c
-    e = np.empty((3, 3))
-    e[0, 0], e[0, 1], e[0, 2] = c + wx * wx * d, wx * wy * d - wz * s, wx * wz * d + wy * s
-    e[1, 0], e[1, 1], e[1, 2] = wy * wx * d + wz * s, c + wy * wy * d, wy * wz * d - wx * s
-    e[2, 0], e[2, 1], e[2, 2] = wz * wx * d - wy * s, wz * wy * d + wx * s, c + wz * wz * d
-    for i in range(3):
-        for j in range(3):
-            out[i, j] = e[i, 0] * matrix[0, j] + e[i, 1] * matrix[1, j] + e[i, 2] * matrix[2, j]
-
-
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, fastmath=True, nogil=True, boundscheck=False, error_model="numpy")
 def _descend(  # type: ignore[no-untyped-def]
-    values,
+    words,
+    rim,
     padding,
     box,
     frequencies,
@@ -333,7 +179,10 @@ def _descend(  # type: ignore[no-untyped-def]
     shift,
     turn_limit,
     shift_limit,
+    center,
     reach,
+    origin,
+    turn_reach,
     tolerance,
 ):
     """All steps of one stage on one candidate; matrix and shift are changed in place."""
@@ -347,8 +196,9 @@ def _descend(  # type: ignore[no-untyped-def]
         for b in range(batches):
             part = order[p * batches + b]
             m32[:], s32[:] = matrix, shift
-            _accumulate(
-                values,
+            derivative_sums(
+                words,
+                rim,
                 padding,
                 frequencies,
                 weights,
@@ -362,10 +212,13 @@ def _descend(  # type: ignore[no-untyped-def]
             )
             if not _solve(system, turn_limit, shift_limit, step):
                 continue
-            _turn(step, matrix, turned)
+            turned_by(step, matrix, turned)
             matrix[:] = turned
+            if turn_reach < math.pi:
+                turn_within(matrix, origin, turn_reach)
             for i in range(3):
-                shift[i] = min(max(shift[i] + step[3 + i], -reach), reach)
+                moved = shift[i] + step[3 + i]
+                shift[i] = min(max(moved, center[i] - reach), center[i] + reach)
                 longest = max(longest, abs(step[i]), abs(step[3 + i]) * 6.0 / box)
         if longest < tolerance:
             break
@@ -382,6 +235,8 @@ def refine_pose(
     turn_limit: float,
     shift_limit: float,
     reach: float = math.inf,
+    turn_reach: float = math.inf,
+    about: tuple[np.ndarray, np.ndarray] | None = None,
     tolerance: float = 1e-4,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Descend from one candidate pose through one stage.
@@ -399,8 +254,11 @@ def refine_pose(
         Draws the order of the mini-batches; the particle's own.
     turn_limit, shift_limit : float
         No step turns or moves by more: radians, voxels.
-    reach : float
-        The shift stays within ± `reach` along each axis, voxels.
+    reach, turn_reach : float
+        The pose stays within ± `reach` (voxels) along each axis and `turn_reach` (radians) of
+        `about`.
+    about : (array, array), optional
+        A matrix and a shift; by default no shift, and the candidate's own matrix.
     tolerance : float
         A pass whose steps all stay below this, in radians, ends the stage.
 
@@ -410,10 +268,12 @@ def refine_pose(
     shift_xyz : array of float64, shape (3,)
     """
     matrix, shift = np.array(matrix, np.float64), np.array(shift_xyz, np.float64)
+    origin, center = (matrix.copy(), np.zeros(3)) if about is None else about
     order = np.concatenate([rng.permutation(stage.batches) for _ in range(stage.passes)])
     _descend(
-        spectrum.values, np.float32(spectrum.padding), spectrum.box, stage.frequencies,
+        *sample_words(spectrum), spectrum.box, stage.frequencies,
         _NONE if stage.weights is None else stage.weights, data, stage.batches, stage.passes, order,
-        matrix, shift, turn_limit, shift_limit, reach, tolerance,
+        matrix, shift, turn_limit, shift_limit, np.asarray(center, np.float64), reach,
+        np.ascontiguousarray(origin, np.float64), turn_reach, tolerance,
     )  # fmt: skip
     return matrix, shift

@@ -12,7 +12,6 @@ import click
 from tomodask.cli.options import (
     INPUT,
     TABLES,
-    angstrom,
     check_output,
     cluster_options,
     command,
@@ -25,6 +24,7 @@ from tomodask.cli.options import (
     voxel_size_option,
 )
 from tomodask.cli.places import place
+from tomodask.cli.resolution import mask_options, read_mask, sharpening, tell_resolution
 from tomodask.errors import InputError
 
 if TYPE_CHECKING:
@@ -62,7 +62,14 @@ def _open(
 @command
 @subtomograms_argument
 @click.option(
-    "--reference", type=INPUT, required=True, metavar="MAP", help="A box of the boxes' contrast."
+    "--reference",
+    "references",
+    type=INPUT,
+    required=True,
+    multiple=True,
+    metavar="MAP",
+    help="A box of the boxes' contrast.  Given again for each class: a particle goes to the one "
+    "that it fits best.",
 )
 @output_option("POSES.star", "Particle table of the poses: .star, .tbl or .csv.")
 @tilt_range_option
@@ -73,8 +80,29 @@ def _open(
     "--shift-range",
     type=float,
     metavar="Å",
-    help="How far a particle may be off the centre along each axis, Å.  [default: a tenth of the "
-    "box]",
+    help="How far a particle may be off the centre along each axis, Å; in a local search, off the "
+    "given shift.  [default: a tenth of the box; a twentieth]",
+)
+@click.option(
+    "--symmetry",
+    default="C1",
+    show_default=True,
+    metavar="GROUP",
+    help="Point group of the reference, main axis along z: C7, D7, T, O, I …",
+)
+@click.option(
+    "--local",
+    type=float,
+    metavar="°",
+    help="Search only so far around the poses that are given; 0 refines them.",
+)
+@click.option(
+    "--poses",
+    "given",
+    type=INPUT,
+    metavar="STAR",
+    help="Where a local search starts, in the order of the boxes or with their names.  [default: "
+    "the poses that the boxes carry]",
 )
 @click.option(
     "--resolution",
@@ -83,10 +111,30 @@ def _open(
     help="Finest detail to align by, Å.  [default: what the reference tells of]",
 )
 @click.option(
+    "--coarsest", type=float, metavar="Å", help="Coarsest detail to align by, Å.  [default: all]"
+)
+@click.option(
     "--diameter",
     type=float,
     metavar="Å",
     help="Of the soft sphere that cuts the reference out, Å.  [default: that of the box]",
+)
+@click.option(
+    "--mask",
+    type=INPUT,
+    metavar="MAP",
+    help="Soft mask that cuts the reference out, 0 to 1, in place of the sphere.",
+)
+@click.option(
+    "--whiten", is_flag=True, help="Weigh by the noise, as measured in the boxes off the particle."
+)
+@click.option(
+    "--method",
+    type=click.Choice(["fourier", "mbgd", "lm"]),
+    default="fourier",
+    show_default=True,
+    help="Of refinement: mini-batches of Fourier voxels, mini-batches of slabs, "
+    "Levenberg-Marquardt.",
 )
 @click.option(
     "--candidates", type=int, default=6, show_default=True, help="Poses refined for each particle."
@@ -104,13 +152,20 @@ def _open(
 def align(
     subtomograms: tuple[Path, ...],
     *,
-    reference: Path,
+    references: tuple[Path, ...],
     output: Path,
     tilt_range: tuple[float, ...] | None,
     angular_step: float,
     shift_range: float | None,
+    symmetry: str,
+    local: float | None,
+    given: Path | None,
     resolution: float | None,
+    coarsest: float | None,
     diameter: float | None,
+    mask: Path | None,
+    whiten: bool,
+    method: str,
     candidates: int,
     seed: int,
     invert: bool,
@@ -121,7 +176,9 @@ def align(
 ) -> None:
     """Find the pose of each subtomogram.
 
-    All rotations are searched, and the best candidates refined.
+    All rotations are searched, or with --local those near poses that are given, and the best
+    candidates refined.  Boxes that cannot be aligned (NaN, nothing in them) are named and set
+    aside: the table tells why in the column reason.
 
     SUBTOMOGRAMS is the store that `tomodask extract` wrote, a folder of MRC boxes (taken in the
     order of the file names, the voxel size from their headers), a pattern, the boxes themselves, or
@@ -137,13 +194,17 @@ def align(
     Example:
       tomodask align subtomograms.zarr --reference ref.mrc --tilt-range -60 60 -o poses.star
       tomodask align 'boxes/*.mrc' --reference ref.mrc --tilt-range -60 60 -o poses.star
+      tomodask align subtomograms.zarr --reference groel.mrc --symmetry D7 -o poses.star
+      tomodask align subtomograms.zarr --reference a.mrc --reference b.mrc -o classes.star
+      tomodask align boxes.zarr --reference ref.mrc --poses poses.star --local 10 -o finer.star
     """
-    check_output(output, TABLES, inputs=(*subtomograms, reference))
+    inputs = (*subtomograms, *references, *(one for one in (given, mask) if one is not None))
+    check_output(output, TABLES, inputs=inputs)
     from tomodask.alignment.poses import align_subtomograms
     from tomodask.beforehand import check_table
     from tomodask.cluster import compute
     from tomodask.data.job_input import job_template
-    from tomodask.data.particles import write_particles
+    from tomodask.data.particles import read_particles, write_particles
     from tomodask.data.subtomograms import particle_table
 
     boxes = _open(subtomograms, voxel_size, tilt_range)
@@ -155,23 +216,34 @@ def align(
             f"the poses of these subtomograms cannot be written as asked for ({error}); take "
             "another --style, or a name with .star or .csv"
         ) from None
-    shaped = job_template(
-        reference,
-        written["voxel_size"],
-        resample,
-        edge=int(boxes.sizes["x"]),
-        role="reference",
-    )
+    edge = int(boxes.sizes["x"])
+    maps = [
+        job_template(one, written["voxel_size"], resample, edge=edge, role="reference")
+        for one in references
+    ]
+    maps = [one.copy(data=-one.to_numpy()) for one in maps] if invert else maps
+    soft = None
+    if mask is not None:
+        soft = job_template(mask, written["voxel_size"], resample, edge=edge, role="mask")
+        soft = soft.clip(0, 1) if resample else soft  # interpolation may overshoot
+    start = None if given is None else read_particles(given, need=("orientation",))
     checkpoint = output.with_name(output.name + ".part")
     with _dropped_if_empty(checkpoint):
         poses = align_subtomograms(
             boxes,
-            shaped.copy(data=-shaped.to_numpy()) if invert else shaped,
+            maps if len(maps) > 1 else maps[0],
+            poses=start,
             tilt_range=numbers_or_none(tilt_range),
             angular_step=angular_step,
             shift_range=shift_range,
+            symmetry=symmetry,
+            local=local,
             resolution=resolution,
+            coarsest=coarsest,
             diameter=diameter,
+            mask=soft,
+            whiten=whiten,
+            method=method,
             candidates=candidates,
             seed=seed,
             checkpoint=checkpoint,
@@ -182,7 +254,14 @@ def align(
     write_particles(table, output, **written)
     shutil.rmtree(checkpoint, ignore_errors=True)
     score = f"median score {table['score'].median():.3f}"
-    click.echo(f"{output}: poses of {len(table)} particles, {score}")
+    click.echo(f"{output}: poses of {int(table['score'].notna().sum())} particles, {score}")
+    if len(maps) > 1:
+        held = [f"{(table['class'] == i + 1).sum()} {path}" for i, path in enumerate(references)]
+        click.echo("classes: " + ", ".join(held))
+    if "reason" in table:
+        reasons = table.loc[table["reason"] != "", "reason"].value_counts(sort=False)
+        told = ", ".join(f"{count}: {reason}" for reason, count in reasons.items())
+        click.echo(f"set aside without a pose: {told}")
 
 
 @contextlib.contextmanager
@@ -205,13 +284,25 @@ def _dropped_if_empty(checkpoint: Path) -> Any:
     help="Particle table of the poses, in the order of the boxes or with their names.  [default: "
     "the poses that the boxes carry]",
 )
-@output_option("FOLDER", "Gets average.mrc, half1.mrc, half2.mrc and fsc.csv.")
+@output_option("FOLDER", "Gets average.mrc, half1.mrc, half2.mrc, fsc.csv and more tables.")
 @tilt_range_option
 @click.option(
-    "--diameter",
-    type=float,
-    metavar="Å",
-    help="Of the soft sphere for the FSC, Å.  [default: the whole box]",
+    "--symmetry",
+    default="C1",
+    show_default=True,
+    metavar="GROUP",
+    help="Point group of the reference that the poses are of: C7, D7, T, O, I …",
+)
+@mask_options
+@click.option(
+    "--sharpen",
+    metavar="B|auto",
+    callback=sharpening,
+    help="Write sharpened.mrc: amplitudes times exp(B k²/4), B in Å², shells weighted by the FSC; "
+    "auto fits B from 10 Å on.",
+)
+@click.option(
+    "--local-resolution", "local", is_flag=True, help="Write local_resolution.mrc, Å by voxel."
 )
 @voxel_size_option
 @overwrite_option
@@ -222,50 +313,77 @@ def average(
     poses: Path | None,
     output: Path,
     tilt_range: tuple[float, ...] | None,
+    symmetry: str,
     diameter: float | None,
+    mask: Path | None,
+    seed: int,
+    sharpen: float | str | None,
+    local: bool,
     voxel_size: float | None,
     overwrite: bool,
     **cluster: Any,
 ) -> None:
     """Average subtomograms in two halves; tell the resolution.
 
-    SUBTOMOGRAMS is what `tomodask align` takes.  FOLDER gets the average, the half maps and the
-    Fourier shell correlation between them.
+    SUBTOMOGRAMS is what `tomodask align` takes.  FOLDER gets the average, the half maps, the
+    Fourier shell correlation between them (corrected for the mask, where one is given), the same by
+    direction (directions.csv) and the average's signal-to-noise ratio (ssnr.csv).
 
     Boxes that know the record of their tilt series are weighted and corrected by it (CTF, dose);
-    --tilt-range takes its place.
+    --tilt-range takes its place.  Poses that alignment set aside are left out, boxes that hold NaN
+    or one value only as well (set_aside.csv names them).
 
     Example:
       tomodask average subtomograms.zarr --poses poses.star -o average
+      tomodask average subtomograms.zarr --symmetry C7 --mask mask.mrc --sharpen 800 -o average
     """
     import numpy as np
 
     from tomodask.alignment.averaging import average_subtomograms
-    from tomodask.alignment.fsc import fsc, resolution_at
+    from tomodask.alignment.local_resolution import local_resolution
+    from tomodask.alignment.sharpening import sharpen as sharpened
     from tomodask.cluster import compute
     from tomodask.data.particles import read_particles
     from tomodask.data.tomograms import save_tomogram
 
-    _check_folder(output, overwrite)
+    optional = {"sharpened.mrc": sharpen is not None, "local_resolution.mrc": local}
+    _check_folder(output, overwrite, *(name for name, asked in optional.items() if asked))
     boxes = _open(subtomograms, voxel_size, tilt_range)
     table = None if poses is None else read_particles(poses, need=("orientation",))
-    graph = average_subtomograms(boxes, poses=table, tilt_range=numbers_or_none(tilt_range))
-    if diameter is not None and not diameter > 0:
-        raise InputError(f"diameter must be above 0 Å, got {diameter:g}")
+    soft = read_mask(
+        mask, diameter, box=boxes.sizes["x"], voxel_size=float(boxes.attrs["voxel_size"])
+    )
+    graph = average_subtomograms(
+        boxes, poses=table, tilt_range=numbers_or_none(tilt_range), symmetry=symmetry
+    )
     with place(cluster):
         result = compute(graph, label="average")
     output.mkdir(exist_ok=True)
     volumes = (result.average, result.half_1, result.half_2)
     for name, values in zip(_MAPS, volumes, strict=True):
         save_tomogram(_as_map(values, name, result.voxel_size), output / name, overwrite=True)
-    curve = fsc(result.half_1, result.half_2, voxel_size=result.voxel_size, diameter=diameter)
-    curve.to_csv(output / "fsc.csv", index=False)
     halves = " + ".join(map(str, np.atleast_1d(result.particles)))
-    click.echo(f"{output}: average of {halves} particles")
-    click.echo(
-        f"resolution: {angstrom(resolution_at(curve, 0.143))} (FSC 0.143), "
-        f"{angstrom(resolution_at(curve, 0.5))} (FSC 0.5)"
+    under = "" if result.symmetry == "C1" else f", symmetry {result.symmetry}"
+    click.echo(f"{output}: average of {halves} particles{under}")
+    size = result.voxel_size
+    curve, cones = tell_resolution(
+        result.half_1, result.half_2, voxel_size=size, diameter=diameter, mask=soft, seed=seed
     )
+    curve.to_csv(output / "fsc.csv", index=False)
+    cones.to_csv(output / "directions.csv", index=False)
+    result.ssnr.to_csv(output / "ssnr.csv", index=False)
+    if len(result.set_aside):
+        result.set_aside.to_csv(output / "set_aside.csv", index=False)
+        click.echo(f"boxes set aside: {len(result.set_aside)} (set_aside.csv)")
+    if local:
+        levels = local_resolution(result.half_1, result.half_2, voxel_size=size, mask=soft)
+        save_tomogram(levels, output / "local_resolution.mrc", overwrite=True)
+        click.echo(f"local resolution: in a window of {levels.attrs['window']:.0f} Å")
+    if sharpen is not None:
+        sharp = sharpened(result.average, voxel_size=size, b_factor=sharpen, fsc=curve)
+        save_tomogram(sharp, output / "sharpened.mrc", overwrite=True)
+        cut = sharp.attrs["resolution"]
+        click.echo(f"sharpened: B {sharp.attrs['b_factor']:.0f} Å² to {cut:.1f} Å")
 
 
 def _as_map(values: Any, name: str, voxel_size: float) -> xr.DataArray:
@@ -279,12 +397,12 @@ def _as_map(values: Any, name: str, voxel_size: float) -> xr.DataArray:
     )
 
 
-def _check_folder(output: Path, overwrite: bool) -> None:
+def _check_folder(output: Path, overwrite: bool, *more: str) -> None:
     if output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; name a folder with -o")
     if not output.absolute().parent.is_dir():
         raise InputError(f"{output}: the folder {output.parent} does not exist; make it first")
-    there = [name for name in (*_MAPS, "fsc.csv") if (output / name).exists()]
+    there = [name for name in (*_MAPS, "fsc.csv", *more) if (output / name).exists()]
     if there and not overwrite:
         raise InputError(
             f"{output / there[0]} exists already; choose another folder or add --overwrite"

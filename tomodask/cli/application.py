@@ -41,6 +41,8 @@ _COMMANDS = {
     "extract": "picking",
     "align": "alignment",
     "average": "alignment",
+    "fsc": "resolution",
+    "refine": "refinement",
     "run": "runs",
     "demo": "runs",
 }

@@ -19,7 +19,7 @@ FIRST_LOOK, LAST_LOOK = 0.002, 0.1
 WORTH_COUNTING = 0.2
 
 
-def compute(collection: Any, *, label: str) -> Any:
+def compute(collection: Any, *, label: str, passing: bool = False) -> Any:
     """Compute a Dask collection with a progress bar.
 
     Runs under the active ``distributed.Client`` (which `connect` opens), else with the scheduler
@@ -32,6 +32,9 @@ def compute(collection: Any, *, label: str) -> Any:
         Array, bag, delayed value or xarray object.
     label : str
         What the bar says is being done.
+    passing : bool
+        For a step of longer work that tells of itself: the bar goes when the step is done, and a
+        log hears of it only where it takes long.
 
     Returns
     -------
@@ -53,7 +56,7 @@ def compute(collection: Any, *, label: str) -> Any:
     several = isinstance(collection, (list, tuple))
     collections = list(collection) if several else [collection]
     client = _active_client()
-    with show_progress(label) as progress:
+    with show_progress(label, passing=passing) as progress:
         if client is None:
             results = _compute_here(collections, progress)
         else:

@@ -28,13 +28,21 @@ class Progress(Protocol):
         ...
 
 
-def show_progress(label: str) -> Progress:
-    """Choose the display by where the standard error stream goes."""
+#: Seconds that a step of longer work may take before a log hears of it.
+PATIENCE = 10.0
+
+
+def show_progress(label: str, *, passing: bool = False) -> Progress:
+    """Choose the display by where the standard error stream goes.
+
+    `passing` is for a step of longer work that tells of itself: the bar goes when the step is done,
+    and a log hears only of steps that take longer than `PATIENCE`.
+    """
     if in_notebook():
-        return NotebookBar(label)
+        return NotebookBar(label, passing=passing)
     if sys.stderr.isatty():
-        return TerminalBar(label)
-    return PlainLines(label)
+        return TerminalBar(label, passing=passing)
+    return PlainLines(label, passing=passing)
 
 
 def in_notebook() -> bool:
@@ -49,21 +57,27 @@ def in_notebook() -> bool:
 class PlainLines:
     """One line at the start, one about each tenth of the work, one at the end."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, *, passing: bool = False) -> None:
         self.label = label
         self.tenth = 0
         self.counts = (0, 0)
+        self.silent = passing  # until it has taken long
 
     def __enter__(self) -> PlainLines:
         self.began = self.spoke = time.monotonic()
-        self._line("started")
+        if not self.silent:
+            self._line("started")
         return self
 
     def update(self, finished: int, total: int) -> None:
         """Write a line when another tenth is done, and not more than one a second."""
         self.counts = (finished, total)
         tenth = 10 * finished // total if total else 0
-        if self.tenth < tenth < 10 and time.monotonic() - self.spoke > 1:
+        if self.silent:
+            if total and time.monotonic() - self.began > PATIENCE:
+                self.silent, self.tenth = False, tenth
+                self._line(f"{100 * finished // total} % ({self._state()})")
+        elif self.tenth < tenth < 10 and time.monotonic() - self.spoke > 1:
             self.tenth = tenth
             self._line(f"{100 * finished // total} % ({self._state()})")
 
@@ -73,7 +87,8 @@ class PlainLines:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._line(f"{'done' if kind is None else 'stopped'} ({self._state()})")
+        if not self.silent:
+            self._line(f"{'done' if kind is None else 'stopped'} ({self._state()})")
 
     def _state(self) -> str:
         finished, total = self.counts
@@ -87,9 +102,9 @@ class PlainLines:
 
 
 class TerminalBar:
-    """A bar that stays on the terminal when the work ends."""
+    """A bar that stays on the terminal when the work ends, unless it is of a passing step."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, *, passing: bool = False) -> None:
         from rich.console import Console
         from rich.progress import (
             BarColumn,
@@ -109,6 +124,7 @@ class TerminalBar:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=Console(stderr=True),
+            transient=passing,
         )
         self.task = self.bar.add_task(label, total=None)
 
@@ -132,8 +148,9 @@ class TerminalBar:
 class NotebookBar:
     """An HTML progress element; needs no widgets, so a saved notebook keeps it."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, *, passing: bool = False) -> None:
         self.label = html.escape(label)
+        self.passing = passing
         self.counts = (0, 0)
         self.drawn = 0.0
 
@@ -157,6 +174,11 @@ class NotebookBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if self.passing and kind is None:
+            from IPython.display import HTML
+
+            self.handle.update(HTML(""))
+            return
         self.handle.update(self._picture("done" if kind is None else "stopped"))
 
     def _picture(self, state: str) -> Any:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import pandas as pd
 
 from tomodask.errors import InputError
 
-__all__ = ["POSITION", "QUATERNION", "SHIFT", "TILT_RANGE", "as_types", "require_columns"]
+__all__ = [
+    "POSITION",
+    "QUATERNION",
+    "SHIFT",
+    "TILT_RANGE",
+    "as_types",
+    "converted",
+    "require_columns",
+]
 
 POSITION = ("z", "y", "x")
 SHIFT = ("shift_z", "shift_y", "shift_x")
@@ -52,6 +61,17 @@ def as_types(table: pd.DataFrame, name: str = "the table") -> pd.DataFrame:
             whole = not numbers.isna().any() and (numbers == numbers.round()).all()
             table[column] = numbers.astype("int64" if whole else "float64")
     return table
+
+
+def converted(
+    values: np.ndarray, convert: Callable[[np.ndarray], np.ndarray], width: int
+) -> np.ndarray:
+    """`convert` of the rows that are finite, NaN for others: a particle may have no orientation."""
+    out = np.full((len(values), width), np.nan)
+    known = np.isfinite(values).all(axis=1)
+    if known.any():
+        out[known] = convert(values[known])
+    return out
 
 
 def _numbers(column: pd.Series, name: str, convert: Callable[[pd.Series], pd.Series]) -> pd.Series:

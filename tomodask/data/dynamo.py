@@ -15,7 +15,7 @@ import pandas as pd
 from scipy.spatial.transform import Rotation
 
 from tomodask.arrays.geometry import dynamo_from_rotation, rotation_from_dynamo
-from tomodask.data.columns import POSITION, QUATERNION, SHIFT, TILT_RANGE, as_types
+from tomodask.data.columns import POSITION, QUATERNION, SHIFT, TILT_RANGE, as_types, converted
 from tomodask.errors import InputError
 
 __all__ = ["read_dynamo", "write_dynamo"]
@@ -65,8 +65,9 @@ def read_dynamo(path: Path, *, voxel_size: float | None) -> pd.DataFrame:
     for ours, number in zip(SHIFT, (6, 5, 4), strict=True):
         table[ours] = column[number] * voxel_size
     angles = values[:, 6:9]
-    rotation = rotation_from_dynamo(angles) if len(angles) else Rotation.identity(0)
-    table[list(QUATERNION)] = rotation.as_quat(canonical=True).reshape(-1, 4)
+    table[list(QUATERNION)] = converted(
+        angles, lambda known: rotation_from_dynamo(known).as_quat(canonical=True), 4
+    )
     table["score"] = column[10]
     table["class"] = column[22].astype(int)
     measured = (column[13] == 1) & (column[14] < column[15])  # 1: a single tilt axis along y
@@ -104,9 +105,12 @@ def write_dynamo(table: pd.DataFrame, part: Path, *, path: Path, voxel_size: flo
     for ours, number in zip(SHIFT, (6, 5, 4), strict=True):
         if ours in table:
             values[:, number - 1] = table[ours].to_numpy(float) / voxel_size
-    if set(QUATERNION) <= set(table) and len(table):
-        rotation = Rotation.from_quat(table[list(QUATERNION)].to_numpy(float))
-        values[:, 6:9] = dynamo_from_rotation(rotation)
+    if set(QUATERNION) <= set(table):
+        values[:, 6:9] = converted(
+            table[list(QUATERNION)].to_numpy(float),
+            lambda known: dynamo_from_rotation(Rotation.from_quat(known)),
+            3,
+        )
     if "score" in table:
         values[:, 9] = table["score"]
     if "class" in table:

@@ -15,6 +15,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from functools import reduce
+from operator import mul
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ import starfile
 from scipy.spatial.transform import Rotation
 
 from tomodask.arrays.geometry import relion_from_rotation, rotation_from_relion
-from tomodask.data.columns import POSITION, QUATERNION, SHIFT, as_types
+from tomodask.data.columns import POSITION, QUATERNION, SHIFT, as_types, converted
 from tomodask.data.relion_optics import Optics, pixel_sizes
 from tomodask.data.relion_tomograms import centre_offsets, optimisation_set, set_beside
 from tomodask.errors import InputError
@@ -111,13 +113,11 @@ def read_star(path: Path, *, voxel_size: float | None, tomogram_shape: Any) -> p
     elif origin_pixels is not None and pixel is not None:
         shift = -origin_pixels * pixel[:, None]
     if len(particles):
-        rotation = rotation_from_relion(angles) if angles is not None else None
-        if subtomogram is not None:
-            base = rotation_from_relion(subtomogram)
-            rotation = base if rotation is None else base * rotation
-            shift = shift if shift is None else base.apply(shift[:, ::-1])[:, ::-1]
-        if rotation is not None:
-            table[list(QUATERNION)] = rotation.as_quat(canonical=True)
+        turns = [one for one in (subtomogram, angles) if one is not None]
+        if turns:
+            table[list(QUATERNION)] = converted(np.hstack(turns), _quaternions, 4)
+        if subtomogram is not None and shift is not None:
+            shift = converted(np.hstack([subtomogram, shift[:, ::-1]]), _turned, 3)[:, ::-1]
     elif angles is not None or subtomogram is not None:
         table[list(QUATERNION)] = np.zeros((0, 4))
     if shift is not None:
@@ -142,6 +142,17 @@ def read_star(path: Path, *, voxel_size: float | None, tomogram_shape: Any) -> p
     if optics.rows:
         table.attrs["optics"] = optics.rows
     return table
+
+
+def _quaternions(angles: np.ndarray) -> np.ndarray:
+    """Of RELION's angles, three a turn: the turns one after another, the last first."""
+    turns = [rotation_from_relion(angles[:, i : i + 3]) for i in range(0, angles.shape[1], 3)]
+    return np.asarray(reduce(mul, turns).as_quat(canonical=True))
+
+
+def _turned(values: np.ndarray) -> np.ndarray:
+    """Vectors (columns 3 to 5; x, y, z) turned by RELION's angles (columns 0 to 2)."""
+    return np.asarray(rotation_from_relion(values[:, :3]).apply(values[:, 3:]))
 
 
 def write_star(
@@ -171,10 +182,8 @@ def write_star(
         columns.update(zip(names[::-1], values.T[::-1], strict=True))
     if set(QUATERNION) <= set(table):
         quaternions = table[list(QUATERNION)].to_numpy(float)
-        angles = (
-            relion_from_rotation(Rotation.from_quat(quaternions))
-            if len(table)
-            else np.zeros((0, 3))
+        angles = converted(
+            quaternions, lambda known: relion_from_rotation(Rotation.from_quat(known)), 3
         )
         columns.update(zip(_ANGLES, angles.T, strict=True))
     if set(SHIFT) <= set(table):

@@ -1,5 +1,6 @@
-"""The main job: from a tomogram to an average as one run that can be killed and goes on."""
+"""Whole jobs that can be killed and go on: tomogram → average, and rounds of refinement."""
 
+from tomodask.project.refining import Refinement, refine
 from tomodask.project.running import Run, run
 
-__all__ = ["Run", "run"]
+__all__ = ["Refinement", "Run", "refine", "run"]

@@ -147,7 +147,7 @@ def checked_job(
     )
     diameter, threshold = number("diameter", diameter), number("threshold", threshold)
     align_resolution = number("align_resolution", align_resolution)
-    max_particles = whole("max_particles", max_particles, least=2)  # an average needs two
+    max_particles = whole("max_particles", max_particles, least=4)  # two in each half
     seed = whole("seed", seed, least=0)
     invert, resample_template = bool(invert), bool(resample_template)
     if outside not in ("pad", "drop"):

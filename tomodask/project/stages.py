@@ -97,7 +97,7 @@ def _pick(folder: RunFolder, job: Job) -> None:
         return
     with folder.stage("pick", ["picks.star"]) as figures:
         picks, level = _by_score(folder, job) if job.model is None else _by_model(folder, job)
-        if len(picks) < 2:
+        if len(picks) < 4:  # two in each half
             what, kept, way = (
                 (
                     "score",
@@ -112,7 +112,7 @@ def _pick(folder: RunFolder, job: Job) -> None:
                 )
             )
             raise InputError(
-                f"{len(picks)} particles {what} above {level:.3g}, an average needs 2; lower the "
+                f"{len(picks)} particles {what} above {level:.3g}, an average needs 4; lower the "
                 f"threshold (threshold=…, --threshold; the {kept} are kept), or {way}"
             )
         write_particles(picks, folder.path / "picks.star", voxel_size=job.voxel_size)

@@ -1,0 +1,294 @@
+"""A refinement: right, its halves apart, and killed at any moment it ends with the same bytes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import dask
+import numpy as np
+import pandas as pd
+import pytest
+from alignment.mixtures import VOXEL, mixture
+from click.testing import CliRunner
+from scipy.spatial.transform import Rotation
+
+from tomodask.alignment.superposition import Motion, superpose
+from tomodask.arrays.geometry import angular_distance
+from tomodask.cli import main
+from tomodask.data.particles import orientations, read_particles, with_orientations
+from tomodask.data.subtomograms import open_subtomograms, save_subtomograms
+from tomodask.data.tomograms import open_tomogram, save_tomogram
+from tomodask.errors import InputError
+from tomodask.project import refinement_steps, refining
+from tomodask.project.refining import refine
+from tomodask.project.rounds import _merged
+from tomodask.simulation.phantom import phantom_map
+
+SETTINGS = {"diameter": 260.0, "angular_step": 30.0, "iterations": 3, "candidates": 3}
+
+
+@pytest.fixture(autouse=True)
+def report_writer(monkeypatch):
+    """No pictures but for the one test that looks at them: it is given what writes them."""
+    real = refinement_steps.write_refinement_report
+
+    def write(folder):
+        (folder.path / "report.html").write_text("")
+
+    monkeypatch.setattr(refinement_steps, "write_refinement_report", write)
+    return real
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Sixteen particles in a store, their truth, and a map of them."""
+    folder = tmp_path_factory.mktemp("input")
+    dataset, _, truth = mixture(16, snr=0.3, kinds=("particle",))
+    with dask.config.set(scheduler="synchronous"):
+        save_subtomograms(dataset.drop_vars("image"), folder / "boxes.zarr")
+        save_tomogram(phantom_map(voxel_size=VOXEL, box=32), folder / "map.mrc")
+    return folder, truth
+
+
+def refined(files, output, **options):
+    folder, _ = files
+    return refine(
+        folder / "boxes.zarr", output=output, scheduler="synchronous",
+        **{"reference": folder / "map.mrc", **SETTINGS, **options},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def finished(files, tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    with patch.context() as context:
+        context.setattr(
+            refinement_steps,
+            "write_refinement_report",
+            lambda f: (f.path / "report.html").write_text(""),
+        )
+        return refined(files, tmp_path_factory.mktemp("whole") / "out")
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """All results; of a STAR all but the line in which it tells when it was written."""
+    out = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".mrc", ".star", ".csv"):
+            whole = path.read_bytes()
+            if whole.startswith(b"# Created"):
+                whole = whole.partition(b"\n")[2]
+            out[str(path.relative_to(folder))] = whole
+    return out
+
+
+def test_finds_poses_and_map_and_keeps_every_round(files, finished):
+    _, truth = files
+    poses = read_particles(finished.poses)
+    assert np.median(angular_distance(orientations(poses), orientations(truth))) < 3
+    assert finished.particles == {1: 16}
+    assert finished.resolution_143[1] < 35
+    low = finished.history["resolution_143"]
+    assert low.iloc[-1] <= low.iloc[0]
+    names = {p.name for p in (finished.output / "iteration_02").iterdir()}
+    assert names == {
+        "poses.star", "average.mrc", "half1.mrc", "half2.mrc", "reference1.mrc", "reference2.mrc",
+        "fsc.csv",
+    }  # fmt: skip
+    there = {p.name for p in finished.output.iterdir()} - {".lock"}
+    assert there >= {"start", "average.mrc", "filtered.mrc", "history.csv", "report.html"}
+    known = phantom_map(voxel_size=VOXEL, box=32).to_numpy()
+    average = np.asarray(open_tomogram(finished.averages[1]))
+    motion = superpose(known, average, voxel_size=VOXEL, resolution=35.0, diameter=260.0)
+    assert motion.score > 0.9
+    assert motion.angle < 3
+
+
+def test_halves_are_drawn_once_and_named_boxes_are_found_again(files, finished):
+    tables = [read_particles(f) for f in sorted(finished.output.glob("iteration_*/poses.star"))]
+    assert len(tables) == 3
+    for table in tables:
+        assert table["half"].tolist() == tables[0]["half"].tolist()
+        assert sorted(table["half"].value_counts().tolist()) == [8, 8]
+    again = open_subtomograms(finished.poses)  # the STAR is a list of boxes, too
+    folder, _ = files
+    first = open_subtomograms(folder / "boxes.zarr")
+    np.testing.assert_array_equal(
+        again["subtomogram"].to_numpy()[[0, 9]], first["subtomogram"].to_numpy()[[0, 9]]
+    )
+
+
+def test_a_finished_refinement_is_not_done_again_and_more_rounds_may_follow(
+    files, finished, tmp_path, monkeypatch
+):
+    def never(*args, **kwargs):
+        raise AssertionError("a cluster was started")
+
+    with monkeypatch.context() as context:
+        context.setattr(refining, "connect", never)
+        assert refined(files, finished.output).particles == {1: 16}
+    one = refined(files, tmp_path / "out", iterations=1)
+    assert len(one.history) == 1
+    more = refined(files, tmp_path / "out")
+    pd.testing.assert_frame_equal(more.history, finished.history, check_exact=True)
+    assert results(tmp_path / "out") == results(finished.output)
+
+
+# Dies as a file of this name is about to appear, or has just appeared.
+DIES = """
+    import os, signal, sys
+    def deadly(rename):
+        def renamed(source, target, **kwargs):
+            dies = os.fspath(target).endswith(os.environ["KILL"])
+            if dies and os.environ["WHEN"] == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(source, target, **kwargs)
+            if dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return target
+        return renamed
+    os.rename, os.replace = deadly(os.rename), deadly(os.replace)  # pathlib calls them, too
+    from tomodask.project.refining import refine
+    boxes, reference, output = sys.argv[1:]
+    refine(boxes, reference=reference, output=output, scheduler="synchronous", **{settings!r})
+"""
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bytes(files, finished, tmp_path):
+    folder, _ = files
+    script = textwrap.dedent(DIES).replace("{settings!r}", repr(SETTINGS))
+    arguments = [folder / "boxes.zarr", folder / "map.mrc", tmp_path / "out"]
+    for kill, when in (
+        ("half2/wedge0000-batch000000.npy", "after"),
+        ("iteration_02/reference1.mrc", "before"),
+        ("out/half1.mrc", "after"),
+    ):
+        ended = subprocess.run(
+            [sys.executable, "-c", script, *map(str, arguments)],
+            env={**os.environ, "KILL": kill, "WHEN": when},
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == -signal.SIGKILL, (kill, when, ended.stderr)
+    refined(files, tmp_path / "out")
+    assert results(tmp_path / "out") == results(finished.output)
+    hidden = [p.name for p in (tmp_path / "out").rglob(".*") if p.name != ".lock"]
+    assert hidden == []
+    assert not list((tmp_path / "out").rglob("batches"))
+
+
+def test_chunks_change_no_bit(files, finished, tmp_path):
+    folder, _ = files
+    other = open_subtomograms(folder / "boxes.zarr").chunk(particle=5, y=9)
+    result = refine(
+        other, output=tmp_path / "out", reference=folder / "map.mrc", scheduler="synchronous",
+        **SETTINGS,
+    )  # fmt: skip
+    assert results(result.output) == results(finished.output)
+
+
+def test_kinds_are_told_apart_without_a_reference(tmp_path, report_writer, monkeypatch):
+    """From 3 classes to the 2 that there are; with the report."""
+    monkeypatch.setattr(refinement_steps, "write_refinement_report", report_writer)
+    dataset, kinds, _ = mixture(16, snr=0.2)
+    result = refine(
+        dataset, output=tmp_path / "out", classes=3, scheduler="synchronous", attempts=1,
+        first_particles=16, consensus=1, **{**SETTINGS, "iterations": 3},
+    )  # fmt: skip
+    table = read_particles(result.poses)
+    assert sorted(result.particles.values()) == [16, 16]
+    assert len(set(zip(table["class"], kinds, strict=True))) == 2
+    told = json.loads((result.output / "run.json").read_text())["figures"]
+    assert any(one["merged"] for one in told["rounds"].values())
+    page = result.report.read_text()
+    assert page.count("<img") >= 6
+    assert "Classes" in page
+
+
+def test_a_box_that_holds_nothing_is_set_aside(files, tmp_path):
+    folder, _ = files
+    boxes = open_subtomograms(folder / "boxes.zarr").compute()
+    boxes["subtomogram"].data[4] = np.nan
+    result = refine(
+        boxes, output=tmp_path / "out", reference=folder / "map.mrc", scheduler="synchronous",
+        **{**SETTINGS, "iterations": 2},
+    )  # fmt: skip
+    table = read_particles(result.poses)
+    assert len(table) == 15
+    assert 4 not in table["tomodaskBox"].tolist()
+    assert result.particles == {1: 15}
+
+
+def test_bad_input_is_refused_before_any_work(files, finished, tmp_path, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("a cluster was started")
+
+    monkeypatch.setattr(refining, "connect", never)
+    folder, _ = files
+    boxes = open_subtomograms(folder / "boxes.zarr")
+    small = phantom_map(voxel_size=VOXEL, box=24)
+    for options, said in (
+        ({"symmetry": "H3"}, r"symmetry must be C1 … C99, D2 … D99, T, O or I, got 'H3'"),
+        ({"reference": small}, r"reference has 24×24×24 voxels, the subtomograms have 32×32×32"),
+        ({"reference": None, "references": [small]}, r"24×24×24 voxels"),
+        ({"classes": 5}, r"5 classes need 10 in a half, the smaller half has 8"),
+        ({"halves": "tomogram"}, r"halves by tomogram need two tomograms"),
+        ({"halves": "box"}, r"halves must be 'particle' or 'tomogram', got 'box'"),
+        ({"start_resolution": 20.0}, r"start_resolution must be within 4 voxels and half the box"),
+        ({"resolution": 70.0}, r"resolution must be finer than start_resolution"),
+        ({"diameter": 900.0}, r"diameter must be within"),
+        ({"method": "best"}, r"method must be one of fourier, mbgd, lm, got 'best'"),
+        ({"assignment": "wild"}, r"assignment must be 'hard' or 'soft', got 'wild'"),
+        ({"merge": 1.5}, r"merge must be a correlation above 0, at most 1, got 1.5"),
+        ({"iterations": 0}, r"iterations must be a whole number, at least 1, got 0"),
+        ({"references": [small]}, r"give reference or references, one of them"),
+    ):
+        with pytest.raises(InputError, match=said):
+            refined(files, tmp_path / "none", **options)
+    with pytest.raises(InputError, match="each half needs at least two particles, got 2 and 1"):
+        refine(boxes.isel(particle=slice(0, 3)), output=tmp_path / "none", **SETTINGS)
+    with pytest.raises(InputError, match=r"another run: symmetry is C1 there and C2 here"):
+        refined(files, finished.output, symmetry="C2")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="holds files that are not of a run"):
+        refined(files, other)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_command_tells_the_resolution_and_refuses_in_a_sentence(files, finished, tmp_path):
+    folder, _ = files
+    words = [
+        "refine", folder / "boxes.zarr", "-o", finished.output, "--reference", folder / "map.mrc",
+        "--diameter", 260, "--angular-step", 30, "--iterations", 3, "--candidates", 3,
+        "--scheduler", "synchronous",
+    ]  # fmt: skip
+    told = CliRunner().invoke(main, list(map(str, words)))
+    assert told.exit_code == 0, told.stderr
+    assert told.stdout.startswith("16 particles, 3 iterations; resolution ")
+    words[words.index("--iterations") : words.index("--iterations")] = ["--symmetry", "C0"]
+    told = CliRunner().invoke(main, list(map(str, words)))
+    assert told.exit_code == 2
+    assert told.stderr.startswith("tomodask: symmetry must be C1")
+    assert told.stderr.count("\n") == 1
+
+
+def test_weights_of_equal_classes_add_up_to_one_at_most():
+    shares = np.random.default_rng(0).random((2000, 3))
+    weights = shares / shares.sum(1, keepdims=True)
+    weights[:, 2] = 0
+    weights[:, :2] /= weights[:, :2].sum(1, keepdims=True)
+    assert (weights.sum(1) > 1).any()  # rounded
+    poses = with_orientations(
+        pd.DataFrame(np.zeros((6000, 4)), columns=["shift_z", "shift_y", "shift_x", "score"]),
+        Rotation.identity(6000),
+    )
+    still = Motion(Rotation.identity(), np.zeros(3), 1.0)
+    _, merged = _merged(poses, weights.copy(), {1: 0, 2: 1, 3: 2}, 1, 2, still)
+    assert merged[:, 0].max() == 1.0
+    assert not merged[:, 1].any()

@@ -1,0 +1,242 @@
+"""Several references at once: who belongs to which, and what becomes of empty and equal classes.
+
+Each particle is aligned to every class's reference (of its own half).  With a reference m scaled to
+a box d of N independent real numbers (twice the measured Fourier voxels of the band) of white noise
+of unknown height, the best scale leaves ``|d|² (1 − CCC²)``, and the likelihood, its noise taken at
+its best, is
+
+    log p(d | class) = −(N / 2) · log(1 − CCC²) + const.
+
+*Hard* assignment takes the class of the highest likelihood, which is that of the highest CCC;
+*soft* assignment gives each class the share ``π_c p(d | c) / Σ``, with π the classes' shares of the
+round before, and the particle enters every class's average with that weight, at its pose there.
+
+A class that has fallen empty takes over those of the largest class that fit it worst; one that has
+done so often is given up.  Two classes are one and the same where their averages agree as well as
+their own halves say they can:
+
+    ρ = r_ab / √(q_a q_b) ≥ 0.97,   q = 2 h / (1 + h)  (Spearman and Brown),
+
+with r the correlation of two averages, h that of one's halves, within the particle's sphere and the
+band of the round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from tomodask.alignment.map_filters import low_pass_weights, shell_weighted
+from tomodask.alignment.measurement import measurements
+from tomodask.alignment.superposition import Motion, superpose
+from tomodask.arrays.resampling import resampled
+from tomodask.arrays.sampling import cut_out, half_sphere, soft_sphere
+from tomodask.errors import InputError
+
+__all__ = [
+    "check_classes",
+    "class_shares",
+    "equal_classes",
+    "fill_empty",
+    "map_correlation",
+    "measured_values",
+    "posteriors",
+    "reassigned",
+]
+
+_SURE = 1e-3  # a share below is none
+
+
+def check_classes(classes: int, half: np.ndarray) -> int:
+    """The number of classes, if the halves have particles for so many.
+
+    Raises
+    ------
+    InputError
+    """
+    if isinstance(classes, bool) or not isinstance(classes, int | np.integer) or classes < 1:
+        raise InputError(f"classes must be a whole number, at least 1, got {classes!r}")
+    least = int(np.bincount(half, minlength=3)[1:].min())
+    if 2 * classes > least:
+        raise InputError(
+            f"classes must leave each at least two particles of each half: {classes} classes need "
+            f"{2 * classes} in a half, the smaller half has {least}; ask for fewer"
+        )
+    return int(classes)
+
+
+def measured_values(
+    table: pd.DataFrame,
+    attrs: Mapping[object, object],
+    *,
+    box: int,
+    voxel_size: float,
+    resolution: float,
+    tilt_range: tuple[float, float] | None = None,
+) -> np.ndarray:
+    """How many independent numbers were measured of each particle up to a resolution (Å).
+
+    Twice the Fourier voxels of half the sphere that its tilt series measured.
+
+    Returns
+    -------
+    array of float64, shape (particles,)
+    """
+    kind, kinds = measurements(table, attrs, tilt_range)
+    k = half_sphere(min(box * voxel_size / resolution, box / 2 - 1))
+    counts = [
+        2.0 * np.count_nonzero(one.weights(k, box=box, voxel_size=voxel_size)) for one in kinds
+    ]
+    return np.asarray(np.asarray(counts)[kind])
+
+
+def posteriors(scores: np.ndarray, values: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """The probability of each class for each particle.
+
+    Parameters
+    ----------
+    scores : array, shape (particles, classes)
+        Constrained correlations.
+    values : array, shape (particles,)
+        `measured_values`.
+    shares : array, shape (classes,)
+        Of the classes before; they need not sum to 1.
+
+    Returns
+    -------
+    array of float64, shape (particles, classes)
+        Rows sum to 1; what is below 0.001 is 0.
+
+    Examples
+    --------
+    >>> posteriors(np.array([[0.5, 0.5], [0.5, 0.4]]), np.array([100.0, 100]), np.ones(2)).round(3)
+    array([[0.5  , 0.5  ],
+           [0.997, 0.003]])
+    """
+    scores = np.clip(scores, 0.0, 1 - 1e-9)  # what runs against the model tells nothing for it
+    log = -0.5 * values[:, None] * np.log1p(-(scores**2))
+    with np.errstate(divide="ignore"):
+        log = log + np.log(np.asarray(shares, float))
+    log -= log.max(1, keepdims=True)
+    p = np.exp(log)
+    p /= p.sum(1, keepdims=True)
+    p = np.where(p < _SURE, 0.0, p)
+    return np.asarray(p / p.sum(1, keepdims=True))
+
+
+def class_shares(weights: np.ndarray) -> np.ndarray:
+    """Share of each class, of weights of shape (particles, classes)."""
+    return np.asarray(weights.sum(0) / weights.sum())
+
+
+def reassigned(before: np.ndarray | None, after: np.ndarray) -> float:
+    """Share of the particles whose class changed; NaN where there was none before."""
+    return float("nan") if before is None else float(np.mean(before != after))
+
+
+def fill_empty(
+    weights: np.ndarray, scores: np.ndarray, half: np.ndarray, *, least: int
+) -> tuple[np.ndarray, list[int]]:
+    """Give classes with too few particles the worst fitting half of the largest class.
+
+    Parameters
+    ----------
+    weights : array, shape (particles, classes)
+        Of each particle in each class; not changed.
+    scores : array, shape (particles, classes)
+    half : array of int, shape (particles,)
+        1 or 2; each half of the particles is split by itself.
+    least : int
+        Particles (sum of weights) that a class needs in each half.
+
+    Returns
+    -------
+    weights : array
+        Where a class was filled, its particles are wholly of it.
+    filled : list of int
+        Which classes, from 0.
+    """
+    weights, filled = weights.copy(), []
+    for c in range(weights.shape[1]):
+        if min(weights[half == h, c].sum() for h in (1, 2)) >= least:
+            continue
+        largest = int(np.argmax(weights.sum(0)))
+        for h in (1, 2):
+            # Particles that are set aside are of no class, and fill none.
+            mine = (half == h) & (weights.sum(1) > 0) & (weights.argmax(1) == largest)
+            members = np.flatnonzero(mine)
+            worst = members[np.argsort(scores[members, largest], kind="stable")]
+            moving = worst[: len(worst) // 2]
+            weights[moving] = 0.0
+            weights[moving, c] = 1.0
+        filled.append(c)
+    return weights, filled
+
+
+def map_correlation(
+    a: np.ndarray, b: np.ndarray, *, voxel_size: float, resolution: float, diameter: float
+) -> float:
+    """Correlation of two maps within a sphere and a band."""
+    n = a.shape[0]
+    weights = low_pass_weights(n, voxel_size=voxel_size, resolution=resolution)
+    sphere = soft_sphere(n, min(diameter / 2 / voxel_size, n / 2 - 4))
+    one, two = (cut_out(shell_weighted(x, weights), sphere).ravel().astype(float) for x in (a, b))
+    one, two = one - one.mean(), two - two.mean()
+    power = np.sqrt((one @ one) * (two @ two))
+    return float(one @ two / power) if power > 0 else 0.0
+
+
+def equal_classes(
+    averages: Sequence[np.ndarray],
+    halves: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    voxel_size: float,
+    resolution: float,
+    diameter: float,
+    symmetry: str = "C1",
+    threshold: float = 0.97,
+) -> list[tuple[int, int, Motion]]:
+    """Which classes are one: pairs (kept, given up, motion from the kept map to the other).
+
+    Parameters
+    ----------
+    averages : sequence of array, shape (n, n, n)
+        The largest class first: of two equal ones the earlier is kept.
+    halves : sequence of (array, array)
+        The half maps of each.
+    voxel_size, resolution, diameter : float
+        Å.
+    symmetry : str
+    threshold : float
+        Of the correlation that noise is taken out of, see above.
+
+    Returns
+    -------
+    list of (int, int, Motion)
+        None that is given up is kept elsewhere.
+    """
+    n = averages[0].shape[0]
+    # Three voxels to the period are enough, and 8 times faster than six.
+    edge = 2 * int(np.ceil(max(16, 3 * n * voxel_size / resolution) / 2))
+    factor = max((n // 2) / (edge // 2), 1.0)
+    size = voxel_size * factor
+    small = [resampled(one, factor) if factor > 1 else one for one in averages]
+    own = {"voxel_size": size, "resolution": max(resolution, 2 * size), "diameter": diameter}
+    reliable = []
+    for one, two in halves:
+        pair = [resampled(x, factor) if factor > 1 else x for x in (one, two)]
+        h = max(map_correlation(*pair, **own), 1e-3)
+        reliable.append(2 * h / (1 + h))
+    out: list[tuple[int, int, Motion]] = []
+    gone: set[int] = set()
+    for a in range(len(small)):
+        for b in range(a + 1, len(small)):
+            if a in gone or b in gone:
+                continue
+            motion = superpose(small[a], small[b], symmetry=symmetry, everywhere=True, **own)
+            if motion.score / np.sqrt(reliable[a] * reliable[b]) >= threshold:
+                out.append((a, b, motion))
+                gone.add(b)
+    return out

@@ -1,0 +1,367 @@
+"""One map laid on another, a map's symmetry axis laid along z, and poses that follow.
+
+Half maps that are kept apart may drift apart, as whole bodies: turning and moving one brings them
+together again, six numbers that carry no detail from one half to the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import dask
+import numpy as np
+import pandas as pd
+import scipy.optimize
+import xarray as xr
+from scipy.spatial.transform import Rotation
+
+from tomodask.alignment.map_filters import from_half_sphere, low_pass_weights, shell_weighted
+from tomodask.alignment.poses import align_subtomograms
+from tomodask.arrays.geometry import matrices_zyx, rotation_grid
+from tomodask.arrays.sampling import (
+    Spectrum,
+    cut_out,
+    half_sphere,
+    padded_spectrum,
+    sample,
+    soft_sphere,
+)
+from tomodask.arrays.symmetry import in_asymmetric_unit, symmetry_group
+from tomodask.data.columns import QUATERNION, SHIFT
+from tomodask.data.particles import orientations
+
+__all__ = ["Motion", "find_axes", "superpose", "symmetrised", "turned_map", "with_motion"]
+
+_STEP = 20.0  # degrees, of the search
+_AXIS_STEP = 12.0  # degrees, of the frames of a group
+_REFINED = 4  # of the search's frames
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Takes one map to another: ``b(x) = a(R⁻¹ (x − t))``.
+
+    Attributes
+    ----------
+    rotation : Rotation
+        R, acting on (x, y, z) columns.
+    shift_xyz : array of float64, shape (3,)
+        t, Å.
+    score : float
+        Correlation of the maps after it, or for a symmetry axis `find_axes` what it says.
+    """
+
+    rotation: Rotation
+    shift_xyz: np.ndarray
+    score: float
+
+    @property
+    def angle(self) -> float:
+        """Degrees."""
+        return float(np.rad2deg(self.rotation.magnitude()))
+
+    @property
+    def length(self) -> float:
+        """Å."""
+        return float(np.linalg.norm(self.shift_xyz))
+
+
+def superpose(
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    *,
+    voxel_size: float,
+    resolution: float,
+    diameter: float | None = None,
+    symmetry: str = "C1",
+    shift_range: float | None = None,
+    everywhere: bool = False,
+) -> Motion:
+    """The motion that takes `fixed` to `moving`.  Computes, in this process.
+
+    Parameters
+    ----------
+    fixed, moving : array, shape (n, n, n)
+    voxel_size : float
+        Å.
+    resolution : float
+        Finest detail compared, Å.
+    diameter : float, optional
+        Of the soft sphere about `fixed`, Å.
+    symmetry : str
+        Of both maps, about their own z axes.  The motion leaves the axes in their place: of Cn it
+        is a turn about z and a shift along z, of other groups nothing.
+    shift_range : float, optional
+        Of the search of all rotations, Å; by default a tenth of the box.
+    everywhere : bool
+        Search all rotations first, so that `moving` may lie anyhow (with Cn, stand upside down); by
+        default the nearest optimum is found, which is where maps lie that came of one.
+
+    Returns
+    -------
+    Motion
+        Its score is the correlation of the maps in the band, after it.
+    """
+    group = symmetry_group(symmetry)
+    cyclic = symmetry.strip().upper().startswith("C")
+    n = fixed.shape[0]
+    free = 6 if len(group) == 1 else (2 if cyclic else 0)
+    over, start = Rotation.identity(), np.zeros(6)
+    if everywhere and free:
+        over, start = _lying_anyhow(
+            fixed, moving, voxel_size, resolution, diameter, symmetry, shift_range
+        )
+    pair = _Pair.of(fixed, moving, voxel_size, resolution, diameter)
+    if not free:
+        return Motion(Rotation.identity(), np.zeros(3), pair.correlation(over, np.zeros(3)))
+    axes = np.arange(6) if free == 6 else np.array([2, 5])  # turn about z, move along z
+    # Simplexes of unlike size: two that come to the same place have found it.
+    reach = 2.0 * pair.radius / n  # a turn by 1 / reach moves the finest detail by a radian
+    scale = np.repeat([1 / max(2 * np.pi * reach, 1.0), n / (2 * np.pi * pair.radius)], 3)
+
+    def motion(x: np.ndarray) -> tuple[Rotation, np.ndarray]:
+        full = start.copy()
+        full[axes] += x * scale[axes]
+        return Rotation.from_rotvec(full[:3]) * over, full[3:]
+
+    x = np.zeros(len(axes))
+    for size in (0.5, 0.1):
+        found = scipy.optimize.minimize(
+            lambda y: -pair.correlation(*motion(y)),
+            x,
+            method="Nelder-Mead",
+            options={
+                "initial_simplex": np.vstack([x, x + size * np.eye(len(x))]),
+                "xatol": 1e-4,
+                "fatol": 1e-9,
+                "maxiter": 600,
+            },
+        )
+        x = found.x
+    turn, shift = motion(x)
+    return Motion(turn, shift * voxel_size, -float(found.fun))
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two masked maps in one band, to be compared at any motion between them.
+
+    Both are sampled halfway, one turned there and the other back, about a frame that lies askew to
+    the voxels: between its samples a spectrum is a little smoother, noise above all, and maps that
+    are compared at the samples of one of them seem to fit better when slightly turned.
+    """
+
+    fixed: Spectrum
+    moving: Spectrum
+    k: np.ndarray
+    radius: float
+
+    _ASKEW = Rotation.from_euler("xyz", [27.0, 41.0, 13.0], degrees=True)
+
+    @classmethod
+    def of(
+        cls,
+        fixed: np.ndarray,
+        moving: np.ndarray,
+        voxel_size: float,
+        resolution: float,
+        diameter: float | None,
+    ) -> _Pair:
+        n = fixed.shape[0]
+        radius = float(np.clip(n * voxel_size / resolution, 2.0, n / 2 - 1))
+        within = n / 2 - 4 if diameter is None else min(diameter / 2 / voxel_size, n / 2 - 4)
+        sphere = soft_sphere(n, within)
+        one, two = (
+            padded_spectrum(cut_out(np.asarray(x, np.float32), sphere), radius=radius)
+            for x in (fixed, moving)
+        )
+        return cls(one, two, half_sphere(radius), radius)
+
+    def correlation(self, turn: Rotation, shift_xyz: np.ndarray) -> float:
+        """Of ``moving(x)`` and ``fixed(R⁻¹ (x − t))``, t in voxels."""
+        half = Rotation.from_rotvec(turn.as_rotvec() / 2)
+        # moving at M q and fixed at F q show the same where M = R F.
+        f = matrices_zyx(half.inv() * self._ASKEW)
+        m = matrices_zyx(half * self._ASKEW)
+        a = sample(self.fixed, self.k, f)
+        b = sample(self.moving, self.k, m)
+        angle = 2 * np.pi / self.fixed.box * (self.k @ (m.T @ shift_xyz[::-1]))
+        b = b * np.exp(1j * angle)
+        power = np.sqrt(np.vdot(a, a).real * np.vdot(b, b).real)
+        return float(np.vdot(a, b).real / power) if power > 0 else 0.0
+
+
+def _lying_anyhow(
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    voxel_size: float,
+    resolution: float,
+    diameter: float | None,
+    symmetry: str,
+    shift_range: float | None,
+) -> tuple[Rotation, np.ndarray]:
+    """By a search of all rotations: a turn by half a circle or none, then turn vector and shift."""
+    attrs = {"voxel_size": float(voxel_size)}
+    box = xr.Dataset(
+        {"subtomogram": (("particle", "z", "y", "x"), np.asarray(moving, np.float32)[None])},
+        coords={"particle": [0]},
+        attrs=attrs,
+    )
+    found = align_subtomograms(
+        box,
+        xr.DataArray(np.asarray(fixed, np.float32), dims=("z", "y", "x"), attrs=attrs),
+        tilt_range=(-90.0, 90.0),
+        angular_step=_STEP,
+        shift_range=shift_range,
+        resolution=resolution,
+        diameter=diameter,
+        symmetry=symmetry,
+    )
+    with dask.config.set(scheduler="synchronous"):
+        table = found.compute()
+    rotation = orientations(table)[0]
+    shift = table[list(SHIFT[::-1])].to_numpy(float)[0] / voxel_size
+    if len(symmetry_group(symmetry)) == 1:
+        return Rotation.identity(), np.concatenate([rotation.as_rotvec(), shift])
+    # Only what leaves the axis in its place.
+    over = Rotation.identity()
+    if rotation.as_matrix()[2, 2] < 0:
+        over = Rotation.from_quat([1, 0, 0, 0])
+    _, _, z, w = (rotation * over.inv()).as_quat()
+    about = Rotation.from_quat([0, 0, z, w] if z or w else [0, 0, 0, 1])
+    return over, np.concatenate([about.as_rotvec(), [0, 0, shift[2]]])
+
+
+def with_motion(poses: pd.DataFrame, motion: Motion) -> pd.DataFrame:
+    """Poses on `moving`, as poses on `fixed` (see `superpose`).
+
+    A box that shows ``moving`` at (R_p, t_p) shows ``fixed`` at (R_p R, t_p + R_p t).  Rows without
+    a pose stay so.
+    """
+    known = poses[list(QUATERNION)].notna().all(axis=1).to_numpy()
+    turns = orientations(poses[known])
+    out, columns = poses.copy(), list(SHIFT[::-1])
+    out.loc[known, list(QUATERNION)] = (turns * motion.rotation).as_quat(canonical=True)
+    before = poses.loc[known, columns].fillna(0.0).to_numpy(float)
+    out.loc[known, columns] = before + turns.apply(motion.shift_xyz)
+    return out
+
+
+def find_axes(
+    volume: np.ndarray,
+    symmetry: str,
+    *,
+    voxel_size: float,
+    resolution: float,
+    diameter: float | None = None,
+) -> Motion:
+    """How a symmetric particle lies in a map: the motion from its group's own frame.
+
+    Of all frames (R, t) on a grid of 12°, the best refined, that one is taken in which the most of
+    the map's power remains when it is averaged over the group:
+
+        share = Σ_k |mean_g F(R g k) exp(2πi (R g k)·t / n)|² / Σ_k |F(k)|².
+
+    Parameters
+    ----------
+    volume : array, shape (n, n, n)
+        Roughly centred.
+    symmetry : str
+        As of `tomodask.arrays.symmetry.symmetry_group`.
+    voxel_size, resolution, diameter : float
+        Å, as of `superpose`.
+
+    Returns
+    -------
+    Motion
+        Its `score` is the share: 1 for a map of that symmetry (or higher), 1 over the group's order
+        for one of which each frequency is by itself.
+    """
+    group = matrices_zyx(symmetry_group(symmetry))
+    n = volume.shape[0]
+    radius = float(np.clip(n * voxel_size / resolution, 2.0, n / 2 - 1))
+    reach = n / 2 - 4 if diameter is None else min(diameter / 2 / voxel_size, n / 2 - 4)
+    masked = cut_out(np.asarray(volume, np.float32), soft_sphere(n, reach))
+    spectrum = padded_spectrum(masked, radius=radius)
+    k = half_sphere(radius)
+    turns = _frames(symmetry)
+    coarse = k[np.linalg.norm(k, axis=1) <= max(0.7 * radius, 2.0)]
+    shares = np.array(
+        [_share(spectrum, coarse, group, matrix, np.zeros(3)) for matrix in matrices_zyx(turns)]
+    )
+    best: tuple[float, np.ndarray] = (-1.0, np.zeros(6))
+    for start in np.argsort(-shares, kind="stable")[:_REFINED]:
+
+        def loss(x: np.ndarray, start: int = int(start)) -> float:
+            turned = matrices_zyx(Rotation.from_rotvec(x[:3]) * turns[start])
+            return -_share(spectrum, k, group, turned, x[3:] * n / 10)
+
+        simplex = np.vstack([np.zeros(6), 0.1 * np.eye(6)])
+        found = scipy.optimize.minimize(
+            loss,
+            np.zeros(6),
+            method="Nelder-Mead",
+            options={"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-6, "maxiter": 400},
+        )
+        if -found.fun > best[0]:
+            turn = Rotation.from_rotvec(found.x[:3]) * turns[start]
+            best = (-float(found.fun), np.concatenate([turn.as_quat(), found.x[3:] * n / 10]))
+    share, pose = best
+    return Motion(Rotation.from_quat(pose[:4]), pose[:3:-1] * voxel_size, share)
+
+
+def _frames(symmetry: str) -> Rotation:
+    """Frames that a group may lie in, no two alike: of Cn, axes over half a sphere."""
+    group = symmetry_group(symmetry)
+    if not symmetry.strip().upper().startswith("C"):
+        grid = rotation_grid(_AXIS_STEP)
+        return grid[in_asymmetric_unit(grid, group)]
+    count = int(np.ceil(2 * np.pi / np.deg2rad(_AXIS_STEP) ** 2))
+    z = (np.arange(count) + 0.5) / count
+    longitude = np.pi * (3 - np.sqrt(5)) * np.arange(count)  # Fibonacci's spiral
+    return Rotation.from_euler("yz", np.stack([np.arccos(z), longitude], 1))
+
+
+def _share(
+    spectrum: Spectrum, k: np.ndarray, group: np.ndarray, matrix: np.ndarray, shift_zyx: np.ndarray
+) -> float:
+    """Of the power at k, what is left by the average over the group (matrices act on zyx)."""
+    total, power = np.zeros(len(k), np.complex128), 0.0
+    for g in group:
+        turn = matrix @ g
+        angle = 2 * np.pi / spectrum.box * (k @ (turn.T @ shift_zyx))
+        values = sample(spectrum, k, turn) * np.exp(1j * angle)
+        total += values
+        power += float(np.vdot(values, values).real)
+    return float(np.vdot(total, total).real / (len(group) * power)) if power > 0 else 0.0
+
+
+def turned_map(volume: np.ndarray, motion: Motion, *, voxel_size: float) -> np.ndarray:
+    """A map brought back by a motion: ``a(y) = b(R y + t)``, for a map b that the motion made.
+
+    Returns
+    -------
+    array of float32, shape (n, n, n)
+    """
+    n = volume.shape[0]
+    inside = cut_out(np.asarray(volume, np.float32), soft_sphere(n, n / 2 - 4, edge=3.0))
+    k = half_sphere(n / 2 - 1)
+    spectrum = padded_spectrum(inside, radius=n / 2 - 1)
+    turn = matrices_zyx(motion.rotation)
+    shift = np.asarray(motion.shift_xyz)[::-1] / voxel_size
+    values = sample(spectrum, k, turn) * np.exp(2j * np.pi / n * (k @ (turn.T @ shift)))
+    return from_half_sphere(values, k, n)
+
+
+def symmetrised(
+    volume: np.ndarray, symmetry: str, *, voxel_size: float, resolution: float
+) -> np.ndarray:
+    """A map averaged over a point group about its box's centre, low-passed."""
+    group = symmetry_group(symmetry)
+    n = volume.shape[0]
+    total = sum(
+        turned_map(volume, Motion(g, np.zeros(3), 1.0), voxel_size=voxel_size).astype(np.float64)
+        for g in group
+    ) / len(group)
+    weights = low_pass_weights(n, voxel_size=voxel_size, resolution=resolution)
+    return shell_weighted(np.asarray(total), weights)

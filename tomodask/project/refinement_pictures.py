@@ -1,0 +1,114 @@
+"""Figures of a refinement: what its rounds came to, and its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from tomodask.picking.training_pictures import class_color
+from tomodask.plot import BLUE, GREEN, GRID, INK, ORANGE, SOFT
+
+__all__ = ["plot_class_curves", "plot_classes", "plot_rounds"]
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _dress(axes, *, x: str = "", y: str = "", title: str = ""):  # type: ignore[no-untyped-def]
+    axes.set_xlabel(x, color=INK, fontsize=10)
+    axes.set_ylabel(y, color=INK, fontsize=10)
+    if title:
+        axes.set_title(title, color=INK, fontsize=10.5, loc="left", pad=7)
+    axes.tick_params(colors=SOFT, labelsize=9, length=3)
+    for name, spine in axes.spines.items():
+        spine.set_color(GRID)
+        spine.set_visible(name in ("left", "bottom"))
+
+
+def plot_rounds(history: pd.DataFrame) -> Figure:
+    """Resolution, changes of the poses, and score by round.
+
+    Parameters
+    ----------
+    history : DataFrame
+        As of `Refinement`.
+    """
+    rounds = history["iteration"].to_numpy(int)
+    figure = _figure(9.0, 3.1)
+    left, right = figure.subplots(1, 2)
+    for name, color, label in (
+        ("resolution_143", BLUE, "halves agree to (FSC 0.143)"),
+        ("resolution_5", GREEN, "to (FSC 0.5)"),
+        ("band", ORANGE, "aligned to"),
+    ):
+        frequency = 1 / history[name].to_numpy(float)
+        left.plot(rounds, frequency, "o-", ms=4, lw=1.6, color=color, label=label)
+    left.set_ylim(0, None)
+    left.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{1 / value:.0f}" if value > 0 else "∞")
+    )
+    left.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower right")
+    _dress(left, x="iteration", y="resolution (Å)", title="Resolution")
+    right.plot(rounds, history["turned"], "o-", ms=4, lw=1.6, color=BLUE, label="turned (°)")
+    right.plot(rounds, history["moved"], "o-", ms=4, lw=1.6, color=ORANGE, label="moved (Å)")
+    changed = 100 * history["reassigned"].to_numpy(float)
+    if np.isfinite(changed).any():
+        right.plot(rounds, changed, "o-", ms=4, lw=1.6, color=GREEN, label="other class (%)")
+    right.set_ylim(0, None)
+    right.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    _dress(right, x="iteration", title="Change since the round before (medians)")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(rounds.min() - 0.4, rounds.max() + 0.4)
+    return figure
+
+
+def plot_classes(shares: Mapping[int, Mapping[int, float]]) -> Figure:
+    """The classes' shares of the particles by round.
+
+    Parameters
+    ----------
+    shares : mapping
+        Iteration → {class → share}.
+    """
+    figure = _figure(6.2, 3.0)
+    axes = figure.subplots()
+    rounds = sorted(shares)
+    labels = sorted({label for one in shares.values() for label in one})
+    below = np.zeros(len(rounds))
+    for number, label in enumerate(labels):
+        part = np.array([shares[r].get(label, 0.0) for r in rounds])
+        color = tuple(np.array(class_color(number)) / 255)
+        axes.bar(rounds, 100 * part, bottom=100 * below, width=0.8, color=color, label=str(label))
+        below += part
+    axes.legend(
+        frameon=False, fontsize=8.5, labelcolor=INK, title="class", title_fontsize=8.5,
+        loc="center left", bbox_to_anchor=(1, 0.5), reverse=True,
+    )  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _dress(axes, x="iteration", y="particles (%)")
+    return figure
+
+
+def plot_class_curves(curves: Mapping[int, pd.DataFrame]) -> Figure:
+    """The FSC of the halves of each class."""
+    figure = _figure(6.2, 3.5)
+    axes = figure.subplots()
+    axes.axhline(0, color=GRID, lw=0.8)
+    axes.axhline(0.143, color=ORANGE, lw=1, ls=(0, (4, 2)))
+    for number, (label, curve) in enumerate(curves.items()):
+        color = tuple(np.array(class_color(number)) / 255)
+        axes.plot(curve["frequency"], curve["correlation"], color=color, lw=1.7, label=str(label))
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, title="class", title_fontsize=9)
+    axes.set_xlim(0, float(next(iter(curves.values()))["frequency"].iloc[-1]))
+    axes.set_ylim(-0.1, 1.03)
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{1 / value:.1f}" if value > 0 else "∞")
+    )
+    _dress(axes, x="resolution (Å)", y="Fourier shell correlation")
+    return figure

@@ -1,0 +1,449 @@
+"""The rounds of a refinement: each reads the one before from its files, and leaves its own.
+
+::
+
+    iteration_03/
+      poses.star                   of every particle: pose, score, half, class
+      average.mrc half1.mrc half2.mrc
+      reference1.mrc reference2.mrc  what the halves are aligned to in the next round
+      fsc.csv
+
+With several classes the maps and curves of each bear its number, ``class2_average.mrc``.  A round
+is told from its files alone, never from what the process still knows: so a killed refinement that
+goes on ends with the same bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from tomodask.alignment.averaging import Average, average_classes, average_subtomograms
+from tomodask.alignment.classes import (
+    class_shares,
+    equal_classes,
+    fill_empty,
+    measured_values,
+    posteriors,
+    reassigned,
+)
+from tomodask.alignment.corrected_fsc import corrected_fsc
+from tomodask.alignment.fsc import resolution_at
+from tomodask.alignment.iterations import (
+    Finished,
+    Search,
+    align_halves,
+    next_reference,
+    pose_changes,
+)
+from tomodask.alignment.map_filters import half_map_weights
+from tomodask.alignment.superposition import Motion, superpose, with_motion
+from tomodask.cluster import compute
+from tomodask.data.columns import QUATERNION
+from tomodask.data.particles import read_particles, write_particles
+from tomodask.data.tomograms import open_tomogram, save_tomogram
+from tomodask.data.writing import replacing
+from tomodask.project.refinement_job import RefinementJob
+
+__all__ = [
+    "Round",
+    "do_round",
+    "map_file",
+    "read_round",
+    "round_outputs",
+    "start_round",
+    "write_map",
+]
+
+_DRIFT = 0.05  # of the band: halves that have moved apart by less lie on each other
+_LEAST = 2  # particles of a class in each half
+_BOX = "tomodaskBox"
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round hands to the next.
+
+    Attributes
+    ----------
+    poses : DataFrame, optional
+        Row by row those of the boxes; NaN where one was set aside.  None before the first.
+    references : dict of int to (array, array)
+        By class: of half 1 and half 2.
+    shares : dict of int to float
+        Of the classes.
+    filled : int
+        How many empty classes were filled so far.
+    """
+
+    poses: pd.DataFrame | None
+    references: dict[int, tuple[np.ndarray, np.ndarray]]
+    shares: dict[int, float]
+    filled: int = 0
+
+
+def map_file(classes: bool, number: int, name: str) -> str:
+    """The file of a class's map or curve."""
+    return f"class{number}_{name}" if classes else name
+
+
+def round_outputs(name: str, labels: list[int], classes: bool) -> list[str]:
+    """Files of a round, its folder first."""
+    maps = ("average.mrc", "half1.mrc", "half2.mrc", "reference1.mrc", "reference2.mrc", "fsc.csv")
+    files = [map_file(classes, label, one) for label in labels for one in maps]
+    return [name, *(f"{name}/{file}" for file in ("poses.star", *files))]
+
+
+def read_round(folder: Path, job: RefinementJob, told: dict[str, Any]) -> Round:
+    """A finished round, from its files."""
+    classes = job.classes > 1 and told["phase"] == "classes"
+    references = {}
+    for label in map(int, told["shares"]):
+        one, two = (
+            np.asarray(open_tomogram(folder / map_file(classes, label, name)).values, np.float32)
+            for name in ("reference1.mrc", "reference2.mrc")
+        )
+        references[label] = (one, two)
+    table = read_particles(folder / "poses.star", need=("orientation",))
+    table = table.set_index(pd.Index(table.pop(_BOX).to_numpy(np.int64)))
+    table = table.reindex(np.arange(len(job.table)))
+    table["half"] = job.half
+    table = table.set_axis(pd.Index(job.table.index, name="particle"))
+    shares = {int(label): float(share) for label, share in told["shares"].items()}
+    return Round(table, references, shares, int(told["filled"]))
+
+
+def do_round(
+    at: Path, job: RefinementJob, before: Round, search: Search, phase: str
+) -> tuple[Finished, dict[str, Any]]:
+    """Align, average, measure and write a round into its folder.
+
+    Returns
+    -------
+    Finished
+    dict
+        What else is told of it, as JSON knows it.
+    """
+    at.mkdir(exist_ok=True)
+    labels = list(before.references)
+    several = phase == "classes"
+    aligned = align_halves(
+        job.boxes,
+        job.half,
+        [
+            [before.references[label][h] for label in labels]
+            if several
+            else before.references[labels[0]][h]
+            for h in (0, 1)
+        ],
+        search,
+        job.plan,
+        poses=before.poses,
+        keep="all",
+        checkpoint=at / "batches",
+    )
+    label = f"iteration {search.iteration}"
+    found = compute(aligned, label=f"{label}, align", passing=True)
+    if several:
+        poses, weights, told = _assigned(job, found, before, search, labels)
+    else:
+        poses, weights, told = found, None, {"filled": before.filled}
+    table, averages, more = _averaged(job, poses, weights, search, labels, several, label)
+    told |= more
+    finished = _measured(job, table, averages, before, search)
+    _write(at, job, table, averages, several)
+    told |= {
+        "phase": phase,
+        "shares": {str(c): one.weights_share for c, one in averages.items()},
+        "classes": {
+            str(c): {
+                "particles": list(one.average.particles),
+                "resolution_143": _or_none(resolution_at(one.curve, 0.143)),
+                "resolution_5": _or_none(resolution_at(one.curve, 0.5)),
+            }
+            for c, one in averages.items()
+        },
+        "set_aside": int(table[QUATERNION[0]].isna().sum()),
+    }
+    return finished, told
+
+
+@dataclass(frozen=True)
+class _Class:
+    """A class's average and the correlation of its halves."""
+
+    average: Average
+    curve: pd.DataFrame
+    weights_share: float
+
+
+def _assigned(
+    job: RefinementJob, found: pd.DataFrame, before: Round, search: Search, labels: list[int]
+) -> tuple[pd.DataFrame, np.ndarray, dict[str, Any]]:
+    """Every particle's rows, one a class, with what part of it is of that class."""
+    count = len(labels)
+    scores = found["score"].to_numpy(float).reshape(-1, count)
+    known = ~np.isnan(scores).any(1)
+    scores = np.where(known[:, None], scores, -1.0)
+    if job.assignment == "soft":
+        plan = job.plan
+        values = measured_values(
+            job.table, job.boxes.attrs, box=plan.box, voxel_size=plan.voxel_size,
+            resolution=search.resolution, tilt_range=job.tilt_range,
+        )  # fmt: skip
+        weights = posteriors(scores, values, np.array([before.shares[one] for one in labels]))
+    else:
+        weights = np.eye(count)[scores.argmax(1)]
+    weights[~known] = 0.0
+    filled = before.filled
+    told: dict[str, Any] = {"refilled": [], "given_up": []}
+    full, empty = fill_empty(weights, scores, job.half, least=_LEAST)
+    if empty and filled < job.reseeds:
+        weights, filled = full, filled + 1
+        told["refilled"] = [labels[one] for one in empty]
+    elif empty:
+        told["given_up"] = [labels[one] for one in empty]
+        weights[:, empty] = 0.0
+        lost = known & (weights.sum(1) == 0)
+        rest = np.delete(np.arange(count), empty)
+        weights[np.flatnonzero(lost), rest[scores[lost][:, rest].argmax(1)]] = 1.0
+        total = weights.sum(1, keepdims=True)
+        weights = np.divide(weights, total, out=weights, where=total > 0)
+    told["filled"] = filled
+    rows = found.assign(**{"class": np.tile(labels, len(scores))})
+    rows = rows.drop(columns=[f"score_{i + 1}" for i in range(count)])
+    return rows, weights, told
+
+
+def _averaged(
+    job: RefinementJob,
+    poses: pd.DataFrame,
+    weights: np.ndarray | None,
+    search: Search,
+    labels: list[int],
+    several: bool,
+    label: str,
+) -> tuple[pd.DataFrame, dict[int, _Class], dict[str, Any]]:
+    """Averages in one frame, equal classes made one; and the poses that belong to them.
+
+    Returns the table of the particles' best classes, the classes, and what was done.
+    """
+    told: dict[str, Any] = {"drift": {}, "merged": []}
+    averages = _sums(job, poses, weights, several, label)
+    again = False
+    for c, one in averages.items():
+        motion = _drift(job, one, search)
+        way = motion.length + np.deg2rad(motion.angle) * job.plan.diameter / 2
+        told["drift"][str(c)] = [round(motion.angle, 4), round(motion.length, 4)]
+        if way > _DRIFT * search.resolution:
+            mine = (poses["half"] == 2).to_numpy()
+            if several:
+                mine = mine & (poses["class"] == c).to_numpy()
+            poses = _moved(poses, mine, motion)
+            again = True
+    if several and job.merge is not None and len(averages) > 1:
+        if again:
+            averages, again = _sums(job, poses, weights, several, label), False
+        order = sorted(averages, key=lambda c: (-sum(averages[c].weights), c))
+        pairs = equal_classes(
+            [averages[c].average for c in order],
+            [(averages[c].half_1, averages[c].half_2) for c in order],
+            voxel_size=job.plan.voxel_size,
+            resolution=search.resolution,
+            diameter=job.plan.diameter,
+            symmetry=job.plan.symmetry,
+            threshold=job.merge,
+        )
+        assert weights is not None
+        weights, place = weights.copy(), {c: i for i, c in enumerate(labels)}
+        for a, b, motion in pairs:
+            poses, weights = _merged(poses, weights, place, order[a], order[b], motion)
+            told["merged"].append([order[a], order[b]])
+            again = True
+    if again:
+        averages = _sums(job, poses, weights, several, label)
+    if weights is not None:
+        best = np.arange(0, len(poses), len(labels)) + weights.argmax(1)
+        table = poses.iloc[best].assign(share=weights.max(1))
+        amounts = class_shares(weights)
+        shares = {c: float(amounts[labels.index(c)]) for c in averages}
+    else:
+        table, shares = poses, dict.fromkeys(averages, 1.0)
+    plan = job.plan
+    out = {
+        c: _Class(
+            one,
+            corrected_fsc(
+                one.half_1, one.half_2, voxel_size=plan.voxel_size, diameter=plan.diameter
+            ),
+            shares[c],
+        )
+        for c, one in averages.items()
+    }
+    return table, out, told
+
+
+def _sums(
+    job: RefinementJob,
+    poses: pd.DataFrame,
+    weights: np.ndarray | None,
+    several: bool,
+    label: str,
+) -> dict[int, Average]:
+    rows = poses.drop(columns="image", errors="ignore")
+    options: dict[str, Any] = {"tilt_range": job.tilt_range, "symmetry": job.plan.symmetry}
+    boxes = job.boxes.drop_vars(["image", "half"], errors="ignore")  # matched by number
+    if not several:
+        one = average_subtomograms(boxes, poses=rows, **options)
+        return {1: compute(one, label=f"{label}, average", passing=True)}
+    assert weights is not None
+    amount = weights.ravel()
+    used = amount > 0
+    graph = average_classes(boxes, poses=rows[used], weights=amount[used], **options)
+    averages: dict[int, Average] = compute(graph, label=f"{label}, average", passing=True)
+    return averages
+
+
+def _drift(job: RefinementJob, one: Average, search: Search) -> Motion:
+    """From half 1 to half 2, by what both show of the band."""
+    plan = job.plan
+    return superpose(
+        one.half_1,
+        one.half_2,
+        voxel_size=plan.voxel_size,
+        resolution=search.resolution,
+        diameter=plan.diameter,
+        symmetry=plan.symmetry,
+    )
+
+
+def _moved(poses: pd.DataFrame, mine: np.ndarray, motion: Motion) -> pd.DataFrame:
+    out = poses.copy()
+    changed = with_motion(poses[mine], motion)
+    for name in (*QUATERNION, "shift_z", "shift_y", "shift_x"):
+        values = out[name].to_numpy(float).copy()
+        values[mine] = changed[name].to_numpy(float)
+        out[name] = values
+    return out
+
+
+def _merged(
+    poses: pd.DataFrame,
+    weights: np.ndarray,
+    place: dict[int, int],
+    kept: int,
+    gone: int,
+    motion: Motion,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Particles of a class that is another's equal become of that, at their poses on it."""
+    a, b = place[kept], place[gone]
+    rows = np.arange(len(poses)).reshape(weights.shape)
+    moving = weights[:, b] > weights[:, a]
+    # The row of class `kept` takes the pose that the particle has on `gone`, in its own frame.
+    source = with_motion(poses.iloc[rows[moving, b]], motion)
+    out = poses.copy()
+    for name in (*QUATERNION, "shift_z", "shift_y", "shift_x", "score"):
+        values = out[name].to_numpy(float).copy()
+        values[rows[moving, a]] = source[name].to_numpy(float)
+        out[name] = values
+    # Probabilities whose sum was rounded may come to a little more than 1.
+    weights[:, a] = np.minimum(weights[:, a] + weights[:, b], 1.0)
+    weights[:, b] = 0.0
+    return out, weights
+
+
+def _measured(
+    job: RefinementJob,
+    table: pd.DataFrame,
+    averages: dict[int, _Class],
+    before: Round,
+    search: Search,
+) -> Finished:
+    total = sum(one.weights_share for one in averages.values())
+    fine = [
+        sum(one.weights_share / resolution_at(one.curve, level) for one in averages.values())
+        / total
+        for level in (0.143, 0.5)
+    ]
+    turned = moved = settled = changed = float("nan")
+    if before.poses is not None:
+        angle, way = pose_changes(before.poses, table, job.plan.symmetry)
+        known = ~np.isnan(angle)
+        if "class" in table and "class" in before.poses:
+            changed = reassigned(
+                before.poses["class"].to_numpy()[known], table["class"].to_numpy()[known]
+            )
+        turned, moved = float(np.median(angle[known])), float(np.median(way[known]))
+        settled = float(np.mean(angle[known] < search.angular_step / 2))
+    return Finished(
+        search=search,
+        resolution_143=1 / fine[0] if fine[0] > 0 else float("inf"),
+        resolution_5=1 / fine[1] if fine[1] > 0 else float("inf"),
+        turned=turned,
+        moved=moved,
+        settled=settled,
+        reassigned=changed,
+        score=float(table["score"].mean()),
+    )
+
+
+def _write(
+    at: Path,
+    job: RefinementJob,
+    table: pd.DataFrame,
+    averages: dict[int, _Class],
+    several: bool,
+) -> None:
+    filters = {c: half_map_weights(one.curve) for c, one in averages.items()}
+    if several:
+        total = sum(one.weights_share for one in averages.values())
+        common = sum(averages[c].weights_share / total * one for c, one in filters.items())
+        filters = dict.fromkeys(filters, np.asarray(common))
+    for c, one in averages.items():
+        average = one.average
+        maps = {
+            "average.mrc": average.average,
+            "half1.mrc": average.half_1,
+            "half2.mrc": average.half_2,
+            "reference1.mrc": next_reference(average.half_1, filters[c]),
+            "reference2.mrc": next_reference(average.half_2, filters[c]),
+        }
+        for name, values in maps.items():
+            write_map(at / map_file(several, c, name), values, job.plan.voxel_size)
+        with replacing(at / map_file(several, c, "fsc.csv"), overwrite=True) as part:
+            one.curve.to_csv(part, index=False)
+    # STAR knows no row without a pose: those that are set aside are found again by their number.
+    known = table[list(QUATERNION)].notna().all(axis=1).to_numpy()
+    rows = table.assign(**{_BOX: np.arange(len(table))}).drop(columns="reason", errors="ignore")
+    if "image" in job.table:
+        rows["image"] = job.table["image"].to_numpy()
+    write_particles(
+        rows[known].reset_index(drop=True), at / "poses.star", voxel_size=job.plan.voxel_size
+    )
+
+
+def write_map(path: Path, values: np.ndarray, voxel_size: float) -> None:
+    """A map as MRC, whole or not at all."""
+    volume = xr.DataArray(
+        np.asarray(values, np.float32),
+        dims=("z", "y", "x"),
+        name=path.stem,
+        attrs={"voxel_size": voxel_size},
+    )
+    save_tomogram(volume, path, overwrite=True)
+
+
+def _or_none(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def start_round(maps: list[np.ndarray], poses: pd.DataFrame | None) -> Round:
+    """Before the first round of a start: the same maps for both halves."""
+    references = {number: (one, one) for number, one in enumerate(maps, 1)}
+    shares = dict.fromkeys(references, 1 / len(maps))
+    return Round(poses, references, shares)
