@@ -137,3 +137,13 @@ def test_fsc_refuses(scene, tmp_path):
     code, _, err = run(fsc, halves[0], folder / "small.mrc")
     assert code == 2
     assert "two cubic maps of one size" in err
+
+
+def test_no_table_of_another_average_is_replaced_unasked(scene, tmp_path):
+    folder, _, _ = scene
+    (tmp_path / "set_aside.csv").write_text("particle,reason\n7,of another\n")
+    words = ("average", folder / "boxes.zarr", "--poses", folder / "poses.star", "-o", tmp_path)
+    code, _, err = run(main, *words, *HERE)
+    assert code == 2
+    assert "set_aside.csv exists already" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["set_aside.csv"]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["align", "average"]
 
 _MAPS = ("average.mrc", "half1.mrc", "half2.mrc")
+_TABLES = ("fsc.csv", "directions.csv", "ssnr.csv", "set_aside.csv")
 
 subtomograms_argument = click.argument(
     "subtomograms", nargs=-1, required=True, type=INPUT, metavar="SUBTOMOGRAMS..."
@@ -372,6 +373,7 @@ def average(
     curve.to_csv(output / "fsc.csv", index=False)
     cones.to_csv(output / "directions.csv", index=False)
     result.ssnr.to_csv(output / "ssnr.csv", index=False)
+    (output / "set_aside.csv").unlink(missing_ok=True)  # of an average that was here before
     if len(result.set_aside):
         result.set_aside.to_csv(output / "set_aside.csv", index=False)
         click.echo(f"boxes set aside: {len(result.set_aside)} (set_aside.csv)")
@@ -402,7 +404,7 @@ def _check_folder(output: Path, overwrite: bool, *more: str) -> None:
         raise InputError(f"{output} is a file; name a folder with -o")
     if not output.absolute().parent.is_dir():
         raise InputError(f"{output}: the folder {output.parent} does not exist; make it first")
-    there = [name for name in (*_MAPS, "fsc.csv", *more) if (output / name).exists()]
+    there = [name for name in (*_MAPS, *_TABLES, *more) if (output / name).exists()]
     if there and not overwrite:
         raise InputError(
             f"{output / there[0]} exists already; choose another folder or add --overwrite"
