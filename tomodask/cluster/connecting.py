@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import os
 import shutil
 import sys
 import tempfile
@@ -20,12 +21,13 @@ __all__ = ["connect"]
 
 _log = logging.getLogger(__name__)
 
+_TRIM, _DASKS_TRIM = "MALLOC_TRIM_THRESHOLD_", "65536"
 #: A worker works on one particle or block at a time: threads inside a kernel would only fight.
 ONE_THREAD = {
     # glibc's own upper bounds.  Under Dask's 64 KiB, which also keeps mapping every array anew, a
     # worker that aligns small boxes spends two fifths of its time on pages it has just returned.
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(64 << 20),
+    _TRIM: str(64 << 20),
     "OMP_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -305,6 +307,10 @@ def _settings() -> Any:
     """Dask's settings for clusters that tomodask itself starts."""
     import dask
 
+    # Dask leaves what it tells its workers in this process's environment, where it would come
+    # before what is told here: its own bound, of an earlier cluster, is nobody's wish.
+    if os.environ.get(_TRIM) == _DASKS_TRIM:
+        del os.environ[_TRIM]
     preload = [*dask.config.get("distributed.worker.preload", []), "tomodask.cluster.worker"]
     return dask.config.set(
         {
