@@ -19,3 +19,9 @@ def no_client_is_left():
     while (client := _get_global_client()) is not None:
         warnings.warn(f"a test left {client} open", stacklevel=1)
         client.close(timeout=5)
+    import dask
+
+    if dask.config.get("scheduler", None) == "dask.distributed":
+        # A client that was lost, and not closed, stays the default: all later work would fail.
+        warnings.warn("a test left Dask's scheduler set to a client that is gone", stacklevel=1)
+        dask.config.set(scheduler=None)
