@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -53,3 +54,41 @@ def run_killed(script: str, when: Callable[[], bool], *, timeout: float = 60) ->
     finally:
         process.kill()  # SIGKILL: nothing is tidied up
         process.wait()
+
+
+# Dies as a file whose path ends with `KILL` is about to appear, or has just appeared.
+_DEADLY = """
+    import os, signal, sys
+    def deadly(rename):
+        def renamed(source, target, **kwargs):
+            dies = os.fspath(target).endswith(os.environ["KILL"])
+            if dies and os.environ["WHEN"] == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            rename(source, target, **kwargs)
+            if dies:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return target
+        return renamed
+    os.rename, os.replace = deadly(os.rename), deadly(os.replace)  # pathlib calls them, too
+"""
+
+
+def killed_at(script: str, arguments: Iterable[object], moments: Iterable[tuple[str, str]]) -> None:
+    """Run Python code again and again, each time killed -9 at another file.
+
+    Parameters
+    ----------
+    script
+        Ends by itself; `arguments` are its ``sys.argv[1:]``.
+    moments
+        The end of the path of a file, and "before" it appears or "after".
+    """
+    code = textwrap.dedent(_DEADLY) + textwrap.dedent(script)
+    for kill, when in moments:
+        ended = subprocess.run(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env={**os.environ, "KILL": kill, "WHEN": when},
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == -signal.SIGKILL, (kill, when, ended.stderr)

@@ -1,11 +1,6 @@
 """A refinement: right, its halves apart, and killed at any moment it ends with the same bytes."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import dask
@@ -14,6 +9,7 @@ import pandas as pd
 import pytest
 from alignment.mixtures import VOXEL, mixture
 from click.testing import CliRunner
+from helpers import killed_at
 from scipy.spatial.transform import Rotation
 
 from tomodask.alignment.superposition import Motion, superpose
@@ -138,20 +134,7 @@ def test_a_finished_refinement_is_not_done_again_and_more_rounds_may_follow(
     assert results(tmp_path / "out") == results(finished.output)
 
 
-# Dies as a file of this name is about to appear, or has just appeared.
-DIES = """
-    import os, signal, sys
-    def deadly(rename):
-        def renamed(source, target, **kwargs):
-            dies = os.fspath(target).endswith(os.environ["KILL"])
-            if dies and os.environ["WHEN"] == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
-            rename(source, target, **kwargs)
-            if dies:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return target
-        return renamed
-    os.rename, os.replace = deadly(os.rename), deadly(os.replace)  # pathlib calls them, too
+REFINES = """
     from tomodask.project.refining import refine
     boxes, reference, output = sys.argv[1:]
     refine(boxes, reference=reference, output=output, scheduler="synchronous", **{settings!r})
@@ -160,20 +143,14 @@ DIES = """
 
 def test_killed_again_and_again_it_ends_with_the_same_bytes(files, finished, tmp_path):
     folder, _ = files
-    script = textwrap.dedent(DIES).replace("{settings!r}", repr(SETTINGS))
+    script = REFINES.replace("{settings!r}", repr(SETTINGS))
     arguments = [folder / "boxes.zarr", folder / "map.mrc", tmp_path / "out"]
-    for kill, when in (
+    moments = (
         ("half2/wedge0000-batch000000.npy", "after"),
         ("iteration_02/reference1.mrc", "before"),
         ("out/half1.mrc", "after"),
-    ):
-        ended = subprocess.run(
-            [sys.executable, "-c", script, *map(str, arguments)],
-            env={**os.environ, "KILL": kill, "WHEN": when},
-            capture_output=True,
-            text=True,
-        )
-        assert ended.returncode == -signal.SIGKILL, (kill, when, ended.stderr)
+    )
+    killed_at(script, arguments, moments)
     refined(files, tmp_path / "out")
     assert results(tmp_path / "out") == results(finished.output)
     hidden = [p.name for p in (tmp_path / "out").rglob(".*") if p.name != ".lock"]

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import xarray as xr
 import zarr
+from helpers import killed_at
 
 from tomodask.arrays.geometry import angular_distance
 from tomodask.data.particles import orientations, read_particles
@@ -138,20 +138,7 @@ def test_a_finished_run_is_not_run_again(files, finished, monkeypatch):
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
 
-# Dies as a file of this name is about to appear, or has just appeared.
-DIES = """
-    import os, signal, sys
-    def deadly(rename):
-        def renamed(source, target, **kwargs):
-            dies = os.fspath(target).endswith(os.environ["KILL"])
-            if dies and os.environ["WHEN"] == "before":
-                os.kill(os.getpid(), signal.SIGKILL)
-            rename(source, target, **kwargs)
-            if dies:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return target
-        return renamed
-    os.rename, os.replace = deadly(os.rename), deadly(os.replace)  # pathlib calls them, too
+RUNS = """
     from tomodask import run
     tomogram, template, output = sys.argv[1:]
     run(tomogram, template=template, output=output, scheduler="synchronous", **{settings!r})
@@ -160,21 +147,15 @@ DIES = """
 
 def test_killed_again_and_again_it_ends_with_the_same_bytes(files, finished, tmp_path):
     folder, _ = files
-    script = textwrap.dedent(DIES).replace("{settings!r}", repr(SETTINGS))
+    script = RUNS.replace("{settings!r}", repr(SETTINGS))
     arguments = [folder / "tomogram.mrc", folder / "template.mrc", tmp_path / "out"]
-    for kill, when in (
+    moments = (
         ("score/c/0/0/0", "after"),
         ("c.3.0.0.0", "before"),
         (".npy", "after"),
         ("half1.mrc", "before"),
-    ):
-        ended = subprocess.run(
-            [sys.executable, "-c", script, *map(str, arguments)],
-            env={**os.environ, "KILL": kill, "WHEN": when},
-            capture_output=True,
-            text=True,
-        )
-        assert ended.returncode == -signal.SIGKILL, (kill, when, ended.stderr)
+    )
+    killed_at(script, arguments, moments)
     result = again(files, tmp_path / "out")
     assert result.particles == finished.particles
     assert_same_results(tmp_path / "out", finished.output)
@@ -314,15 +295,9 @@ def test_a_stage_done_again_and_killed_is_not_finished(files, finished, tmp_path
     (output / "picks.star").unlink()
     before = json.loads((output / "run.json").read_text())["stages"]
     folder, _ = files
-    script = textwrap.dedent(DIES).replace("{settings!r}", repr(SETTINGS))
+    script = RUNS.replace("{settings!r}", repr(SETTINGS))
     arguments = [folder / "tomogram.mrc", folder / "template.mrc", output]
-    ended = subprocess.run(
-        [sys.executable, "-c", script, *map(str, arguments)],
-        env={**os.environ, "KILL": "score/c/0/0/0", "WHEN": "after"},
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    killed_at(script, arguments, [("score/c/0/0/0", "after")])
     document = json.loads((output / "run.json").read_text())
     assert set(before) - set(document["stages"]) == {"match"}
     if entered:

@@ -1,11 +1,7 @@
 """A run whose picker is a network: it ends with the same bytes, and says what it cannot do."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import dask
@@ -13,6 +9,7 @@ import numpy as np
 import pytest
 import zarr
 from click.testing import CliRunner
+from helpers import killed_at
 
 from tomodask.arrays.geometry import angular_distance
 from tomodask.cli import main
@@ -151,41 +148,21 @@ def test_a_class_of_several_is_chosen(files, finished, tmp_path, no_pictures):
 
 def test_killed_again_and_again_it_ends_with_the_same_bytes(files, finished, tmp_path, no_pictures):
     folder, _ = files
-    script = textwrap.dedent(
-        """
-        import os, signal, sys
-        def deadly(rename):
-            def renamed(source, target, **kwargs):
-                dies = os.environ["KILL"] in os.fspath(target)
-                if dies and os.environ["WHEN"] == "before":
-                    os.kill(os.getpid(), signal.SIGKILL)
-                rename(source, target, **kwargs)
-                if dies:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return target
-            return renamed
-        os.rename, os.replace = deadly(os.rename), deadly(os.replace)
+    script = """
         from tomodask import run
         tomogram, template, model, output = sys.argv[1:]
         run(tomogram, template=template, model=model, output=output, scheduler="synchronous",
             **{settings!r})
-        """
-    ).replace("{settings!r}", repr(SETTINGS))
+    """.replace("{settings!r}", repr(SETTINGS))
     names = ("tomogram.mrc", "template.mrc", "model.safetensors")
     arguments = [*(folder / name for name in names), tmp_path / "out"]
-    for kill, when in (
+    moments = (
         ("probability.zarr/0/c/0/0/0/0", "before"),
         ("probability.zarr/0/c/0/0/0/0", "after"),
         ("picks.star", "after"),
         ("half1.mrc", "before"),
-    ):
-        ended = subprocess.run(
-            [sys.executable, "-c", script, *map(str, arguments)],
-            env={**os.environ, "KILL": kill, "WHEN": when},
-            capture_output=True,
-            text=True,
-        )
-        assert ended.returncode == -signal.SIGKILL, (kill, when, ended.stderr)
+    )
+    killed_at(script, arguments, moments)
     assert job(files, tmp_path / "out").particles == finished.particles
     assert_same_results(tmp_path / "out", finished.output)
 

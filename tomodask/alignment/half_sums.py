@@ -308,6 +308,16 @@ def wedge_plane(n: int, tilt_range: tuple[float, float]) -> np.ndarray:
 
 
 @numba.njit(cache=True, fastmath=True, nogil=True, inline="always")
+def _in_box(matrix, frequencies, j):  # type: ignore[no-untyped-def]
+    """Where a frequency of the reference lies in the particle's box, (z, y, x)."""
+    kz, ky, kx = frequencies[j, 0], frequencies[j, 1], frequencies[j, 2]
+    z = matrix[0, 0] * kz + matrix[0, 1] * ky + matrix[0, 2] * kx
+    y = matrix[1, 0] * kz + matrix[1, 1] * ky + matrix[1, 2] * kx
+    x = matrix[2, 0] * kz + matrix[2, 1] * ky + matrix[2, 2] * kx
+    return z, y, x
+
+
+@numba.njit(cache=True, fastmath=True, nogil=True, inline="always")
 def _put(values, padding, z, y, x, phase, w, scale, weight_scale, shell, data, weight, radial):  # type: ignore[no-untyped-def]
     """Add one sample: whole multiples of the units to `data` and `weight`, bare to `radial`."""
     re, im, _, _, _, _, _, _ = trilinear(values, padding * z, padding * y, padding * x)
@@ -330,10 +340,7 @@ def _add(  # type: ignore[no-untyped-def]
     """Add one particle where it was measured, turned back and moved back."""
     rim = wedge.shape[1] - 1
     for j in range(frequencies.shape[0]):
-        kz, ky, kx = frequencies[j, 0], frequencies[j, 1], frequencies[j, 2]
-        z = matrix[0, 0] * kz + matrix[0, 1] * ky + matrix[0, 2] * kx
-        y = matrix[1, 0] * kz + matrix[1, 1] * ky + matrix[1, 2] * kx
-        x = matrix[2, 0] * kz + matrix[2, 1] * ky + matrix[2, 2] * kx
+        z, y, x = _in_box(matrix, frequencies, j)
         beam, across = (z, x) if x >= 0 else (-z, -x)
         floor = np.floor(beam)
         iz, ix = int(floor) + rim, int(across)
@@ -357,10 +364,7 @@ def _add_weighted(  # type: ignore[no-untyped-def]
     """`_add` with the weights of a tilt series, looked up trilinearly."""
     rim = volume.shape[2] - 1
     for j in range(frequencies.shape[0]):
-        kz, ky, kx = frequencies[j, 0], frequencies[j, 1], frequencies[j, 2]
-        z = matrix[0, 0] * kz + matrix[0, 1] * ky + matrix[0, 2] * kx
-        y = matrix[1, 0] * kz + matrix[1, 1] * ky + matrix[1, 2] * kx
-        x = matrix[2, 0] * kz + matrix[2, 1] * ky + matrix[2, 2] * kx
+        z, y, x = _in_box(matrix, frequencies, j)
         sign = FINER if x >= 0 else -FINER
         beam, axis, across = sign * z, sign * y, sign * x
         floor, level = np.floor(beam), np.floor(axis)
