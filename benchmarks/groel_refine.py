@@ -41,8 +41,8 @@ from tomodask import (
     simulate_subtomograms,
     structure_density,
 )
-from tomodask.alignment.superposition import superpose, turned_map
 from tomodask.project.refining import refine
+from tomodask.rounds.superposition import superpose, turned_map
 from tomodask.simulation.microscope import Microscope
 
 KINDS = {"groel": "1mnf.pdb.gz", "groel-es": "1gru_assembly.pdb.gz"}

@@ -15,8 +15,8 @@ import xarray as xr
 from scipy.spatial.transform import Rotation
 
 from tomodask import plot
-from tomodask.alignment.fsc import fsc
 from tomodask.arrays.resampling import fitted, resampled
+from tomodask.averaging.fsc import fsc
 from tomodask.data.particles import with_orientations
 from tomodask.errors import InputError
 from tomodask.picking.training_pictures import class_color

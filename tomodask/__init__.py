@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 from tomodask.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from tomodask.alignment.averaging import Average, average_classes, average_subtomograms
-    from tomodask.alignment.cone_fsc import fsc_by_cone, resolution_by_direction
-    from tomodask.alignment.corrected_fsc import corrected_fsc
-    from tomodask.alignment.fsc import fsc, resolution_at
-    from tomodask.alignment.local_resolution import local_resolution
     from tomodask.alignment.poses import align_subtomograms
-    from tomodask.alignment.sharpening import b_factor, sharpen
     from tomodask.arrays.geometry import angular_distance, rotation_grid
+    from tomodask.averaging.averages import Average, average_classes, average_subtomograms
+    from tomodask.averaging.cone_fsc import fsc_by_cone, resolution_by_direction
+    from tomodask.averaging.corrected_fsc import corrected_fsc
+    from tomodask.averaging.fsc import fsc, resolution_at
+    from tomodask.averaging.local_resolution import local_resolution
+    from tomodask.averaging.sharpening import b_factor, sharpen
     from tomodask.cluster import compute, connect
     from tomodask.data.describe import describe
     from tomodask.data.particles import (
@@ -62,13 +62,13 @@ if TYPE_CHECKING:
     from tomodask.simulation.tomogram import Simulation, simulate
 
 _HOMES = {
-    "alignment.averaging": ("Average", "average_classes", "average_subtomograms"),
-    "alignment.cone_fsc": ("fsc_by_cone", "resolution_by_direction"),
-    "alignment.corrected_fsc": ("corrected_fsc",),
-    "alignment.fsc": ("fsc", "resolution_at"),
-    "alignment.local_resolution": ("local_resolution",),
+    "averaging.averages": ("Average", "average_classes", "average_subtomograms"),
+    "averaging.cone_fsc": ("fsc_by_cone", "resolution_by_direction"),
+    "averaging.corrected_fsc": ("corrected_fsc",),
+    "averaging.fsc": ("fsc", "resolution_at"),
+    "averaging.local_resolution": ("local_resolution",),
     "alignment.poses": ("align_subtomograms",),
-    "alignment.sharpening": ("b_factor", "sharpen"),
+    "averaging.sharpening": ("b_factor", "sharpen"),
     "arrays.geometry": ("angular_distance", "rotation_grid"),
     "cluster": ("compute", "connect"),
     "data.describe": ("describe",),

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from tomodask.alignment.fsc import fsc, resolution_at
 from tomodask.arrays.geometry import angular_distance
+from tomodask.averaging.fsc import fsc, resolution_at
 from tomodask.data.particles import orientations, read_particles, write_particles
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError

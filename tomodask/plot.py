@@ -18,9 +18,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from tomodask.alignment.fsc import resolution_at
 from tomodask.arrays.geometry import relion_from_rotation
 from tomodask.arrays.resampling import fitted, resampled
+from tomodask.averaging.fsc import resolution_at
 from tomodask.data.particles import orientations
 from tomodask.errors import InputError
 from tomodask.picking.training_pictures import class_color, plot_training

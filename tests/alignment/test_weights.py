@@ -8,14 +8,14 @@ import xarray as xr
 from alignment.scenes import VOXEL, dataset_of
 
 from tomodask.alignment import refinement
-from tomodask.alignment.averaging import average_subtomograms
-from tomodask.alignment.fsc import fsc
 from tomodask.alignment.measurement import LEAST_WEIGHT, Measurement, measurements
 from tomodask.alignment.plan import plan_alignment
 from tomodask.alignment.poses import align_subtomograms
 from tomodask.arrays.geometry import angular_distance
 from tomodask.arrays.sampling import half_sphere, spectrum_at
 from tomodask.arrays.tilt_weights import tilt_weights
+from tomodask.averaging.averages import average_subtomograms
+from tomodask.averaging.fsc import fsc
 from tomodask.data.particles import orientations
 from tomodask.errors import InputError
 from tomodask.simulation.phantom import phantom_map, phantom_subtomograms

@@ -7,12 +7,11 @@ import dask
 import numpy as np
 import pandas as pd
 import pytest
-from alignment.mixtures import VOXEL, mixture
 from click.testing import CliRunner
 from helpers import killed_at
+from rounds.mixtures import VOXEL, mixture
 from scipy.spatial.transform import Rotation
 
-from tomodask.alignment.superposition import Motion, superpose
 from tomodask.arrays.geometry import angular_distance
 from tomodask.cli import main
 from tomodask.data.particles import orientations, read_particles, with_orientations
@@ -22,6 +21,7 @@ from tomodask.errors import InputError
 from tomodask.project import refinement_steps, refining
 from tomodask.project.refining import refine
 from tomodask.project.rounds import _merged
+from tomodask.rounds.superposition import Motion, superpose
 from tomodask.simulation.phantom import phantom_map
 
 SETTINGS = {"diameter": 260.0, "angular_step": 30.0, "iterations": 3, "candidates": 3}

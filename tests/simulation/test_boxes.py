@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import scipy.fft
 
-from tomodask.alignment.averaging import average_subtomograms
 from tomodask.alignment.poses import align_subtomograms
 from tomodask.arrays.fourier import frequency_grid, shell_correlation
 from tomodask.arrays.geometry import angular_distance
+from tomodask.averaging.averages import average_subtomograms
 from tomodask.data.particles import orientations
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError

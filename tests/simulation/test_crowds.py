@@ -4,8 +4,8 @@ import dask
 import numpy as np
 import pytest
 
-from tomodask.alignment.averaging import average_subtomograms
 from tomodask.arrays.fourier import shell_correlation
+from tomodask.averaging.averages import average_subtomograms
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError
 from tomodask.simulation.boxes import simulate_subtomograms

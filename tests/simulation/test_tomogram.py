@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tomodask.alignment.averaging import average_subtomograms
 from tomodask.arrays.fourier import shell_correlation
+from tomodask.averaging.averages import average_subtomograms
 from tomodask.data.extraction import extract_subtomograms
 from tomodask.data.particles import read_particles
 from tomodask.data.tilt_series import open_tilt_series

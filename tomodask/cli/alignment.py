@@ -340,9 +340,9 @@ def average(
     """
     import numpy as np
 
-    from tomodask.alignment.averaging import average_subtomograms
-    from tomodask.alignment.local_resolution import local_resolution
-    from tomodask.alignment.sharpening import sharpen as sharpened
+    from tomodask.averaging.averages import average_subtomograms
+    from tomodask.averaging.local_resolution import local_resolution
+    from tomodask.averaging.sharpening import sharpen as sharpened
     from tomodask.cluster import compute
     from tomodask.data.particles import read_particles
     from tomodask.data.tomograms import save_tomogram

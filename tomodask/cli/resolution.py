@@ -61,7 +61,7 @@ def read_mask(
     ------
     InputError
     """
-    from tomodask.alignment.half_maps import mask_of
+    from tomodask.averaging.half_maps import mask_of
     from tomodask.data.tomograms import open_tomogram
 
     values = None if mask is None else open_tomogram(mask).compute()
@@ -87,9 +87,9 @@ def tell_resolution(
     cones : DataFrame
         Of `fsc_by_cone`.
     """
-    from tomodask.alignment.cone_fsc import fsc_by_cone, resolution_by_direction
-    from tomodask.alignment.corrected_fsc import corrected_fsc
-    from tomodask.alignment.fsc import fsc, resolution_at
+    from tomodask.averaging.cone_fsc import fsc_by_cone, resolution_by_direction
+    from tomodask.averaging.corrected_fsc import corrected_fsc
+    from tomodask.averaging.fsc import fsc, resolution_at
 
     window: dict[str, Any] = {"voxel_size": voxel_size, "diameter": diameter, "mask": mask}
     if diameter is None and mask is None:
@@ -171,7 +171,7 @@ def fsc(
             check_output(path, suffixes, inputs=(half1, half2), replace=overwrite)
     if window is not None and local is None:
         raise InputError("--window is of the local resolution; give --local-resolution MAP too")
-    from tomodask.alignment.local_resolution import local_resolution
+    from tomodask.averaging.local_resolution import local_resolution
     from tomodask.data.tomograms import open_tomogram, save_tomogram
 
     pair = [open_tomogram(path, voxel_size=voxel_size) for path in (half1, half2)]

@@ -15,8 +15,6 @@ import xarray as xr
 from dask.base import tokenize
 
 from tomodask.alignment.checks import check_alignment
-from tomodask.alignment.classes import check_classes
-from tomodask.alignment.iterations import RefinementPlan, half_sets
 from tomodask.alignment.measurement import measurements
 from tomodask.arrays.symmetry import symmetry_group
 from tomodask.beforehand import check_table, number, whole
@@ -25,6 +23,8 @@ from tomodask.data.sources import file_state
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.data.subtomograms import open_subtomograms
 from tomodask.errors import InputError
+from tomodask.rounds.classes import check_classes
+from tomodask.rounds.iterations import RefinementPlan, half_sets
 
 __all__ = ["MOST", "RefinementJob", "checked_refinement"]
 

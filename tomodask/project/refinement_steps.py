@@ -15,17 +15,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tomodask.alignment.class_start import class_maps
-from tomodask.alignment.fsc import resolution_at
-from tomodask.alignment.iterations import (
-    Finished,
-    Search,
-    best_round,
-    next_search,
-    start_reference,
-)
-from tomodask.alignment.sharpening import sharpen
-from tomodask.alignment.start import first_map
+from tomodask.averaging.fsc import resolution_at
+from tomodask.averaging.sharpening import sharpen
 from tomodask.cluster import compute
 from tomodask.data.run_folder import RunFolder
 from tomodask.data.tomograms import open_tomogram
@@ -43,6 +34,15 @@ from tomodask.project.rounds import (
     start_round,
     write_map,
 )
+from tomodask.rounds.class_start import class_maps
+from tomodask.rounds.iterations import (
+    Finished,
+    Search,
+    best_round,
+    next_search,
+    start_reference,
+)
+from tomodask.rounds.start import first_map
 
 __all__ = ["STAGES", "Refining"]
 

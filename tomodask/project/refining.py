@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import xarray as xr
 
-from tomodask.alignment.fsc import resolution_at
+from tomodask.averaging.fsc import resolution_at
 from tomodask.cluster import connect
 from tomodask.data.run_folder import RunFolder
 from tomodask.project.refinement_job import checked_refinement
@@ -108,13 +108,13 @@ def refine(
         The folder; made where it is not there.
     reference : path or DataArray, optional
         A map of the particle, low-passed to `start_resolution` first.  Without one the particles
-        find a first map by themselves (`tomodask.alignment.start`).
+        find a first map by themselves (`tomodask.rounds.start`).
     references : sequence of path or DataArray, optional
         One a class, in place of `reference`.
     classes : int, optional
         Kinds of particles to tell apart; by default as many as `references`, else one.  Without
         references they begin with a division of particles that one class has aligned
-        (`tomodask.alignment.class_start`).
+        (`tomodask.rounds.class_start`).
     symmetry : str
         Point group, ``C1`` … ``I``; main axis along z, where a first map's is laid.
     halves : {"particle", "tomogram"}

@@ -23,8 +23,17 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tomodask.alignment.averaging import Average, average_classes, average_subtomograms
-from tomodask.alignment.classes import (
+from tomodask.averaging.averages import Average, average_classes, average_subtomograms
+from tomodask.averaging.corrected_fsc import corrected_fsc
+from tomodask.averaging.fsc import resolution_at
+from tomodask.averaging.map_filters import half_map_weights
+from tomodask.cluster import compute
+from tomodask.data.columns import QUATERNION
+from tomodask.data.particles import read_particles, write_particles
+from tomodask.data.tomograms import open_tomogram, save_tomogram
+from tomodask.data.writing import replacing
+from tomodask.project.refinement_job import RefinementJob
+from tomodask.rounds.classes import (
     class_shares,
     equal_classes,
     fill_empty,
@@ -32,23 +41,14 @@ from tomodask.alignment.classes import (
     posteriors,
     reassigned,
 )
-from tomodask.alignment.corrected_fsc import corrected_fsc
-from tomodask.alignment.fsc import resolution_at
-from tomodask.alignment.iterations import (
+from tomodask.rounds.iterations import (
     Finished,
     Search,
     align_halves,
     next_reference,
     pose_changes,
 )
-from tomodask.alignment.map_filters import half_map_weights
-from tomodask.alignment.superposition import Motion, superpose, with_motion
-from tomodask.cluster import compute
-from tomodask.data.columns import QUATERNION
-from tomodask.data.particles import read_particles, write_particles
-from tomodask.data.tomograms import open_tomogram, save_tomogram
-from tomodask.data.writing import replacing
-from tomodask.project.refinement_job import RefinementJob
+from tomodask.rounds.superposition import Motion, superpose, with_motion
 
 __all__ = [
     "Round",

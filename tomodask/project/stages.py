@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tomodask.alignment.averaging import Average, average_subtomograms
-from tomodask.alignment.fsc import fsc, resolution_at
 from tomodask.alignment.poses import align_subtomograms
+from tomodask.averaging.averages import Average, average_subtomograms
+from tomodask.averaging.fsc import fsc, resolution_at
 from tomodask.cluster import compute
 from tomodask.data.job_input import job_template
 from tomodask.data.particles import read_particles, write_particles

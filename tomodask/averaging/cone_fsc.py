@@ -22,9 +22,9 @@ import pandas as pd
 import scipy.fft
 import xarray as xr
 
-from tomodask.alignment.fsc import resolution_at, shell_table
-from tomodask.alignment.half_maps import check_pair, mask_of, masked
 from tomodask.arrays.fourier import frequency_grid, half_counts
+from tomodask.averaging.fsc import resolution_at, shell_table
+from tomodask.averaging.half_maps import check_pair, mask_of, masked
 from tomodask.errors import InputError
 
 __all__ = ["cone_axes", "fsc_by_cone", "resolution_by_direction"]

@@ -3,14 +3,19 @@
 import dask
 import numpy as np
 import pytest
-from alignment.mixtures import VOXEL, mixture
 from alignment.scenes import boxes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rounds.mixtures import VOXEL, mixture
 from scipy.spatial.transform import Rotation
 
-from tomodask.alignment.class_start import class_maps, divided, looks
-from tomodask.alignment.classes import (
+from tomodask.arrays.fourier import measured
+from tomodask.arrays.sampling import half_sphere, spectrum_at
+from tomodask.averaging.map_filters import low_pass_weights, shell_weighted
+from tomodask.data.subtomogram_table import particle_table
+from tomodask.errors import InputError
+from tomodask.rounds.class_start import class_maps, divided, looks
+from tomodask.rounds.classes import (
     check_classes,
     class_shares,
     equal_classes,
@@ -19,11 +24,6 @@ from tomodask.alignment.classes import (
     posteriors,
     reassigned,
 )
-from tomodask.alignment.map_filters import low_pass_weights, shell_weighted
-from tomodask.arrays.fourier import measured
-from tomodask.arrays.sampling import half_sphere, spectrum_at
-from tomodask.data.subtomogram_table import particle_table
-from tomodask.errors import InputError
 from tomodask.simulation.phantom import phantom_particle
 
 

@@ -15,7 +15,6 @@ import scipy.optimize
 import xarray as xr
 from scipy.spatial.transform import Rotation
 
-from tomodask.alignment.map_filters import from_half_sphere, low_pass_weights, shell_weighted
 from tomodask.alignment.poses import align_subtomograms
 from tomodask.arrays.geometry import matrices_zyx, rotation_grid
 from tomodask.arrays.sampling import (
@@ -27,6 +26,7 @@ from tomodask.arrays.sampling import (
     soft_sphere,
 )
 from tomodask.arrays.symmetry import in_asymmetric_unit, symmetry_group
+from tomodask.averaging.map_filters import from_half_sphere, low_pass_weights, shell_weighted
 from tomodask.data.columns import QUATERNION, SHIFT
 from tomodask.data.particles import orientations
 

@@ -7,7 +7,7 @@ history alone what comes next, `align_halves` and `average_subtomograms` are the
 
 The two halves never see each other's maps.  What they share is the start, low-passed, and with
 each round six numbers: the motion that keeps half 2 in the frame of half 1
-(`tomodask.alignment.superposition`).  The band that is aligned by follows from the correlation of
+(`tomodask.rounds.superposition`).  The band that is aligned by follows from the correlation of
 the halves, a shell beyond where it falls below 0.143, so that no half is aligned by detail that
 only it believes in.
 """
@@ -25,9 +25,9 @@ import pandas as pd
 import xarray as xr
 from dask.delayed import Delayed, delayed
 
-from tomodask.alignment.map_filters import low_pass_weights, shell_weighted
 from tomodask.alignment.poses import align_subtomograms
 from tomodask.arrays.symmetry import reduced, symmetry_group
+from tomodask.averaging.map_filters import low_pass_weights, shell_weighted
 from tomodask.data.columns import QUATERNION, SHIFT
 from tomodask.data.particles import orientations
 from tomodask.data.subtomogram_table import particle_table

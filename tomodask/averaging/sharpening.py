@@ -16,8 +16,8 @@ import pandas as pd
 import scipy.fft
 import xarray as xr
 
-from tomodask.alignment.fsc import resolution_at, shell_table
 from tomodask.arrays.fourier import frequency_grid, half_counts
+from tomodask.averaging.fsc import resolution_at, shell_table
 from tomodask.errors import InputError
 
 __all__ = ["b_factor", "guinier_plot", "reference_weights", "sharpen"]

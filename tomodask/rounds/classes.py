@@ -28,12 +28,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from tomodask.alignment.map_filters import low_pass_weights, shell_weighted
 from tomodask.alignment.measurement import measurements
-from tomodask.alignment.superposition import Motion, superpose
 from tomodask.arrays.resampling import resampled
 from tomodask.arrays.sampling import cut_out, half_sphere, soft_sphere
+from tomodask.averaging.map_filters import low_pass_weights, shell_weighted
 from tomodask.errors import InputError
+from tomodask.rounds.superposition import Motion, superpose
 
 __all__ = [
     "check_classes",

@@ -8,7 +8,7 @@ particle that lies across its neighbours loses.
 
 At the resolution of the start (60 Å, say) nothing of this needs fine voxels: the boxes are cut to
 that band first, so that an attempt costs seconds.  With symmetry the attempts know nothing of it;
-the axis is found in the best map (`tomodask.alignment.superposition.find_axes`) and laid along z.
+the axis is found in the best map (`tomodask.rounds.superposition.find_axes`) and laid along z.
 
 The map is for both half sets, which therefore share what is coarser than its resolution, and
 nothing else: the usual gold standard.
@@ -25,13 +25,13 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tomodask.alignment.averaging import average_subtomograms
 from tomodask.alignment.checks import box_fault
-from tomodask.alignment.map_filters import centred, low_pass_weights, shell_weighted
 from tomodask.alignment.poses import align_subtomograms
-from tomodask.alignment.superposition import find_axes, symmetrised, turned_map
 from tomodask.arrays.resampling import fitted, resampled
+from tomodask.averaging.averages import average_subtomograms
+from tomodask.averaging.map_filters import centred, low_pass_weights, shell_weighted
 from tomodask.errors import InputError
+from tomodask.rounds.superposition import find_axes, symmetrised, turned_map
 
 __all__ = ["Start", "as_fine", "coarse_boxes", "first_map"]
 

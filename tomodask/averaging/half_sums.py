@@ -202,7 +202,7 @@ def average(
         What was measured: `wedge_plane`, or `Measurement.volume`.
     cosets : array, shape (cosets, 3, 3)
         Turns of the reference at which each particle is added, on (z, y, x) columns; see
-        `tomodask.alignment.symmetrising`.
+        `tomodask.averaging.symmetrising`.
     slots : int
         Twice the number of classes.
     bits : int

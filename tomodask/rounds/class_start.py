@@ -25,17 +25,17 @@ import xarray as xr
 from dask.delayed import delayed
 
 from tomodask.alignment.checks import box_fault
-from tomodask.alignment.map_filters import from_half_sphere, low_pass_weights, shell_weighted
 from tomodask.alignment.measurement import FINER, LEAST_WEIGHT, measurements
-from tomodask.alignment.start import as_fine, coarse_boxes
 from tomodask.arrays.fourier import measured
 from tomodask.arrays.geometry import matrices_zyx
 from tomodask.arrays.sampling import cut_out, half_sphere, padded_spectrum, sample, soft_sphere
 from tomodask.arrays.symmetry import symmetry_group
+from tomodask.averaging.map_filters import from_half_sphere, low_pass_weights, shell_weighted
 from tomodask.data.columns import QUATERNION, SHIFT
 from tomodask.data.particles import orientations
 from tomodask.data.subtomogram_table import batch_size, particle_table
 from tomodask.errors import InputError
+from tomodask.rounds.start import as_fine, coarse_boxes
 
 __all__ = ["class_maps", "divided", "looks"]
 

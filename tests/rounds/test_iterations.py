@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from tomodask.alignment.iterations import (
+from tomodask.arrays.symmetry import symmetry_group
+from tomodask.data.particles import with_orientations
+from tomodask.errors import InputError
+from tomodask.rounds.iterations import (
     Finished,
     RefinementPlan,
     Search,
@@ -22,9 +25,6 @@ from tomodask.alignment.iterations import (
     pose_changes,
     start_reference,
 )
-from tomodask.arrays.symmetry import symmetry_group
-from tomodask.data.particles import with_orientations
-from tomodask.errors import InputError
 
 PLAN = RefinementPlan(
     box=32, voxel_size=10.0, diameter=260.0, start_resolution=60.0, finest=22.0,

@@ -29,9 +29,14 @@ import xarray as xr
 from dask.delayed import Delayed, delayed
 
 from tomodask.alignment.batches import batches
-from tomodask.alignment.corrected_fsc import corrected_fsc
-from tomodask.alignment.fsc import fsc
-from tomodask.alignment.half_sums import (
+from tomodask.alignment.measurement import Measurement, measurements
+from tomodask.alignment.pose_matching import kept_rows, match_poses, match_rows
+from tomodask.arrays.geometry import matrices_zyx
+from tomodask.arrays.sampling import half_sphere
+from tomodask.arrays.symmetry import symmetry_group
+from tomodask.averaging.corrected_fsc import corrected_fsc
+from tomodask.averaging.fsc import fsc
+from tomodask.averaging.half_sums import (
     AMOUNT_UNIT,
     Entries,
     HalfSums,
@@ -40,14 +45,9 @@ from tomodask.alignment.half_sums import (
     bits_for,
     wedge_plane,
 )
-from tomodask.alignment.map_filters import from_half_sphere
-from tomodask.alignment.measurement import Measurement, measurements
-from tomodask.alignment.pose_matching import kept_rows, match_poses, match_rows
-from tomodask.alignment.signal_to_noise import spectral_snr
-from tomodask.alignment.symmetrising import grid_cosets, symmetrised
-from tomodask.arrays.geometry import matrices_zyx
-from tomodask.arrays.sampling import half_sphere
-from tomodask.arrays.symmetry import symmetry_group
+from tomodask.averaging.map_filters import from_half_sphere
+from tomodask.averaging.signal_to_noise import spectral_snr
+from tomodask.averaging.symmetrising import grid_cosets, symmetrised
 from tomodask.data.particles import orientations
 from tomodask.data.subtomogram_table import batch_size, particle_table
 from tomodask.errors import InputError
@@ -75,7 +75,7 @@ class Average:
         Share of the Fourier voxels that at least one particle measured.
     ssnr : DataFrame
         ``frequency``, ``resolution``, ``ssnr`` of the average and ``noise`` of a box by shell; see
-        `tomodask.alignment.signal_to_noise`.
+        `tomodask.averaging.signal_to_noise`.
     weights : (float, float)
         Sum of the particles' weights in each half: of whole particles, their number.
     symmetry : str
@@ -157,7 +157,7 @@ def average_subtomograms(
     Notes
     -----
     The chunks, workers, batches and `split_every` change no bit: see
-    `tomodask.alignment.half_sums`.
+    `tomodask.averaging.half_sums`.
     """
     table = particle_table(subtomograms)
     matched = match_poses(table, poses)

@@ -7,13 +7,13 @@ import pytest
 from alignment.scenes import VOXEL, boxes, dataset_of
 from scipy.spatial.transform import Rotation
 
-from tomodask.alignment.averaging import average_classes, average_subtomograms
-from tomodask.alignment.fsc import fsc
-from tomodask.alignment.signal_to_noise import snr_of_fsc
-from tomodask.alignment.symmetrising import grid_cosets, symmetrised
 from tomodask.arrays.geometry import matrices_zyx
 from tomodask.arrays.sampling import half_sphere, padded_spectrum, sample, soft_sphere
 from tomodask.arrays.symmetry import symmetry_group
+from tomodask.averaging.averages import average_classes, average_subtomograms
+from tomodask.averaging.fsc import fsc
+from tomodask.averaging.signal_to_noise import snr_of_fsc
+from tomodask.averaging.symmetrising import grid_cosets, symmetrised
 from tomodask.data.particles import orientations, with_orientations
 from tomodask.errors import InputError
 from tomodask.simulation.phantom import Phantom, phantom_particle

@@ -7,9 +7,9 @@ import pandas as pd
 import scipy.fft
 import xarray as xr
 
-from tomodask.alignment.fsc import shell_table
-from tomodask.alignment.half_maps import check_pair, mask_of, masked
 from tomodask.arrays.fourier import frequency_grid, shell_correlation
+from tomodask.averaging.fsc import shell_table
+from tomodask.averaging.half_maps import check_pair, mask_of, masked
 from tomodask.errors import InputError
 
 __all__ = ["corrected_fsc", "randomised_phases"]

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tomodask.alignment.half_maps import check_pair, mask_of, masked
 from tomodask.arrays.fourier import shell_correlation
+from tomodask.averaging.half_maps import check_pair, mask_of, masked
 
 __all__ = ["fsc", "resolution_at", "shell_table"]
 

@@ -18,10 +18,10 @@ import numpy as np
 import scipy.fft
 import xarray as xr
 
-from tomodask.alignment.fsc import fsc, resolution_at
-from tomodask.alignment.half_maps import check_mask, check_pair
 from tomodask.arrays.fourier import frequency_grid
 from tomodask.arrays.sampling import soft_sphere
+from tomodask.averaging.fsc import fsc, resolution_at
+from tomodask.averaging.half_maps import check_mask, check_pair
 from tomodask.errors import InputError
 
 __all__ = ["local_correlation", "local_resolution"]

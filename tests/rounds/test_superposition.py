@@ -7,9 +7,11 @@ import pytest
 from alignment.scenes import VOXEL, boxes
 from scipy.spatial.transform import Rotation
 
-from tomodask.alignment.averaging import average_subtomograms
 from tomodask.alignment.checks import box_fault
-from tomodask.alignment.map_filters import (
+from tomodask.arrays.fourier import shell_correlation
+from tomodask.arrays.sampling import half_sphere, soft_sphere, spectrum_at
+from tomodask.averaging.averages import average_subtomograms
+from tomodask.averaging.map_filters import (
     centred,
     from_half_sphere,
     half_map_weights,
@@ -17,8 +19,10 @@ from tomodask.alignment.map_filters import (
     moved,
     shell_weighted,
 )
-from tomodask.alignment.start import coarse_boxes, first_map
-from tomodask.alignment.superposition import (
+from tomodask.data.subtomogram_table import particle_table
+from tomodask.errors import InputError
+from tomodask.rounds.start import coarse_boxes, first_map
+from tomodask.rounds.superposition import (
     Motion,
     find_axes,
     superpose,
@@ -26,10 +30,6 @@ from tomodask.alignment.superposition import (
     turned_map,
     with_motion,
 )
-from tomodask.arrays.fourier import shell_correlation
-from tomodask.arrays.sampling import half_sphere, soft_sphere, spectrum_at
-from tomodask.data.subtomogram_table import particle_table
-from tomodask.errors import InputError
 from tomodask.simulation.phantom import phantom_particle
 
 TURN = Rotation.from_euler("xyz", [20.0, 50.0, 100.0], degrees=True)

@@ -7,13 +7,13 @@ import scipy.ndimage
 import xarray as xr
 from alignment.scenes import VOXEL
 
-from tomodask.alignment.cone_fsc import cone_axes, fsc_by_cone, resolution_by_direction
-from tomodask.alignment.corrected_fsc import corrected_fsc, randomised_phases
-from tomodask.alignment.fsc import fsc, resolution_at
-from tomodask.alignment.local_resolution import local_correlation, local_resolution
-from tomodask.alignment.sharpening import b_factor, guinier_plot, reference_weights, sharpen
 from tomodask.arrays.fourier import frequency_grid, shell_correlation, wedge
 from tomodask.arrays.sampling import soft_sphere
+from tomodask.averaging.cone_fsc import cone_axes, fsc_by_cone, resolution_by_direction
+from tomodask.averaging.corrected_fsc import corrected_fsc, randomised_phases
+from tomodask.averaging.fsc import fsc, resolution_at
+from tomodask.averaging.local_resolution import local_correlation, local_resolution
+from tomodask.averaging.sharpening import b_factor, guinier_plot, reference_weights, sharpen
 from tomodask.errors import InputError
 from tomodask.simulation.phantom import phantom_map
 

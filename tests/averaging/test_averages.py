@@ -7,13 +7,13 @@ import pytest
 import scipy.interpolate
 from alignment.scenes import VOXEL, boxes, dataset_of
 
-from tomodask.alignment.averaging import average_subtomograms
-from tomodask.alignment.fsc import fsc, resolution_at
-from tomodask.alignment.half_sums import Entries, average, bits_for, wedge_plane
 from tomodask.alignment.pose_matching import match_poses
 from tomodask.arrays.fourier import measured
 from tomodask.arrays.geometry import matrices_zyx
 from tomodask.arrays.sampling import half_sphere
+from tomodask.averaging.averages import average_subtomograms
+from tomodask.averaging.fsc import fsc, resolution_at
+from tomodask.averaging.half_sums import Entries, average, bits_for, wedge_plane
 from tomodask.data.particles import orientations
 from tomodask.errors import InputError
 
