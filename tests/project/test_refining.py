@@ -266,6 +266,25 @@ def test_weights_of_equal_classes_add_up_to_one_at_most():
         Rotation.identity(6000),
     )
     still = Motion(Rotation.identity(), np.zeros(3), 1.0)
-    _, merged = _merged(poses, weights.copy(), {1: 0, 2: 1, 3: 2}, 1, 2, still)
+    poses["half"] = np.repeat([1, 2] * 1000, 3)
+    _, merged = _merged(poses, weights.copy(), {1: 0, 2: 1, 3: 2}, 1, 2, (still, still))
     assert merged[:, 0].max() == 1.0
     assert not merged[:, 1].any()
+
+
+def test_particles_of_an_equal_class_follow_the_motion_of_their_half():
+    poses = with_orientations(
+        pd.DataFrame(np.zeros((8, 4)), columns=["shift_z", "shift_y", "shift_x", "score"]),
+        Rotation.identity(8),
+    )
+    poses["half"], poses["class"] = np.repeat([1, 2, 1, 2], 2), [1, 2] * 4
+    weights = np.array([[0.0, 1], [0, 1], [1, 0], [1, 0]])
+    motions = tuple(
+        Motion(Rotation.from_euler("z", angle, degrees=True), np.array([angle, 0, 0]), 1.0)
+        for angle in (10.0, 20.0)
+    )
+    moved, merged = _merged(poses, weights, {1: 0, 2: 1}, 1, 2, motions)
+    assert merged.tolist() == [[1, 0]] * 4
+    angles = np.rad2deg(orientations(moved).magnitude())
+    np.testing.assert_allclose(angles, [10, 0, 20, 0, 0, 0, 0, 0], atol=1e-9)
+    assert moved["shift_x"].tolist() == [10.0, 0, 20, 0, 0, 0, 0, 0]

@@ -14,6 +14,7 @@ from tomodask.arrays.sampling import half_sphere, spectrum_at
 from tomodask.averaging.map_filters import low_pass_weights, shell_weighted
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError
+from tomodask.rounds.axes import symmetrised
 from tomodask.rounds.class_start import class_maps, divided, looks
 from tomodask.rounds.classes import (
     check_classes,
@@ -24,6 +25,7 @@ from tomodask.rounds.classes import (
     posteriors,
     reassigned,
 )
+from tomodask.rounds.superposition import Motion, turned_map
 from tomodask.simulation.phantom import phantom_particle
 
 
@@ -131,21 +133,64 @@ def test_more_classes_than_particles_are_refused():
             check_classes(wrong, half)
 
 
-def test_equal_classes_are_found_wherever_they_lie():
-    rng = np.random.default_rng(3)
-    turn = Rotation.from_euler("xyz", [30.0, 60.0, 10.0], degrees=True)
-    clean = [density(), density("decoy"), density(turn=turn)]
-    level = 1.5 * clean[0].std()
-    halves = [
+OWN = {"voxel_size": VOXEL, "resolution": 40.0, "diameter": 260.0}
+TURN = Rotation.from_euler("xyz", [30.0, 60.0, 10.0], degrees=True)
+
+
+def noisy_halves(clean, rng, level=1.5):
+    """Half maps of each, noise of their own in each."""
+    level = level * clean[0].std()
+    return [
         tuple((c + level * rng.normal(size=c.shape)).astype(np.float32) for _ in "ab")
         for c in clean
     ]
-    averages = [(a + b) / 2 for a, b in halves]
-    own = {"voxel_size": VOXEL, "resolution": 40.0, "diameter": 260.0}
-    ((kept, gone, motion),) = equal_classes(averages, halves, **own)
+
+
+def test_equal_classes_are_found_wherever_they_lie():
+    clean = [density(), density("decoy"), density(turn=TURN)]
+    halves = noisy_halves(clean, np.random.default_rng(3))
+    ((kept, gone, motions),) = equal_classes(halves, **OWN)
     assert (kept, gone) == (0, 2)
-    assert np.rad2deg((motion.rotation.inv() * turn).magnitude()) < 3
-    assert equal_classes(averages[:2], halves[:2], **own) == []
+    for motion in motions:
+        assert np.rad2deg((motion.rotation.inv() * TURN).magnitude()) < 4
+    assert equal_classes(halves[:2], **OWN) == []
+
+
+def test_each_half_measures_the_motion_between_equal_classes_by_itself():
+    """Whatever the maps of one half are, the motion that the other's particles follow is one."""
+    clean = [density(), density(turn=TURN)]
+    halves = noisy_halves(clean, np.random.default_rng(3))
+    other = noisy_halves(clean, np.random.default_rng(4))
+    ((_, _, motions),) = equal_classes(halves, **OWN)
+    for kept in (0, 1):
+        mixed = [
+            tuple(one[i] if i == kept else two[i] for i in (0, 1))
+            for one, two in zip(halves, other, strict=True)
+        ]
+        ((_, _, again),) = equal_classes(mixed, **OWN)
+        same, changed = again[kept], again[1 - kept]
+        assert same.rotation.as_quat().tolist() == motions[kept].rotation.as_quat().tolist()
+        assert same.shift_xyz.tolist() == motions[kept].shift_xyz.tolist()
+        assert changed.rotation.as_quat().tolist() != motions[1 - kept].rotation.as_quat().tolist()
+
+
+def test_noise_that_two_classes_share_does_not_make_them_one():
+    """Of particles that are of two classes in part both averages hold the same noise."""
+    clean = [density(), density("decoy")]
+    rng = np.random.default_rng(5)
+    noise = [6.0 * clean[0].std() * rng.normal(size=(32,) * 3).astype(np.float32) for _ in "ab"]
+    assert equal_classes([tuple(c + one for one in noise) for c in clean], **OWN) == []
+
+
+def test_equal_classes_in_other_settings_of_their_axes_are_one():
+    flat = symmetrised(density(), "D3", voxel_size=VOXEL, resolution=25.0)
+    turn = Rotation.from_euler("z", 60.0, degrees=True)
+    over = turned_map(flat, Motion(turn.inv(), np.zeros(3), 1.0), voxel_size=VOXEL)
+    halves = noisy_halves([flat, over], np.random.default_rng(6))
+    ((kept, gone, motions),) = equal_classes(halves, symmetry="D3", **OWN)
+    assert (kept, gone) == (0, 1)
+    for motion in motions:
+        assert np.rad2deg((motion.rotation.inv() * turn).magnitude()) < 1e-3
 
 
 @pytest.mark.parametrize("symmetry", ["C1", "C2"])

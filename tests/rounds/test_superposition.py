@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 from tomodask.alignment.checks import box_fault
 from tomodask.arrays.fourier import shell_correlation
 from tomodask.arrays.sampling import half_sphere, soft_sphere, spectrum_at
+from tomodask.arrays.symmetry import reduced, symmetry_group
 from tomodask.averaging.averages import average_subtomograms
 from tomodask.averaging.map_filters import (
     centred,
@@ -21,12 +22,13 @@ from tomodask.averaging.map_filters import (
 )
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError
+from tomodask.rounds.axes import find_axes, symmetrised
 from tomodask.rounds.start import coarse_boxes, first_map
 from tomodask.rounds.superposition import (
     Motion,
-    find_axes,
+    _settings,
+    correlation_under,
     superpose,
-    symmetrised,
     turned_map,
     with_motion,
 )
@@ -160,6 +162,52 @@ def test_a_symmetric_map_turns_about_its_axis_only():
     )
     assert flipped.score > 0.98
     assert abs(flipped.rotation.as_matrix()[2, 2] + 1) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("group", "count"), [("D2", 6), ("D3", 2), ("D7", 2), ("T", 2), ("O", 1), ("I", 1)]
+)
+def test_settings_lay_the_axes_of_a_group_on_its_own(group, count):
+    turns, settings = symmetry_group(group), _settings(group)
+    assert len(settings) == count
+    assert settings[0].magnitude() == 0
+    for one in settings:
+        laid = one * turns * one.inv()
+        assert reduced(laid, turns).magnitude().max() < 1e-6
+        apart = [reduced(other.inv() * one, turns).magnitude() for other in settings]
+        assert sum(angle < 1e-6 for angle in apart) == 1
+
+
+@pytest.mark.parametrize(
+    ("group", "turn"),
+    [("D2", [120.0, 1, 1, 1]), ("D3", [60.0, 0, 0, 1]), ("D3", [180.0, 0, 1, 0])],
+)
+def test_a_map_with_twofold_axes_is_found_in_its_other_setting(group, turn):
+    """Turned by 180°/n a Dn particle has its axes in the same places, and is another sight."""
+    flat = symmetrised(phantom(), group, voxel_size=VOXEL, resolution=25.0)
+    rotation = Rotation.from_rotvec(
+        turn[0] * np.array(turn[1:]) / np.linalg.norm(turn[1:]), degrees=True
+    )
+    other = turned_map(flat, Motion(rotation.inv(), np.zeros(3), 1.0), voxel_size=VOXEL)
+    own = {"voxel_size": VOXEL, "resolution": 30.0}
+    motion = superpose(flat, other, symmetry=group, everywhere=True, **own)
+    assert motion.score > 0.99
+    turns = symmetry_group(group)
+    assert np.rad2deg(reduced(motion.rotation.inv() * rotation, turns).magnitude()) < 1e-3
+    assert motion.length == 0
+    assert superpose(flat, other, symmetry=group, **own).angle == 0
+    assert superpose(flat, other, symmetry=group, **own).score < 0.95
+    assert superpose(flat, flat, symmetry=group, everywhere=True, **own).angle == 0
+
+
+def test_correlation_under_a_motion_is_that_of_the_maps_turned_back():
+    a, b = phantom(), phantom(NEAR, SHIFT)
+    own = {"voxel_size": VOXEL, "resolution": 30.0}
+    found = superpose(a, b, **own)
+    assert correlation_under(found, a, b, **own) == pytest.approx(found.score)
+    still = Motion(Rotation.identity(), np.zeros(3), 1.0)
+    assert correlation_under(still, a, a, **own) == pytest.approx(1.0)
+    assert correlation_under(still, a, b, **own) < 0.9
 
 
 def test_poses_follow_a_motion():

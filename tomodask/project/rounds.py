@@ -28,7 +28,7 @@ from tomodask.averaging.corrected_fsc import corrected_fsc
 from tomodask.averaging.fsc import resolution_at
 from tomodask.averaging.map_filters import half_map_weights
 from tomodask.cluster import compute
-from tomodask.data.columns import QUATERNION
+from tomodask.data.columns import QUATERNION, SHIFT
 from tomodask.data.particles import read_particles, write_particles
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.data.writing import replacing
@@ -251,7 +251,6 @@ def _averaged(
             averages, again = _sums(job, poses, weights, several, label), False
         order = sorted(averages, key=lambda c: (-sum(averages[c].weights), c))
         pairs = equal_classes(
-            [averages[c].average for c in order],
             [(averages[c].half_1, averages[c].half_2) for c in order],
             voxel_size=job.plan.voxel_size,
             resolution=search.resolution,
@@ -261,8 +260,8 @@ def _averaged(
         )
         assert weights is not None
         weights, place = weights.copy(), {c: i for i, c in enumerate(labels)}
-        for a, b, motion in pairs:
-            poses, weights = _merged(poses, weights, place, order[a], order[b], motion)
+        for a, b, motions in pairs:
+            poses, weights = _merged(poses, weights, place, order[a], order[b], motions)
             told["merged"].append([order[a], order[b]])
             again = True
     if again:
@@ -323,12 +322,10 @@ def _drift(job: RefinementJob, one: Average, search: Search) -> Motion:
 
 
 def _moved(poses: pd.DataFrame, mine: np.ndarray, motion: Motion) -> pd.DataFrame:
-    out = poses.copy()
-    changed = with_motion(poses[mine], motion)
-    for name in (*QUATERNION, "shift_z", "shift_y", "shift_x"):
-        values = out[name].to_numpy(float).copy()
-        values[mine] = changed[name].to_numpy(float)
-        out[name] = values
+    out, names = poses.copy(), [*QUATERNION, *SHIFT]
+    values = out[names].to_numpy(float).copy()
+    values[mine] = with_motion(poses[mine], motion)[names].to_numpy(float)
+    out[names] = values
     return out
 
 
@@ -338,19 +335,24 @@ def _merged(
     place: dict[int, int],
     kept: int,
     gone: int,
-    motion: Motion,
+    motions: tuple[Motion, Motion],
 ) -> tuple[pd.DataFrame, np.ndarray]:
-    """Particles of a class that is another's equal become of that, at their poses on it."""
+    """Particles of a class that is another's equal become of that, at their poses on it.
+
+    The motion between the two is each half's own.
+    """
     a, b = place[kept], place[gone]
     rows = np.arange(len(poses)).reshape(weights.shape)
     moving = weights[:, b] > weights[:, a]
     # The row of class `kept` takes the pose that the particle has on `gone`, in its own frame.
-    source = with_motion(poses.iloc[rows[moving, b]], motion)
-    out = poses.copy()
-    for name in (*QUATERNION, "shift_z", "shift_y", "shift_x", "score"):
-        values = out[name].to_numpy(float).copy()
-        values[rows[moving, a]] = source[name].to_numpy(float)
-        out[name] = values
+    names, out = [*QUATERNION, *SHIFT, "score"], poses.copy()
+    values = out[names].to_numpy(float).copy()
+    half = poses["half"].to_numpy()[rows[:, b]]
+    for number, motion in enumerate(motions, 1):
+        mine = moving & (half == number)
+        source = with_motion(poses.iloc[rows[mine, b]], motion)
+        values[rows[mine, a]] = source[names].to_numpy(float)
+    out[names] = values
     # Probabilities whose sum was rounded may come to a little more than 1.
     weights[:, a] = np.minimum(weights[:, a] + weights[:, b], 1.0)
     weights[:, b] = 0.0

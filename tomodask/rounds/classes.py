@@ -13,12 +13,16 @@ round before, and the particle enters every class's average with that weight, at
 
 A class that has fallen empty takes over those of the largest class that fit it worst; one that has
 done so often is given up.  Two classes are one and the same where their averages agree as well as
-their own halves say they can:
+their own halves say they can.  Each half lays its map of b on its map of a by itself, and under its
+motion M that
 
-    ρ = r_ab / √(q_a q_b) ≥ 0.97,   q = 2 h / (1 + h)  (Spearman and Brown),
+    ρ = r_ab(M) / √(h_a h_b) ≥ 0.97,   r_ab = ½ (corr(a₁, M b₂) + corr(a₂, M b₁)),
 
-with r the correlation of two averages, h that of one's halves, within the particle's sphere and the
-band of the round.
+with h the correlation of a class's halves, all within the particle's sphere and the band of the
+round.  As r is taken across the halves, noise that two classes share, as they do where particles
+are of both in part, or that a motion was fitted to, does not make them alike.  Both halves must
+find so.  What passes between them are these numbers, as of a Fourier shell correlation, and what is
+decided; each half's particles follow the motion of its own maps.
 """
 
 from __future__ import annotations
@@ -27,20 +31,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy.spatial.transform import Rotation
 
 from tomodask.alignment.measurement import measurements
 from tomodask.arrays.resampling import resampled
-from tomodask.arrays.sampling import cut_out, half_sphere, soft_sphere
-from tomodask.averaging.map_filters import low_pass_weights, shell_weighted
+from tomodask.arrays.sampling import half_sphere
 from tomodask.errors import InputError
-from tomodask.rounds.superposition import Motion, superpose
+from tomodask.rounds.superposition import Motion, correlation_under, superpose
 
 __all__ = [
     "check_classes",
     "class_shares",
     "equal_classes",
     "fill_empty",
-    "map_correlation",
     "measured_values",
     "posteriors",
     "reassigned",
@@ -175,21 +178,7 @@ def fill_empty(
     return weights, filled
 
 
-def map_correlation(
-    a: np.ndarray, b: np.ndarray, *, voxel_size: float, resolution: float, diameter: float
-) -> float:
-    """Correlation of two maps within a sphere and a band."""
-    n = a.shape[0]
-    weights = low_pass_weights(n, voxel_size=voxel_size, resolution=resolution)
-    sphere = soft_sphere(n, min(diameter / 2 / voxel_size, n / 2 - 4))
-    one, two = (cut_out(shell_weighted(x, weights), sphere).ravel().astype(float) for x in (a, b))
-    one, two = one - one.mean(), two - two.mean()
-    power = np.sqrt((one @ one) * (two @ two))
-    return float(one @ two / power) if power > 0 else 0.0
-
-
 def equal_classes(
-    averages: Sequence[np.ndarray],
     halves: Sequence[tuple[np.ndarray, np.ndarray]],
     *,
     voxel_size: float,
@@ -197,46 +186,52 @@ def equal_classes(
     diameter: float,
     symmetry: str = "C1",
     threshold: float = 0.97,
-) -> list[tuple[int, int, Motion]]:
-    """Which classes are one: pairs (kept, given up, motion from the kept map to the other).
+) -> list[tuple[int, int, tuple[Motion, Motion]]]:
+    """Which classes are one: pairs (kept, given up, motions from the kept map to the other).
 
     Parameters
     ----------
-    averages : sequence of array, shape (n, n, n)
-        The largest class first: of two equal ones the earlier is kept.
-    halves : sequence of (array, array)
-        The half maps of each.
+    halves : sequence of (array, array), shape (n, n, n)
+        The half maps of each class, the largest class first: of two equal ones the earlier is kept.
     voxel_size, resolution, diameter : float
         Å.
     symmetry : str
     threshold : float
-        Of the correlation that noise is taken out of, see above.
+        Of ρ, see above.
 
     Returns
     -------
-    list of (int, int, Motion)
-        None that is given up is kept elsewhere.
+    list of (int, int, (Motion, Motion))
+        None that is given up is kept elsewhere.  The motions are those of half 1 and of half 2,
+        each measured in the maps of its half alone.
     """
-    n = averages[0].shape[0]
+    n = halves[0][0].shape[0]
     # Three voxels to the period are enough, and 8 times faster than six.
     edge = 2 * int(np.ceil(max(16, 3 * n * voxel_size / resolution) / 2))
     factor = max((n // 2) / (edge // 2), 1.0)
     size = voxel_size * factor
-    small = [resampled(one, factor) if factor > 1 else one for one in averages]
+    small = [[resampled(x, factor) if factor > 1 else x for x in pair] for pair in halves]
     own = {"voxel_size": size, "resolution": max(resolution, 2 * size), "diameter": diameter}
-    reliable = []
-    for one, two in halves:
-        pair = [resampled(x, factor) if factor > 1 else x for x in (one, two)]
-        h = max(map_correlation(*pair, **own), 1e-3)
-        reliable.append(2 * h / (1 + h))
-    out: list[tuple[int, int, Motion]] = []
+    still = Motion(Rotation.identity(), np.zeros(3), 1.0)
+    reliable = [max(correlation_under(still, *pair, **own), 1e-3) for pair in small]
+    out: list[tuple[int, int, tuple[Motion, Motion]]] = []
     gone: set[int] = set()
     for a in range(len(small)):
         for b in range(a + 1, len(small)):
             if a in gone or b in gone:
                 continue
-            motion = superpose(small[a], small[b], symmetry=symmetry, everywhere=True, **own)
-            if motion.score / np.sqrt(reliable[a] * reliable[b]) >= threshold:
-                out.append((a, b, motion))
+            level = threshold * np.sqrt(reliable[a] * reliable[b])
+            motions: list[Motion] = []
+            for half in (0, 1):
+                motion = superpose(
+                    small[a][half], small[b][half], symmetry=symmetry, everywhere=True, **own
+                )
+                across = [correlation_under(motion, small[a][i], small[b][1 - i], **own)
+                          for i in (0, 1)]  # fmt: skip
+                if np.mean(across) < level:
+                    break
+                motions.append(motion)
+            else:
+                out.append((a, b, (motions[0], motions[1])))
                 gone.add(b)
     return out

@@ -31,7 +31,8 @@ from tomodask.arrays.resampling import fitted, resampled
 from tomodask.averaging.averages import average_subtomograms
 from tomodask.averaging.map_filters import centred, low_pass_weights, shell_weighted
 from tomodask.errors import InputError
-from tomodask.rounds.superposition import find_axes, symmetrised, turned_map
+from tomodask.rounds.axes import find_axes, symmetrised
+from tomodask.rounds.superposition import turned_map
 
 __all__ = ["Start", "as_fine", "coarse_boxes", "first_map"]
 

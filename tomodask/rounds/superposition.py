@@ -1,4 +1,4 @@
-"""One map laid on another, a map's symmetry axis laid along z, and poses that follow.
+"""One map laid on another, and poses that follow.
 
 Half maps that are kept apart may drift apart, as whole bodies: turning and moving one brings them
 together again, six numbers that carry no detail from one half to the other.
@@ -16,7 +16,7 @@ import xarray as xr
 from scipy.spatial.transform import Rotation
 
 from tomodask.alignment.poses import align_subtomograms
-from tomodask.arrays.geometry import matrices_zyx, rotation_grid
+from tomodask.arrays.geometry import matrices_zyx
 from tomodask.arrays.sampling import (
     Spectrum,
     cut_out,
@@ -25,16 +25,20 @@ from tomodask.arrays.sampling import (
     sample,
     soft_sphere,
 )
-from tomodask.arrays.symmetry import in_asymmetric_unit, symmetry_group
-from tomodask.averaging.map_filters import from_half_sphere, low_pass_weights, shell_weighted
+from tomodask.arrays.symmetry import reduced, symmetry_group
+from tomodask.averaging.map_filters import from_half_sphere
 from tomodask.data.columns import QUATERNION, SHIFT
 from tomodask.data.particles import orientations
 
-__all__ = ["Motion", "find_axes", "superpose", "symmetrised", "turned_map", "with_motion"]
+__all__ = [
+    "Motion",
+    "correlation_under",
+    "superpose",
+    "turned_map",
+    "with_motion",
+]
 
 _STEP = 20.0  # degrees, of the search
-_AXIS_STEP = 12.0  # degrees, of the frames of a group
-_REFINED = 4  # of the search's frames
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class Motion:
     shift_xyz : array of float64, shape (3,)
         t, Å.
     score : float
-        Correlation of the maps after it, or for a symmetry axis `find_axes` what it says.
+        Correlation of the maps after it, or of a group's frame what `find_axes` says.
     """
 
     rotation: Rotation
@@ -94,8 +98,10 @@ def superpose(
     shift_range : float, optional
         Of the search of all rotations, Å; by default a tenth of the box.
     everywhere : bool
-        Search all rotations first, so that `moving` may lie anyhow (with Cn, stand upside down); by
-        default the nearest optimum is found, which is where maps lie that came of one.
+        Search all rotations first, so that `moving` may lie anyhow (with Cn, stand upside down;
+        with Dn, be turned by 180°/n, which lays the twofold axes on each other, but not the
+        particle; with D2 and T, by turns of the cube); by default the nearest optimum is found,
+        which is where maps lie that came of one.
 
     Returns
     -------
@@ -113,7 +119,10 @@ def superpose(
         )
     pair = _Pair.of(fixed, moving, voxel_size, resolution, diameter)
     if not free:
-        return Motion(Rotation.identity(), np.zeros(3), pair.correlation(over, np.zeros(3)))
+        turns = _settings(symmetry) if everywhere else [over]
+        scores = [pair.correlation(one, np.zeros(3)) for one in turns]
+        best = int(np.argmax(scores))
+        return Motion(turns[best], np.zeros(3), scores[best])
     axes = np.arange(6) if free == 6 else np.array([2, 5])  # turn about z, move along z
     # Simplexes of unlike size: two that come to the same place have found it.
     reach = 2.0 * pair.radius / n  # a turn by 1 / reach moves the finest detail by a radian
@@ -140,6 +149,41 @@ def superpose(
         x = found.x
     turn, shift = motion(x)
     return Motion(turn, shift * voxel_size, -float(found.fun))
+
+
+def correlation_under(
+    motion: Motion,
+    fixed: np.ndarray,
+    moving: np.ndarray,
+    *,
+    voxel_size: float,
+    resolution: float,
+    diameter: float | None = None,
+) -> float:
+    """Correlation of two maps in a band once `fixed` has made the motion; as of `superpose`."""
+    pair = _Pair.of(fixed, moving, voxel_size, resolution, diameter)
+    return pair.correlation(motion.rotation, np.asarray(motion.shift_xyz) / voxel_size)
+
+
+def _settings(symmetry: str) -> list[Rotation]:
+    """Turns that lay a group's axes on axes of their kind, one of each that differ by the group.
+
+    They are the group's normaliser less the group itself, the identity first: what two maps of that
+    symmetry, each in its frame, may differ by.  Of D2 and T it is within the turns of the cube (O),
+    of Dn D2n, of O and I themselves.
+    """
+    name, group = symmetry.strip().upper(), symmetry_group(symmetry)
+    if name in ("D2", "T"):
+        wider = symmetry_group("O")
+    elif name.startswith("D"):
+        wider = Rotation.from_euler("z", [[0.0], [180.0 / int(name[1:])]], degrees=True)
+    else:
+        wider = Rotation.identity(1)
+    found: list[Rotation] = []
+    for one in wider:
+        if all(reduced(other.inv() * one, group).magnitude() > 1e-6 for other in found):
+            found.append(one)
+    return found
 
 
 @dataclass(frozen=True)
@@ -247,95 +291,6 @@ def with_motion(poses: pd.DataFrame, motion: Motion) -> pd.DataFrame:
     return out
 
 
-def find_axes(
-    volume: np.ndarray,
-    symmetry: str,
-    *,
-    voxel_size: float,
-    resolution: float,
-    diameter: float | None = None,
-) -> Motion:
-    """How a symmetric particle lies in a map: the motion from its group's own frame.
-
-    Of all frames (R, t) on a grid of 12°, the best refined, that one is taken in which the most of
-    the map's power remains when it is averaged over the group:
-
-        share = Σ_k |mean_g F(R g k) exp(2πi (R g k)·t / n)|² / Σ_k |F(k)|².
-
-    Parameters
-    ----------
-    volume : array, shape (n, n, n)
-        Roughly centred.
-    symmetry : str
-        As of `tomodask.arrays.symmetry.symmetry_group`.
-    voxel_size, resolution, diameter : float
-        Å, as of `superpose`.
-
-    Returns
-    -------
-    Motion
-        Its `score` is the share: 1 for a map of that symmetry (or higher), 1 over the group's order
-        for one of which each frequency is by itself.
-    """
-    group = matrices_zyx(symmetry_group(symmetry))
-    n = volume.shape[0]
-    radius = float(np.clip(n * voxel_size / resolution, 2.0, n / 2 - 1))
-    reach = n / 2 - 4 if diameter is None else min(diameter / 2 / voxel_size, n / 2 - 4)
-    masked = cut_out(np.asarray(volume, np.float32), soft_sphere(n, reach))
-    spectrum = padded_spectrum(masked, radius=radius)
-    k = half_sphere(radius)
-    turns = _frames(symmetry)
-    coarse = k[np.linalg.norm(k, axis=1) <= max(0.7 * radius, 2.0)]
-    shares = np.array(
-        [_share(spectrum, coarse, group, matrix, np.zeros(3)) for matrix in matrices_zyx(turns)]
-    )
-    best: tuple[float, np.ndarray] = (-1.0, np.zeros(6))
-    for start in np.argsort(-shares, kind="stable")[:_REFINED]:
-
-        def loss(x: np.ndarray, start: int = int(start)) -> float:
-            turned = matrices_zyx(Rotation.from_rotvec(x[:3]) * turns[start])
-            return -_share(spectrum, k, group, turned, x[3:] * n / 10)
-
-        simplex = np.vstack([np.zeros(6), 0.1 * np.eye(6)])
-        found = scipy.optimize.minimize(
-            loss,
-            np.zeros(6),
-            method="Nelder-Mead",
-            options={"initial_simplex": simplex, "xatol": 1e-3, "fatol": 1e-6, "maxiter": 400},
-        )
-        if -found.fun > best[0]:
-            turn = Rotation.from_rotvec(found.x[:3]) * turns[start]
-            best = (-float(found.fun), np.concatenate([turn.as_quat(), found.x[3:] * n / 10]))
-    share, pose = best
-    return Motion(Rotation.from_quat(pose[:4]), pose[:3:-1] * voxel_size, share)
-
-
-def _frames(symmetry: str) -> Rotation:
-    """Frames that a group may lie in, no two alike: of Cn, axes over half a sphere."""
-    group = symmetry_group(symmetry)
-    if not symmetry.strip().upper().startswith("C"):
-        grid = rotation_grid(_AXIS_STEP)
-        return grid[in_asymmetric_unit(grid, group)]
-    count = int(np.ceil(2 * np.pi / np.deg2rad(_AXIS_STEP) ** 2))
-    z = (np.arange(count) + 0.5) / count
-    longitude = np.pi * (3 - np.sqrt(5)) * np.arange(count)  # Fibonacci's spiral
-    return Rotation.from_euler("yz", np.stack([np.arccos(z), longitude], 1))
-
-
-def _share(
-    spectrum: Spectrum, k: np.ndarray, group: np.ndarray, matrix: np.ndarray, shift_zyx: np.ndarray
-) -> float:
-    """Of the power at k, what is left by the average over the group (matrices act on zyx)."""
-    total, power = np.zeros(len(k), np.complex128), 0.0
-    for g in group:
-        turn = matrix @ g
-        angle = 2 * np.pi / spectrum.box * (k @ (turn.T @ shift_zyx))
-        values = sample(spectrum, k, turn) * np.exp(1j * angle)
-        total += values
-        power += float(np.vdot(values, values).real)
-    return float(np.vdot(total, total).real / (len(group) * power)) if power > 0 else 0.0
-
-
 def turned_map(volume: np.ndarray, motion: Motion, *, voxel_size: float) -> np.ndarray:
     """A map brought back by a motion: ``a(y) = b(R y + t)``, for a map b that the motion made.
 
@@ -351,17 +306,3 @@ def turned_map(volume: np.ndarray, motion: Motion, *, voxel_size: float) -> np.n
     shift = np.asarray(motion.shift_xyz)[::-1] / voxel_size
     values = sample(spectrum, k, turn) * np.exp(2j * np.pi / n * (k @ (turn.T @ shift)))
     return from_half_sphere(values, k, n)
-
-
-def symmetrised(
-    volume: np.ndarray, symmetry: str, *, voxel_size: float, resolution: float
-) -> np.ndarray:
-    """A map averaged over a point group about its box's centre, low-passed."""
-    group = symmetry_group(symmetry)
-    n = volume.shape[0]
-    total = sum(
-        turned_map(volume, Motion(g, np.zeros(3), 1.0), voxel_size=voxel_size).astype(np.float64)
-        for g in group
-    ) / len(group)
-    weights = low_pass_weights(n, voxel_size=voxel_size, resolution=resolution)
-    return shell_weighted(np.asarray(total), weights)
