@@ -1,5 +1,9 @@
 """Projection and back-projection against sums written out."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import scipy.fft
@@ -108,3 +112,33 @@ def test_what_the_image_does_not_reach_adds_nothing():
     assert not far.any()
     with pytest.raises(ValueError, match="width must be given"):
         back_project(fine[..., 3:], [0.0], np.zeros(1), np.zeros(1), first=3)
+
+
+_HASHED = """
+import hashlib
+import numpy as np
+from tomodask.arrays.projection import back_project, fine_rows, project
+
+volume = np.random.default_rng(0).standard_normal((20, 30, 40)).astype(np.float32)
+angles = np.arange(-60, 61, 7.0)
+images = project(volume, angles)
+back = back_project(fine_rows(images), angles, np.arange(-9.0, 9.0), np.arange(-15.0, 15.0))
+print(hashlib.sha256(images.tobytes() + back.tobytes()).hexdigest())
+"""
+
+
+def test_kernels_compiled_or_found_in_the_cache_tell_the_same(tmp_path):
+    """A kernel with fused sums, called by kernels: the first process and later ones agree."""
+    kernels = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", _HASHED],
+            check=True,
+            capture_output=True,
+            timeout=300,
+            env=kernels,
+        ).stdout
+        for _ in range(2)
+    ]
+    assert len(told[0]) > 60
+    assert told[0] == told[1]
