@@ -29,7 +29,7 @@ import xarray as xr
 from dask.delayed import Delayed, delayed
 
 from tomodask.alignment.batches import batches
-from tomodask.alignment.measurement import Measurement, measurements
+from tomodask.alignment.measurement import measurements
 from tomodask.alignment.pose_matching import kept_rows, match_poses, match_rows
 from tomodask.arrays.geometry import matrices_zyx
 from tomodask.arrays.sampling import half_sphere
@@ -43,8 +43,8 @@ from tomodask.averaging.half_sums import (
     Totals,
     average,
     bits_for,
-    wedge_plane,
 )
+from tomodask.averaging.lookups import lookup_of
 from tomodask.averaging.map_filters import from_half_sphere
 from tomodask.averaging.signal_to_noise import spectral_snr
 from tomodask.averaging.symmetrising import grid_cosets, symmetrised
@@ -282,7 +282,7 @@ def _averages(
     amount = np.ones(len(rows.box)) if rows.amount is None else rows.amount
     identities = np.asarray(table.index, np.int64)[rows.box]
     bits = bits_for(len(rows.box) * len(cosets))
-    lookups = [_lookup(one, n, voxel_size) for one in kinds]
+    lookups = [lookup_of(one, box=n, voxel_size=voxel_size) for one in kinds]
     parts = []
     for number, block in enumerate(batches(boxes, np.arange(len(table)), batch)):
         here = slice(*np.searchsorted(rows.box, [number * batch, (number + 1) * batch]))
@@ -332,13 +332,6 @@ def _shifts(table: pd.DataFrame) -> np.ndarray:
     if not set(columns) <= set(table):
         return np.zeros((len(table), 3))
     return np.asarray(table[columns].fillna(0.0).to_numpy(float))
-
-
-def _lookup(measurement: Measurement, n: int, voxel_size: float) -> Any:
-    """What `average` looks weights up in; of a record lazy: it takes a second and is large."""
-    if measurement.record is None:
-        return wedge_plane(n, measurement.tilt_range)
-    return delayed(Measurement.volume, pure=True)(measurement, box=n, voxel_size=voxel_size)
 
 
 def _merge(parts: Any) -> HalfSums:
