@@ -1,6 +1,7 @@
 """``tomodask align`` with symmetry, references, local searches and masks."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from alignment.scenes import VOXEL, boxes, dataset_of
 from click.testing import CliRunner
@@ -83,6 +84,40 @@ def test_several_references_are_classes(scene, tmp_path):
     assert table["class"].tolist() == [1, 1, 1, 1, 0, 1]
     good = table.drop(index=4)
     assert (good["score_1"] > good["score_2"]).all()
+
+
+def test_all_poses_and_what_the_reference_is_known_to(scene, tmp_path):
+    folder, truth = scene
+    frequency = np.arange(N // 2 + 1) / (N * VOXEL)
+    curve = pd.DataFrame({"frequency": frequency, "correlation": np.linspace(1, 0, N // 2 + 1)})
+    curve.to_csv(tmp_path / "fsc.csv", index=False)
+    align = ("align", folder / "boxes.zarr", "--reference", folder / "reference.mrc", *FAST)
+    out = works(
+        *align, "--reference", folder / "mirror.mrc", "--fsc", tmp_path / "fsc.csv",
+        *("--keep", "all", "-o", tmp_path / "all.star"),
+    )  # fmt: skip
+    assert "poses of 5 particles on each of 2 references" in out
+    assert "classes" not in out
+    assert "set aside without a pose: 1: the box holds NaN" in out
+    table = read_particles(tmp_path / "all.star")
+    assert table["class"].tolist() == [1, 2] * 4 + [0, 0] + [1, 2]
+    first = table[table["class"] == 1].reset_index(drop=True)
+    good = truth.drop(index=4).reset_index(drop=True)
+    assert angular_distance(orientations(first), orientations(good)).max() < 5
+    # the curve weighs: without it, scores are others
+    works(*align, "-o", tmp_path / "plain.star")
+    plain = read_particles(tmp_path / "plain.star").drop(index=4)["score"].to_numpy()
+    assert (np.abs(plain - first["score"]) > 1e-3).all()
+    pd.DataFrame({"resolution": [1.0]}).to_csv(tmp_path / "other.csv", index=False)
+    (tmp_path / "bytes.csv").write_bytes(bytes(range(256)))
+    for name, message in (
+        ("other.csv", "has the columns resolution; a Fourier shell correlation has frequency"),
+        ("bytes.csv", "is no table of a Fourier shell correlation"),
+        ("missing.csv", "missing.csv: no such file"),
+    ):
+        code, _, err = tomodask(*align, "--fsc", tmp_path / name, "-o", tmp_path / "no.star", *HERE)
+        assert (code, message in err) == (2, True), err
+    assert not list(tmp_path.glob("no.star*"))
 
 
 @pytest.mark.parametrize("method", ["mbgd", "lm"])

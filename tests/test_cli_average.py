@@ -147,3 +147,21 @@ def test_no_table_of_another_average_is_replaced_unasked(scene, tmp_path):
     assert code == 2
     assert "set_aside.csv exists already" in err
     assert [path.name for path in tmp_path.iterdir()] == ["set_aside.csv"]
+
+
+@pytest.mark.parametrize(
+    "name", ["directions.csv", "ssnr.csv", "sharpened.mrc", "local_resolution.mrc"]
+)
+def test_nothing_of_another_average_is_replaced_unasked_or_left_behind(scene, tmp_path, name):
+    folder, _, _ = scene
+    (tmp_path / name).write_text("of another")
+    words = ("average", folder / "boxes.zarr", "--poses", folder / "poses.star", "-o", tmp_path)
+    code, _, err = run(main, *words, *HERE)
+    assert code == 2
+    assert f"{name} exists already; choose another folder or add --overwrite" in err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    code, _, err = run(main, *words, "--overwrite", *HERE)
+    assert code == 0, err
+    left = tmp_path / name
+    assert not left.exists() or left.read_text() != "of another"
+    assert left.exists() == name.endswith(".csv")  # maps that were not asked for are gone

@@ -1,4 +1,4 @@
-"""``tomodask align`` and ``average``: from boxes of particles to their poses and their average."""
+"""``tomodask align``: from boxes of particles to their poses."""
 
 from __future__ import annotations
 
@@ -18,29 +18,24 @@ from tomodask.cli.options import (
     keep_former,
     numbers_or_none,
     output_option,
-    overwrite_option,
     table_style_option,
     tilt_range_option,
     voxel_size_option,
 )
 from tomodask.cli.places import place
-from tomodask.cli.resolution import mask_options, read_mask, sharpening, tell_resolution
 from tomodask.errors import InputError
 
 if TYPE_CHECKING:
     import xarray as xr
 
-__all__ = ["align", "average"]
-
-_MAPS = ("average.mrc", "half1.mrc", "half2.mrc")
-_TABLES = ("fsc.csv", "directions.csv", "ssnr.csv", "set_aside.csv")
+__all__ = ["align", "open_boxes", "subtomograms_argument"]
 
 subtomograms_argument = click.argument(
     "subtomograms", nargs=-1, required=True, type=INPUT, metavar="SUBTOMOGRAMS..."
 )
 
 
-def _open(
+def open_boxes(
     paths: tuple[Path, ...], voxel_size: float | None, tilt_range: tuple[float, ...] | None
 ) -> xr.Dataset:
     """Boxes by one name (store, folder, pattern, STAR), or by the names that a shell made of it."""
@@ -130,6 +125,14 @@ def _open(
     "--whiten", is_flag=True, help="Weigh by the noise, as measured in the boxes off the particle."
 )
 @click.option(
+    "--fsc",
+    "curve",
+    type=INPUT,
+    metavar="CSV",
+    help="Between the halves of the reference, as `tomodask average` and `fsc` write it: detail "
+    "counts by what it is known to.",
+)
+@click.option(
     "--method",
     type=click.Choice(["fourier", "mbgd", "lm"]),
     default="fourier",
@@ -139,6 +142,14 @@ def _open(
 )
 @click.option(
     "--candidates", type=int, default=6, show_default=True, help="Poses refined for each particle."
+)
+@click.option(
+    "--keep",
+    type=click.Choice(["best", "all"]),
+    default="best",
+    show_default=True,
+    help="Of several references: a row for each particle, on the one that it fits best, or a row "
+    "for each reference, by class.",
 )
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Of the order of the mini-batches."
@@ -166,8 +177,10 @@ def align(
     diameter: float | None,
     mask: Path | None,
     whiten: bool,
+    curve: Path | None,
     method: str,
     candidates: int,
+    keep: str,
     seed: int,
     invert: bool,
     resample: bool,
@@ -198,8 +211,9 @@ def align(
       tomodask align subtomograms.zarr --reference groel.mrc --symmetry D7 -o poses.star
       tomodask align subtomograms.zarr --reference a.mrc --reference b.mrc -o classes.star
       tomodask align boxes.zarr --reference ref.mrc --poses poses.star --local 10 -o finer.star
+      tomodask align boxes.zarr --reference average/average.mrc --fsc average/fsc.csv -o next.star
     """
-    inputs = (*subtomograms, *references, *(one for one in (given, mask) if one is not None))
+    inputs = (*subtomograms, *references, *(one for one in (given, mask, curve) if one is not None))
     check_output(output, TABLES, inputs=inputs)
     from tomodask.alignment.poses import align_subtomograms
     from tomodask.beforehand import check_table
@@ -208,7 +222,7 @@ def align(
     from tomodask.data.particles import read_particles, write_particles
     from tomodask.data.subtomograms import particle_table
 
-    boxes = _open(subtomograms, voxel_size, tilt_range)
+    boxes = open_boxes(subtomograms, voxel_size, tilt_range)
     written: dict[str, Any] = {"voxel_size": float(boxes.attrs["voxel_size"]), "style": style}
     try:
         check_table(particle_table(boxes), output, **written)
@@ -228,6 +242,7 @@ def align(
         soft = job_template(mask, written["voxel_size"], resample, edge=edge, role="mask")
         soft = soft.clip(0, 1) if resample else soft  # interpolation may overshoot
     start = None if given is None else read_particles(given, need=("orientation",))
+    known = None if curve is None else _read_curve(curve)
     checkpoint = output.with_name(output.name + ".part")
     with _dropped_if_empty(checkpoint):
         poses = align_subtomograms(
@@ -244,8 +259,10 @@ def align(
             diameter=diameter,
             mask=soft,
             whiten=whiten,
+            fsc=known,
             method=method,
             candidates=candidates,
+            keep=keep,
             seed=seed,
             checkpoint=checkpoint,
         )
@@ -255,14 +272,35 @@ def align(
     write_particles(table, output, **written)
     shutil.rmtree(checkpoint, ignore_errors=True)
     score = f"median score {table['score'].median():.3f}"
-    click.echo(f"{output}: poses of {int(table['score'].notna().sum())} particles, {score}")
-    if len(maps) > 1:
+    each = len(maps) if keep == "all" else 1
+    held_by = f" on each of {each} references" if each > 1 else ""
+    there = int(table["score"].notna().sum()) // each
+    click.echo(f"{output}: poses of {there} particles{held_by}, {score}")
+    if len(maps) > 1 and keep == "best":
         held = [f"{(table['class'] == i + 1).sum()} {path}" for i, path in enumerate(references)]
         click.echo("classes: " + ", ".join(held))
     if "reason" in table:
         reasons = table.loc[table["reason"] != "", "reason"].value_counts(sort=False)
-        told = ", ".join(f"{count}: {reason}" for reason, count in reasons.items())
+        told = ", ".join(f"{count // each}: {reason}" for reason, count in reasons.items())
         click.echo(f"set aside without a pose: {told}")
+
+
+def _read_curve(path: Path) -> Any:
+    """A Fourier shell correlation, as this command line writes it."""
+    import pandas as pd
+
+    try:
+        curve = pd.read_csv(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (ValueError, OSError) as error:  # what pandas raises where it cannot parse is the first
+        raise InputError(f"{path} is no table of a Fourier shell correlation: {error}") from None
+    if not {"frequency", "correlation"} <= set(curve):
+        raise InputError(
+            f"{path} has the columns {', '.join(map(str, curve))}; a Fourier shell correlation has "
+            "frequency and correlation: give the fsc.csv of `tomodask average`"
+        )
+    return curve
 
 
 @contextlib.contextmanager
@@ -274,138 +312,3 @@ def _dropped_if_empty(checkpoint: Path) -> Any:
         if checkpoint.is_dir() and not any(checkpoint.glob("*.npy")):
             shutil.rmtree(checkpoint, ignore_errors=True)
         raise
-
-
-@command
-@subtomograms_argument
-@click.option(
-    "--poses",
-    type=INPUT,
-    metavar="STAR",
-    help="Particle table of the poses, in the order of the boxes or with their names.  [default: "
-    "the poses that the boxes carry]",
-)
-@output_option("FOLDER", "Gets average.mrc, half1.mrc, half2.mrc, fsc.csv and more tables.")
-@tilt_range_option
-@click.option(
-    "--symmetry",
-    default="C1",
-    show_default=True,
-    metavar="GROUP",
-    help="Point group of the reference that the poses are of: C7, D7, T, O, I …",
-)
-@mask_options
-@click.option(
-    "--sharpen",
-    metavar="B|auto",
-    callback=sharpening,
-    help="Write sharpened.mrc: amplitudes times exp(B k²/4), B in Å², shells weighted by the FSC; "
-    "auto fits B from 10 Å on.",
-)
-@click.option(
-    "--local-resolution", "local", is_flag=True, help="Write local_resolution.mrc, Å by voxel."
-)
-@voxel_size_option
-@overwrite_option
-@cluster_options(default="a local cluster of this machine's cores")
-def average(
-    subtomograms: tuple[Path, ...],
-    *,
-    poses: Path | None,
-    output: Path,
-    tilt_range: tuple[float, ...] | None,
-    symmetry: str,
-    diameter: float | None,
-    mask: Path | None,
-    seed: int,
-    sharpen: float | str | None,
-    local: bool,
-    voxel_size: float | None,
-    overwrite: bool,
-    **cluster: Any,
-) -> None:
-    """Average subtomograms in two halves; tell the resolution.
-
-    SUBTOMOGRAMS is what `tomodask align` takes.  FOLDER gets the average, the half maps, the
-    Fourier shell correlation between them (corrected for the mask, where one is given), the same by
-    direction (directions.csv) and the average's signal-to-noise ratio (ssnr.csv).
-
-    Boxes that know the record of their tilt series are weighted and corrected by it (CTF, dose);
-    --tilt-range takes its place.  Poses that alignment set aside are left out, boxes that hold NaN
-    or one value only as well (set_aside.csv names them).
-
-    Example:
-      tomodask average subtomograms.zarr --poses poses.star -o average
-      tomodask average subtomograms.zarr --symmetry C7 --mask mask.mrc --sharpen 800 -o average
-    """
-    import numpy as np
-
-    from tomodask.averaging.averages import average_subtomograms
-    from tomodask.averaging.local_resolution import local_resolution
-    from tomodask.averaging.sharpening import sharpen as sharpened
-    from tomodask.cluster import compute
-    from tomodask.data.particles import read_particles
-    from tomodask.data.tomograms import save_tomogram
-
-    optional = {"sharpened.mrc": sharpen is not None, "local_resolution.mrc": local}
-    _check_folder(output, overwrite, *(name for name, asked in optional.items() if asked))
-    boxes = _open(subtomograms, voxel_size, tilt_range)
-    table = None if poses is None else read_particles(poses, need=("orientation",))
-    soft = read_mask(
-        mask, diameter, box=boxes.sizes["x"], voxel_size=float(boxes.attrs["voxel_size"])
-    )
-    graph = average_subtomograms(
-        boxes, poses=table, tilt_range=numbers_or_none(tilt_range), symmetry=symmetry
-    )
-    with place(cluster):
-        result = compute(graph, label="average")
-    output.mkdir(exist_ok=True)
-    volumes = (result.average, result.half_1, result.half_2)
-    for name, values in zip(_MAPS, volumes, strict=True):
-        save_tomogram(_as_map(values, name, result.voxel_size), output / name, overwrite=True)
-    halves = " + ".join(map(str, np.atleast_1d(result.particles)))
-    under = "" if result.symmetry == "C1" else f", symmetry {result.symmetry}"
-    click.echo(f"{output}: average of {halves} particles{under}")
-    size = result.voxel_size
-    curve, cones = tell_resolution(
-        result.half_1, result.half_2, voxel_size=size, diameter=diameter, mask=soft, seed=seed
-    )
-    curve.to_csv(output / "fsc.csv", index=False)
-    cones.to_csv(output / "directions.csv", index=False)
-    result.ssnr.to_csv(output / "ssnr.csv", index=False)
-    (output / "set_aside.csv").unlink(missing_ok=True)  # of an average that was here before
-    if len(result.set_aside):
-        result.set_aside.to_csv(output / "set_aside.csv", index=False)
-        click.echo(f"boxes set aside: {len(result.set_aside)} (set_aside.csv)")
-    if local:
-        levels = local_resolution(result.half_1, result.half_2, voxel_size=size, mask=soft)
-        save_tomogram(levels, output / "local_resolution.mrc", overwrite=True)
-        click.echo(f"local resolution: in a window of {levels.attrs['window']:.0f} Å")
-    if sharpen is not None:
-        sharp = sharpened(result.average, voxel_size=size, b_factor=sharpen, fsc=curve)
-        save_tomogram(sharp, output / "sharpened.mrc", overwrite=True)
-        cut = sharp.attrs["resolution"]
-        click.echo(f"sharpened: B {sharp.attrs['b_factor']:.0f} Å² to {cut:.1f} Å")
-
-
-def _as_map(values: Any, name: str, voxel_size: float) -> xr.DataArray:
-    import xarray as xr
-
-    return xr.DataArray(
-        values,
-        dims=("z", "y", "x"),
-        name=name.removesuffix(".mrc"),
-        attrs={"voxel_size": voxel_size},
-    )
-
-
-def _check_folder(output: Path, overwrite: bool, *more: str) -> None:
-    if output.exists() and not output.is_dir():
-        raise InputError(f"{output} is a file; name a folder with -o")
-    if not output.absolute().parent.is_dir():
-        raise InputError(f"{output}: the folder {output.parent} does not exist; make it first")
-    there = [name for name in (*_MAPS, *_TABLES, *more) if (output / name).exists()]
-    if there and not overwrite:
-        raise InputError(
-            f"{output / there[0]} exists already; choose another folder or add --overwrite"
-        )

@@ -40,7 +40,7 @@ _COMMANDS = {
     "score": "scoring",
     "extract": "picking",
     "align": "alignment",
-    "average": "alignment",
+    "average": "averaging",
     "fsc": "resolution",
     "refine": "refinement",
     "run": "runs",
