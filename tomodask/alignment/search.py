@@ -7,8 +7,8 @@ costs what a matrix product costs: the machine's peak rate.  Where the weights o
 are known (wedge, contrast transfer, damage), the turned reference is multiplied by them.
 
 Most rotations are told off by few of these numbers.  So all are scored in a narrower band first,
-where a coarser lattice of shifts will do, and its better part in a wider one: of the products of a
-flat search about a tenth is left.
+where a coarser lattice of shifts will do, and its better part in wider ones: of the products of a
+flat search less than a tenth is left.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ __all__ = [
 ]
 
 
-#: Of a level: the share of the band's information on the rotation that it looks at, and the share
-#: of all rotations that pass it.
-_LEVELS = ((0.4, 0.2), (0.7, 0.06))
-_PASS_AT_LEAST = 96
-#: Spacing of shifts, in parts of the box over a band's radius: a phase of 1 rad off per axis in the
-#: mean for a level, 0.5 rad in the end.
-_LEVEL_SHIFTS, SHIFTS = 0.45, 0.32
+#: Of a level: the share of the band's information on the rotation that it looks at, the share of
+#: all rotations that pass it, and how many pass at least.  So few rotations that all would pass the
+#: first are searched flat.
+_LEVELS = ((0.25, 0.25, 96), (0.45, 0.08, 64), (0.7, 0.025, 48))
+#: Spacing of shifts, in parts of the box over a band's radius: half of it along an axis, the most a
+#: particle is off, is a phase of 1.4 rad at the rim of the band for a level, 1.3 rad in the end.
+_LEVEL_SHIFTS, SHIFTS = 0.45, 0.40
 
 
 @dataclass(frozen=True)
@@ -204,8 +204,10 @@ def _levels(
     information = np.cumsum(power * radius.astype(np.float64) ** 2)
     out = []
     left = len(model)
-    for share, part in _LEVELS:
-        passing = max(round(part * len(model)), _PASS_AT_LEAST)
+    if left <= _LEVELS[0][2]:
+        return ()
+    for share, part, fewest in _LEVELS:
+        passing = max(round(part * len(model)), fewest)
         least = np.searchsorted(information, share * information[-1])
         count = int(np.searchsorted(radius, radius[min(least, len(radius) - 1)], side="right"))
         if passing >= left or count == len(radius):
@@ -249,13 +251,12 @@ def candidate_poses(
     there = data[grid.index]
     passing: np.ndarray | None = None
     for level in grid.levels:
-        width = level.phases.shape[1]
-        scores = real_products(level.phases * there[:width], _rows(grid.model, passing, width))
+        scores = _scores(level.phases, grid.model, passing, there)
         scale = level.scale if passing is None else level.scale[passing]
         best = scores.max(0) * scale
         first = np.sort(np.argpartition(-best, level.passing - 1)[: level.passing])
         passing = first if passing is None else passing[first]
-    scores = real_products(grid.phases * there, _rows(grid.model, passing, len(there)))
+    scores = _scores(grid.phases, grid.model, passing, there)
     rotations = grid.rotations if passing is None else grid.rotations[passing]
     best_shift = scores.argmax(0)
     best = np.take_along_axis(scores, best_shift[None], 0)[0]
@@ -268,8 +269,19 @@ def candidate_poses(
     )
 
 
-def _rows(model: np.ndarray, rows: np.ndarray | None, width: int) -> np.ndarray:
-    return model[:, :width] if rows is None else model[rows, :width]
+def _scores(
+    phases: np.ndarray, model: np.ndarray, rows: np.ndarray | None, there: np.ndarray
+) -> np.ndarray:
+    """Real products of the moved data and the turned references, shape (shifts, rotations).
+
+    ``Re <p d, m> = Re <p, d* m>``: the data are multiplied into the smaller of the two, and the
+    larger comes first, which BLAS takes to its blocks at less cost.
+    """
+    width = phases.shape[1]
+    turned = model[:, :width] if rows is None else model[rows, :width]
+    if len(turned) < len(phases):
+        return real_products(phases, turned * there[:width].conj())
+    return real_products(turned, phases * there[:width]).T
 
 
 def real_products(a: np.ndarray, b: np.ndarray) -> np.ndarray:
