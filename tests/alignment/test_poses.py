@@ -13,10 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from alignment.scenes import VOXEL, boxes, dataset_of
+from dask.utils import key_split
 from scipy.spatial.transform import Rotation
 from threadpoolctl import threadpool_info
 
-from tomodask.alignment import poses as module
+from tomodask.alignment import candidate_bag as module
 from tomodask.alignment.plan import plan_alignment
 from tomodask.alignment.poses import align_subtomograms
 from tomodask.alignment.refinement import Stage, refine_pose
@@ -24,6 +25,7 @@ from tomodask.arrays.geometry import angular_distance
 from tomodask.arrays.sampling import spectrum_at
 from tomodask.arrays.threads import one_thread_each
 from tomodask.data.particles import orientations
+from tomodask.data.subtomograms import open_subtomograms, save_subtomograms
 from tomodask.errors import InputError
 
 SHIFT = ["shift_z", "shift_y", "shift_x"]
@@ -84,16 +86,74 @@ def test_builds_a_graph_and_computes_nothing():
         align_subtomograms(dataset, reference, **FAST)
 
 
-@pytest.mark.parametrize("chunks", [1, 3, 7])
-@pytest.mark.parametrize(("batch", "split_every"), [(2, 2), (3, 8), (32, 8)])
-def test_chunks_batches_and_tree_change_nothing(chunks, batch, split_every):
-    dataset, _, reference = boxes(7, chunks=1)
-    want = align_subtomograms(dataset, reference, **FAST).compute()
-    dataset, _, _ = boxes(7, chunks=chunks)
+def interleaved(count, chunks=1):
+    """Boxes of three measurements in turn and out of step with all chunks, and the reference."""
+    dataset, _, reference = boxes(count, chunks=chunks)
+    tilts = np.array([-60.0, -50.0, -55.0])[np.arange(count) * 2 % 3]
+    return dataset.assign_coords(tilt_min=("particle", tilts)), reference
+
+
+@pytest.mark.parametrize("chunks", [1, 3, 7, (2, 0, 4, 1)], ids=str)
+@pytest.mark.parametrize(("batch", "split_every"), [(2, 2), (3, 8), (32, 8), (None, 2)])
+@pytest.mark.parametrize("whiten", [False, True])
+def test_chunks_batches_and_tree_change_nothing(chunks, batch, split_every, whiten):
+    dataset, reference = interleaved(7)
+    want = align_subtomograms(dataset, reference, whiten=whiten, batch=1, **FAST).compute()
+    data = dataset["subtomogram"].data.rechunk({0: chunks})
     got = align_subtomograms(
-        dataset, reference, batch=batch, split_every=split_every, **FAST
+        dataset.assign(subtomogram=dataset["subtomogram"].copy(data=data)),
+        reference,
+        batch=batch,
+        split_every=split_every,
+        whiten=whiten,
+        **FAST,
     ).compute()
     pd.testing.assert_frame_equal(got, want, check_exact=True)  # equal, not close
+
+
+def test_boxes_in_one_array_and_stored_ones_tell_the_same(tmp_path):
+    dataset, reference = interleaved(20)
+    want = align_subtomograms(dataset, reference, **FAST).compute()
+    save_subtomograms(dataset, tmp_path / "boxes.zarr")
+    for same in (open_subtomograms(tmp_path / "boxes.zarr"), dataset.compute()):
+        got = align_subtomograms(same, reference, **FAST).compute()
+        pd.testing.assert_frame_equal(
+            got.drop(columns="image"), want.drop(columns="image"), check_exact=True
+        )
+
+
+def test_measurements_side_by_side_are_as_by_themselves():
+    dataset, reference = interleaved(9)
+    together = align_subtomograms(dataset, reference, **FAST).compute()
+    for tilt in (-60.0, -55.0, -50.0):
+        mine = np.flatnonzero(dataset["tilt_min"] == tilt)
+        alone = align_subtomograms(dataset.isel(particle=mine), reference, **FAST).compute()
+        pd.testing.assert_frame_equal(together.iloc[mine], alone, check_exact=True)
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_what_the_graph_holds(tmp_path, whiten):
+    """Two tasks a partition and a plan a measurement, whatever the measurements' order."""
+    dataset, reference = interleaved(100)
+    save_subtomograms(dataset, tmp_path / "boxes.zarr")
+    stored = open_subtomograms(tmp_path / "boxes.zarr")
+    (ready,) = dask.optimize(align_subtomograms(stored, reference, whiten=whiten, **FAST))
+    graph = dict(ready.__dask_graph__())
+    tasks = {}
+    for key in graph:
+        tasks.setdefault(key_split(key), []).append(key)
+    parts = 7  # of 16 particles
+    counts = {name: len(keys) for name, keys in tasks.items()}
+    noise = {"noise": parts, "noise_frequencies": 3, "noise_of": 3} if whiten else {}
+    assert counts == {
+        "plan": 3, "search": parts, "refine": parts, "best": 1, "settings": 1, "pose_table": 1,
+        **noise,
+    }  # fmt: skip
+    # boxes are read by the task that searches them, which candidates do not leave but for refine
+    for key in tasks["search"]:
+        assert {key_split(one) for one in graph[key].dependencies} == {"plan"}
+    for key in tasks["refine"]:
+        assert {key_split(one) for one in graph[key].dependencies} == {"plan", "search"}
 
 
 def test_workers_change_nothing():

@@ -26,9 +26,9 @@ JOB = {"angular_step": 30.0, "shift_range": 20.0, "batch": 1}
 
 @functools.cache
 def scene():
-    """Two wedges, so that there are two plans."""
+    """Three wedges in turn, so that a portion takes several plans."""
     dataset, _, reference = boxes(COUNT, seed=5)
-    tilts = np.where(np.arange(COUNT) % 3 == 0, -50.0, -60.0)
+    tilts = np.array([-50.0, -60.0, -55.0])[np.arange(COUNT) % 3]
     return dataset.assign_coords(tilt_min=("particle", tilts)), reference
 
 

@@ -1,7 +1,4 @@
-"""Batches of boxes as Dask blocks, and finished batches on disk.
-
-What is finished is kept, so that a run that is killed goes on where it stopped.
-"""
+"""Finished batches on disk, so that a run that is killed goes on where it stopped."""
 
 from __future__ import annotations
 
@@ -9,23 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import dask.array as da
 import numpy as np
-import xarray as xr
-from dask.delayed import Delayed
 
 from tomodask.errors import InputError
 
-__all__ = ["BatchFolder", "batches"]
-
-
-def batches(boxes: xr.DataArray, rows: np.ndarray, size: int) -> list[Delayed]:
-    """The boxes at `rows`, `size` at a time; each computes to an array (count, n, n, n)."""
-    if not np.array_equal(rows, np.arange(boxes.sizes["particle"])):
-        boxes = boxes.isel(particle=rows)
-    lazy = boxes.data if isinstance(boxes.data, da.Array) else da.from_array(boxes.data)
-    data = lazy.rechunk({0: size, 1: -1, 2: -1, 3: -1})
-    return list(data.to_delayed().ravel())
+__all__ = ["BatchFolder"]
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,6 @@ def pose_table(
     symmetry: str,
     classes: int,
     keep: str,
-    names: np.ndarray,
 ) -> pd.DataFrame:
     """The particle table with the best pose of each particle, or of each on every reference.
 
@@ -48,8 +47,6 @@ def pose_table(
     classes : int
         References; 0 where there is one alone, which is no class.
     keep : {"best", "all"}
-    names : array of str, shape (particles,)
-        What the log calls the particles.
 
     Returns
     -------
@@ -87,12 +84,13 @@ def pose_table(
     if aside.any():
         out.loc[aside, QUATERNION] = np.nan
         out["reason"] = np.asarray(FAULTS)[poses["fault"]]
-        _warn_of_those_aside(poses[aside], names, len(table))
+        _warn_of_those_aside(poses[aside], table)
     return out
 
 
-def _warn_of_those_aside(poses: np.ndarray, names: np.ndarray, count: int) -> None:
+def _warn_of_those_aside(poses: np.ndarray, table: pd.DataFrame) -> None:
     particles, first = np.unique(poses["particle"], return_index=True)
+    names = np.asarray(table.get("image", table.index))
     told = [
         f"{names[particle]} ({FAULTS[poses['fault'][row]]})"
         for particle, row in zip(particles[:_NAMED_AT_MOST], first, strict=False)
@@ -101,7 +99,7 @@ def _warn_of_those_aside(poses: np.ndarray, names: np.ndarray, count: int) -> No
     _log.warning(
         "%d of %d particles are set aside, without a pose: %s%s",
         len(particles),
-        count,
+        len(table),
         ", ".join(told),
         f" and {more} more" if more else "",
     )

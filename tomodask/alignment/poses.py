@@ -1,19 +1,12 @@
-"""Poses of many subtomograms: candidates in a Dask bag, refined where they lie, the best kept.
-
-``search`` turns a batch of boxes into candidate poses, ``refine`` descends from each of them, and
-a tree of ``best_poses`` keeps the optimum of each particle.  What a partition passes on is small:
-of a box only the few thousand Fourier voxels that the refinement looks at.
-"""
+"""Poses of many subtomograms: what is asked is checked here, the graph in `candidate_bag`."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import dask.bag as db
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -21,34 +14,27 @@ from dask.base import tokenize
 from dask.delayed import Delayed, delayed
 from scipy.spatial.transform import Rotation
 
-from tomodask.alignment.batches import BatchFolder, batches
-from tomodask.alignment.checks import check_alignment
-from tomodask.alignment.measurement import Measurement, measurements
-from tomodask.alignment.noise import known_by_shell, merge_power, noise_frequencies, noise_power
-from tomodask.alignment.particle import (
-    POSE,
-    Candidates,
-    best_poses,
-    find_candidates,
-    refine_candidates,
+from tomodask.alignment.batches import BatchFolder
+from tomodask.alignment.candidate_bag import (
+    Particles,
+    batch_name,
+    best_of,
+    candidate_bag,
+    noise_layer,
+    plan_layer,
 )
-from tomodask.alignment.plan import Plan, plan_alignment
+from tomodask.alignment.checks import check_alignment
+from tomodask.alignment.measurement import measurements
+from tomodask.alignment.noise import known_by_shell
+from tomodask.alignment.particle import POSE, best_poses
 from tomodask.alignment.pose_matching import match_poses
 from tomodask.alignment.pose_table import QUATERNION, SHIFT_XYZ, pose_table
 from tomodask.alignment.references import check_mask, check_references, warn_of_references
-from tomodask.arrays.threads import one_thread_each
+from tomodask.data.box_blocks import BoxBlocks, partition_edges
 from tomodask.data.subtomogram_table import batch_size, particle_table
 from tomodask.errors import InputError
 
 __all__ = ["align_subtomograms", "check_alignment"]
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """The one element of a partition of the bag."""
-
-    name: str
-    particles: tuple[Candidates, ...]
 
 
 def align_subtomograms(
@@ -128,7 +114,8 @@ def align_subtomograms(
     seed : int
         Together with the particle's number it draws the order of the mini-batches.
     batch : int, optional
-        Particles in a partition of the bag; by default `batch_size`: 8 to 32.
+        Particles in a partition of the bag.  By default whole blocks of the boxes, as many as
+        `batch_size` allows: then none is read for two partitions.
     split_every : int
         Partitions that one task of the reduction takes.
     checkpoint : path, optional
@@ -164,8 +151,6 @@ def align_subtomograms(
     maps = [reference] if isinstance(reference, xr.DataArray) else list(reference)
     classes = 0 if isinstance(reference, xr.DataArray) else len(maps)
     volumes = check_references(maps, shape=boxes.shape, voxel_size=voxel_size)
-    if batch is None:
-        batch = batch_size(len(table), n)
     check_alignment(
         box=n,
         voxel_size=voxel_size,
@@ -175,7 +160,7 @@ def align_subtomograms(
         diameter=diameter,
         candidates=candidates,
         seed=seed,
-        batch=batch,
+        batch=1 if batch is None else batch,
         split_every=split_every,
         coarsest=coarsest,
         local=local,
@@ -212,59 +197,45 @@ def align_subtomograms(
     table, given = _given_poses(table, poses, local, voxel_size)
 
     images = table["image"].astype(str) if "image" in table else table.index.astype(str)
-    names, identities = np.asarray(images), np.asarray(table.index, np.int64)
-    folder = BatchFolder.open(
-        checkpoint,
-        _fingerprint(
-            volumes, settings, given, whiten, candidates, seed, batch, voxel_size,
-            [(one.tilt_range, one.digest) for one in kinds], kind,
-            tokenize(boxes.data), identities, names,
-        ),
+    names = np.asarray(images)
+    particles = Particles(np.asarray(table.index, np.int64), kind, kinds, given)
+    size = batch_size(len(table), n)
+    blocks = BoxBlocks(boxes, batch or size)
+    edges = partition_edges(blocks.chunks, size, batch)
+    job = _fingerprint(
+        volumes, settings, given, whiten, candidates, seed, edges, voxel_size,
+        [(one.tilt_range, one.digest) for one in kinds], kind,
+        tokenize(boxes.data), particles.identities, names,
     )  # fmt: skip
-    bags, done = [], []
-    for group, measurement in enumerate(kinds):
-        rows = np.flatnonzero(kind == group)
-        blocks = batches(boxes, rows, batch)
+    folder = BatchFolder.open(checkpoint, job)
+    finished = [folder.read(batch_name(number), POSE) for number in range(len(edges) - 1)]
+    done = [rows for rows in finished if rows is not None]
+    left = [number for number, rows in enumerate(finished) if rows is None]
+    parts: list[Any] = [np.concatenate(done)] if done else []
+    if left:
+        token = _fingerprint(job, folder.path, split_every, np.asarray(left))[:32]
         noise = None
         if whiten:
-            noise = _noise(blocks, measurement, n, voxel_size, mask_radius, split_every)
-        plan = delayed(plan_alignment, pure=True)(
-            volumes,
-            tilt_range=measurement.tilt_range,
-            record=measurement.record,
-            voxel_size=voxel_size,
-            noise=noise,
-            **settings,
-        )
-        parts = []
-        for number, block in enumerate(blocks):
-            these = rows[number * batch : (number + 1) * batch]
-            name = f"wedge{group:04d}-batch{number:06d}"
-            finished = folder.read(name, POSE)
-            if finished is not None:
-                done.append(finished)
-                continue
-            parts.append(
-                delayed(search, pure=True)(
-                    block,
-                    these,
-                    identities[these],
-                    None if given is None else given[these],
-                    plan=plan,
-                    count=candidates,
-                    name=name,
-                )
+            noise = noise_layer(
+                particles,
+                blocks,
+                partition_edges(blocks.chunks, size),
+                box=n,
+                voxel_size=voxel_size,
+                radius=n / 2 - 4 if mask_radius is None else mask_radius,
+                split_every=split_every,
+                token=token,
             )
-        if parts:
-            found = db.from_delayed(parts)
-            bags.append(found.map_partitions(refine, plan, seed=seed, folder=folder))
-    if not bags:
-        best = delayed(best_poses)(done)
-    else:
-        bag = db.concat(bags) if len(bags) > 1 else bags[0]
-        best = bag.reduction(_rows, _rows, split_every=split_every).to_delayed()
-        best = delayed(best_poses)([best, *done])
-    return delayed(pose_table)(table, best, voxel_size, symmetry, classes, keep, names)
+        told = {"references": volumes, "voxel_size": voxel_size, **settings}
+        plans = plan_layer(particles, told, noise, token=token)
+        bag = candidate_bag(particles, blocks, edges, left, plans, count=candidates, token=token)
+        best = best_of(
+            bag, particles, edges, left, plans[1],
+            seed=seed, folder=folder, split_every=split_every, token=token,
+        )  # fmt: skip
+        parts.append(best)
+    poses_found = parts[0] if len(parts) == 1 else delayed(best_poses)(parts)
+    return delayed(pose_table)(table, poses_found, voxel_size, symmetry, classes, keep)
 
 
 def _given_poses(
@@ -292,25 +263,6 @@ def _given_poses(
     return table, given
 
 
-def _noise(
-    blocks: list[Delayed],
-    measurement: Measurement,
-    n: int,
-    voxel_size: float,
-    mask_radius: float | None,
-    split_every: int,
-) -> Delayed:
-    """A tree of sums over the boxes of one measurement."""
-    frequencies = delayed(noise_frequencies, pure=True)(measurement, box=n, voxel_size=voxel_size)
-    radius = n / 2 - 4 if mask_radius is None else mask_radius
-    parts = [
-        delayed(noise_power, pure=True)(block, frequencies=frequencies, radius=radius)
-        for block in blocks
-    ]
-    bag = db.from_delayed(parts)
-    return bag.reduction(merge_power, merge_power, split_every=split_every).to_delayed()
-
-
 def _fingerprint(*parts: Any) -> str:
     """Names the job: the same references, boxes and settings, whatever the machine."""
     digest = hashlib.sha256()
@@ -324,49 +276,3 @@ def _fingerprint(*parts: Any) -> str:
             digest.update(repr(part.tolist() if isinstance(part, np.ndarray) else part).encode())
         digest.update(b";")
     return digest.hexdigest()
-
-
-def search(
-    boxes: np.ndarray,
-    rows: np.ndarray,
-    identities: np.ndarray,
-    given: np.ndarray | None,
-    *,
-    plan: Plan,
-    count: int,
-    name: str,
-) -> list[_Batch]:
-    """Candidate poses of a batch of boxes (the task ``search``)."""
-    with one_thread_each():
-        found = tuple(
-            find_candidates(
-                box,
-                int(row),
-                int(identity),
-                plan=plan,
-                count=count,
-                given=None if given is None else given[i],
-            )
-            for i, (box, row, identity) in enumerate(zip(boxes, rows, identities, strict=True))
-        )
-    return [_Batch(name, found)]
-
-
-def refine(
-    found: list[_Batch],
-    plan: Plan,
-    *,
-    seed: int,
-    folder: BatchFolder,
-) -> list[np.ndarray]:
-    """Refined poses of a batch of particles (the task ``refine``), kept in `folder`."""
-    (batch,) = found
-    with one_thread_each():
-        poses = [refine_candidates(one, plan, seed=seed) for one in batch.particles]
-    best = best_poses(poses)
-    folder.write(batch.name, best)
-    return [best]
-
-
-def _rows(partition: Any) -> np.ndarray:
-    return best_poses(list(partition))

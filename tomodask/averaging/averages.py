@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import dask.bag as db
@@ -28,7 +29,6 @@ import pandas as pd
 import xarray as xr
 from dask.delayed import Delayed, delayed
 
-from tomodask.alignment.batches import batches
 from tomodask.alignment.measurement import measurements
 from tomodask.alignment.pose_matching import kept_rows, match_poses, match_rows
 from tomodask.arrays.geometry import matrices_zyx
@@ -48,6 +48,7 @@ from tomodask.averaging.lookups import lookup_of
 from tomodask.averaging.map_filters import from_half_sphere
 from tomodask.averaging.signal_to_noise import spectral_snr
 from tomodask.averaging.symmetrising import grid_cosets, symmetrised
+from tomodask.data.box_blocks import BoxBlocks, partition_edges
 from tomodask.data.particles import orientations
 from tomodask.data.subtomogram_table import batch_size, particle_table
 from tomodask.errors import InputError
@@ -137,7 +138,7 @@ def average_subtomograms(
         Point group of the reference that the poses are of, e.g. ``"C7"``; its main axis is z
         through the centre.
     batch : int, optional
-        Particles that a task sums; by default two of `batch_size`.
+        Particles that a task sums; by default whole blocks, of up to two of `batch_size`.
     split_every : int
         Sums that one task of the reduction takes.
 
@@ -263,9 +264,7 @@ def _averages(
     """The graph: sums of batches, a tree, and the averages of all classes at its end."""
     boxes = subtomograms["subtomogram"]
     n, voxel_size = int(boxes.shape[-1]), float(subtomograms.attrs["voxel_size"])
-    if batch is None:
-        batch = 2 * batch_size(len(table), n)
-    if batch < 1 or split_every < 2:
+    if (batch is not None and batch < 1) or split_every < 2:
         raise InputError(f"need batch ≥ 1 and split_every ≥ 2, got {batch=}, {split_every=}")
     cosets, grid = grid_cosets(symmetry_group(symmetry))
     kind, kinds = measurements(table, subtomograms.attrs, tilt_range)
@@ -284,13 +283,16 @@ def _averages(
     bits = bits_for(len(rows.box) * len(cosets))
     lookups = [lookup_of(one, box=n, voxel_size=voxel_size) for one in kinds]
     parts = []
-    for number, block in enumerate(batches(boxes, np.arange(len(table)), batch)):
-        here = slice(*np.searchsorted(rows.box, [number * batch, (number + 1) * batch]))
+    size = 2 * batch_size(len(table), n)
+    blocks = BoxBlocks(boxes, batch or size)
+    edges = partition_edges(blocks.chunks, size, batch)
+    for block, edge in zip(blocks.joined(edges), pairwise(edges.tolist()), strict=True):
+        here = slice(*np.searchsorted(rows.box, edge))
         if here.start == here.stop:
             continue
         mine, place = np.unique(kind[rows.box[here]], return_inverse=True)
         entries = Entries(
-            rows.box[here] - number * batch,
+            rows.box[here] - edge[0],
             matrices[here],
             shifts[here],
             slot[here],

@@ -57,13 +57,21 @@ def subtomogram_dataset(
 
 
 def batch_size(count: int, box: int) -> int:
-    """Particles that a task takes, where nothing else is asked for.
+    """Particles that a task takes, where nothing else is asked for: 16 to 128.
 
-    8 to 32, the more the more there are: few are shared out to all workers, many waste no time on
-    tasks.  Never more than 64 MB of boxes.  It follows from the number and edge (voxels) of the
-    boxes alone, so that blocks on disk and batches of alignment fall together.
+    The more the more there are.  A partition costs Dask about 10 ms, most of it on the worker that
+    has it, an alignment some 8 ms a particle of 64³ voxels (docs/scaling.md):
+
+    * 128 at most, and no more than 64 MB of boxes, 64 of 64³ voxels: half a second of work, of
+      which Dask is 2 %; a worker holds one such partition, and when it is killed no more is lost;
+    * a thirty-second of all, so that there are 32 partitions to be shared out, and to go on from;
+    * of few, 16 at least: a tenth of a second; Dask is 8 % of it then, less than what an idle
+      worker would cost.
+
+    It follows from the number and edge (voxels) of the boxes alone, so that blocks as they are read
+    and partitions of alignment fall together.
     """
-    return max(1, min(max(count // 32, 8), 32, _BATCH_BYTES // (4 * box**3)))
+    return max(1, min(max(count // 32, 16), 128, _BATCH_BYTES // (4 * box**3)))
 
 
 def particle_table(subtomograms: xr.Dataset) -> pd.DataFrame:

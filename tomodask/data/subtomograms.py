@@ -12,6 +12,7 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import xarray as xr
+from dask._task_spec import Task
 from dask.base import tokenize
 from dask.highlevelgraph import HighLevelGraph
 
@@ -111,7 +112,7 @@ def _open(path: PathLike | Sequence[PathLike], voxel_size: float | None) -> xr.D
         attrs["voxel_size"] = cubic_voxel_size(path, (), shape, voxel_size)
     table["image"] = [f"{number}@{path}" for number in range(len(table))]
     return subtomogram_dataset(
-        _lazy(boxes, shape),
+        lazy_boxes(boxes, shape),
         table,
         voxel_size=attrs.pop("voxel_size"),
         attrs={**attrs, "store": str(path.absolute())},
@@ -206,7 +207,9 @@ def _open_files(
     if series := _records(files, known, stores, table, source):
         attrs["tilt_series"] = series
     table["image"] = images
-    return subtomogram_dataset(_lazy(readers, first[1]), table, voxel_size=first[2], attrs=attrs)
+    return subtomogram_dataset(
+        lazy_boxes(readers, first[1]), table, voxel_size=first[2], attrs=attrs
+    )
 
 
 def _records(
@@ -250,13 +253,15 @@ def _open_box(
     return reader, cubic_voxel_size(path, sizes, reader.shape, voxel_size), tilts
 
 
-def _lazy(readers: Sequence[VolumeReader], shape: tuple[int, ...]) -> da.Array:
-    """One array over boxes that are read one by one, many a task."""
+def lazy_boxes(readers: Sequence[VolumeReader], shape: tuple[int, ...]) -> da.Array:
+    """One array over boxes that are read one by one, many a task (`batch_size`)."""
     most = batch_size(len(readers), max(shape))
     starts = range(0, len(readers), most)
     name = f"open-boxes-{tokenize(readers)}"
     graph = {
-        (name, number, 0, 0, 0): (read_boxes, list(readers[start : start + most]))
+        (name, number, 0, 0, 0): Task(
+            (name, number, 0, 0, 0), read_boxes, list(readers[start : start + most])
+        )
         for number, start in enumerate(starts)
     }
     sizes = tuple(min(most, len(readers) - start) for start in starts)
