@@ -290,8 +290,8 @@ def rounds(structure: Path, snr: float, count: int) -> None:
         f"{fine.name}, −6 µm, SNR {snr}: search flat {flat:.1f} ms, in rounds {levelled:.1f} ms, "
         f"refinement {refine:.1f} ms ({len(plan.stages[-1].index)} Fourier voxels), with the "
         f"spectrum of the box {total:.1f} ms (goal: {GOAL:.0f}): {_met(total <= GOAL)}; the same "
-        f"pose for {(off[:, 0] == off[:, 1]).sum()} of {count}; median {np.median(off[:, 1]):.2f}°, "
-        f"largest {off[:, 1].max():.1f}°"
+        f"pose for {(off[:, 0] == off[:, 1]).sum()} of {count}; "
+        f"median {np.median(off[:, 1]):.2f}°, largest {off[:, 1].max():.1f}°"
     )
 
 

@@ -133,7 +133,8 @@ def spectrum_at(volume: np.ndarray, frequencies: np.ndarray) -> np.ndarray:
     out = scipy.fft.fft(out, axis=1)[:, keep, :]
     out = scipy.fft.fft(out, axis=0)[keep]
     values = out[k[:, 0] + m, k[:, 1] + m, k[:, 2]]
-    return np.asarray(values * np.exp(2j * np.pi * (n // 2) / n * k.sum(1)), np.complex64)
+    turns = np.exp(2j * np.pi * (n // 2) / n * np.arange(n))  # not of each of thousands
+    return np.asarray(values * turns[k.sum(1) % n], np.complex64)
 
 
 @numba.njit(cache=True, fastmath=True, inline="always")
