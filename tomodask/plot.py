@@ -34,6 +34,7 @@ __all__ = [
     "plot_surfaces",
     "plot_tomogram",
     "plot_training",
+    "surface_level",
 ]
 
 INK, SOFT, GRID = "#1b1f24", "#5b6570", "#d9dee3"
@@ -362,7 +363,7 @@ def plot_surfaces(
     if resolution is not None and np.isfinite(resolution):
         # A Gaussian whose transform is 1/2 at that resolution: sigma = √(ln 2 / 2) / π periods.
         smooth = scipy.ndimage.gaussian_filter(smooth, 0.1874 * resolution / voxel_size)
-    level = _surface_level(smooth) if level is None else level
+    level = surface_level(smooth) if level is None else level
     pieces, count = scipy.ndimage.label(smooth > level)
     if count > 1:
         largest = np.bincount(pieces.ravel())[1:].argmax() + 1
@@ -390,7 +391,8 @@ def _edge_about(inside: np.ndarray) -> int:
     return 2 * half
 
 
-def _surface_level(volume: np.ndarray) -> float:
+def surface_level(volume: np.ndarray) -> float:
+    """Halfway between a map's surroundings and the densest hundredth within the box's ball."""
     squares = (
         (np.arange(n).reshape([-1 if i == axis else 1 for i in range(3)]) - n // 2) ** 2
         for axis, n in enumerate(volume.shape)

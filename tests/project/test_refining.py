@@ -18,10 +18,11 @@ from tomodask.data.particles import orientations, read_particles, with_orientati
 from tomodask.data.subtomograms import open_subtomograms, save_subtomograms
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
-from tomodask.project import refinement_steps, refining
+from tomodask.project import refinement_report, refinement_steps, refining
 from tomodask.project.refining import refine
 from tomodask.project.rounds import _merged
-from tomodask.rounds.superposition import Motion, superpose
+from tomodask.rounds.axes import symmetrised
+from tomodask.rounds.superposition import Motion, superpose, turned_map
 from tomodask.simulation.phantom import phantom_map
 
 SETTINGS = {"diameter": 260.0, "angular_step": 30.0, "iterations": 3, "candidates": 3}
@@ -97,6 +98,13 @@ def test_finds_poses_and_map_and_keeps_every_round(files, finished):
     }  # fmt: skip
     there = {p.name for p in finished.output.iterdir()} - {".lock"}
     assert there >= {"start", "average.mrc", "filtered.mrc", "history.csv", "report.html"}
+    local = np.asarray(open_tomogram(finished.local_resolution[1]))
+    told = json.loads((finished.output / "run.json").read_text())["figures"]["local_resolution"]
+    low, high = told["1"]["range"]
+    assert 2 * VOXEL <= low < finished.resolution_5[1] < high + 2 * VOXEL
+    assert low - 1 <= local[16, 16, 16] <= high
+    assert local[0, 0, 0] == local.max()  # outside the particle's sphere
+    assert finished.set_aside.empty
     known = phantom_map(voxel_size=VOXEL, box=32).to_numpy()
     average = np.asarray(open_tomogram(finished.averages[1]))
     motion = superpose(known, average, voxel_size=VOXEL, resolution=35.0, diameter=260.0)
@@ -146,7 +154,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(files, finished, tmp
     script = REFINES.replace("{settings!r}", repr(SETTINGS))
     arguments = [folder / "boxes.zarr", folder / "map.mrc", tmp_path / "out"]
     moments = (
-        ("half2/wedge0000-batch000000.npy", "after"),
+        ("half2/batch000000.npy", "after"),
         ("iteration_02/reference1.mrc", "before"),
         ("out/half1.mrc", "after"),
     )
@@ -156,6 +164,23 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(files, finished, tmp
     hidden = [p.name for p in (tmp_path / "out").rglob(".*") if p.name != ".lock"]
     assert hidden == []
     assert not list((tmp_path / "out").rglob("batches"))
+
+
+def test_batches_that_a_kill_left_are_removed(files, finished, tmp_path, monkeypatch):
+    """A round is entered as finished first, and its batches removed after."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(refinement_steps.Refining, "_forget_batches", killed)
+        with pytest.raises(KeyboardInterrupt):
+            refined(files, tmp_path / "out")
+    assert (tmp_path / "out/iteration_01/batches").is_dir()
+    assert not (tmp_path / "out/iteration_02").exists()
+    refined(files, tmp_path / "out")
+    assert not list((tmp_path / "out").rglob("batches"))
+    assert results(tmp_path / "out") == results(finished.output)
 
 
 def test_chunks_change_no_bit(files, finished, tmp_path):
@@ -186,10 +211,12 @@ def test_kinds_are_told_apart_without_a_reference(tmp_path, report_writer, monke
     assert "Classes" in page
 
 
-def test_a_box_that_holds_nothing_is_set_aside(files, tmp_path):
+def test_a_box_that_holds_nothing_is_set_aside(files, tmp_path, report_writer, monkeypatch, caplog):
+    monkeypatch.setattr(refinement_steps, "write_refinement_report", report_writer)
+    monkeypatch.setattr(refinement_report, "inline", lambda figure, text: text)
     folder, _ = files
     boxes = open_subtomograms(folder / "boxes.zarr").compute()
-    boxes["subtomogram"].data[4] = np.nan
+    boxes["subtomogram"].data[4, 3, 3, 3] = np.nan
     result = refine(
         boxes, output=tmp_path / "out", reference=folder / "map.mrc", scheduler="synchronous",
         **{**SETTINGS, "iterations": 2},
@@ -198,6 +225,55 @@ def test_a_box_that_holds_nothing_is_set_aside(files, tmp_path):
     assert len(table) == 15
     assert 4 not in table["tomodaskBox"].tolist()
     assert result.particles == {1: 15}
+    (aside,) = result.set_aside.to_dict("records")
+    assert aside["particle"] == 4
+    assert aside["image"].startswith("4@")
+    assert aside["reason"] == "the box holds NaN or infinite voxels"
+    # Named once, and not by each half of each round again.
+    assert caplog.text.count("are set aside") == 1
+    assert "1 of 16 particles are set aside, the rest goes on: 4@" in caplog.text
+    assert "left out" not in caplog.text
+    page = result.report.read_text()
+    assert "the box holds NaN or infinite voxels" in page
+    assert "Local resolution" in page
+
+
+def test_a_reference_that_looks_wrong_is_warned_of_once(files, tmp_path, caplog):
+    folder, _ = files
+    known = open_tomogram(folder / "map.mrc")
+    off = known.copy(data=np.roll(known.to_numpy(), 6, 0))
+    refined(files, tmp_path / "off", reference=off, iterations=1)
+    assert caplog.text.count("the middle of its density is") == 1
+    caplog.clear()
+    axis = symmetrised(known.to_numpy(), "C4", voxel_size=VOXEL, resolution=25.0)
+    over = Motion(Rotation.from_euler("x", 90, degrees=True), np.zeros(3), 1.0)
+    lying = known.copy(data=turned_map(axis, over, voxel_size=VOXEL))
+    refined(files, tmp_path / "turned", reference=lying, symmetry="C4", iterations=1)
+    assert caplog.text.count("turned by C4 about z it correlates with itself to 0.") == 1
+    assert "turn the map so that its main axis lies along z" in caplog.text
+
+
+def test_the_report_of_more_rounds_says_that_it_is_at_work(
+    files, tmp_path, report_writer, monkeypatch
+):
+    """After an end more rounds may follow: the page is of the latest of them, till the end."""
+    pages = []
+    monkeypatch.setattr(refinement_report, "inline", lambda figure, text: text)
+
+    def write(folder):
+        report_writer(folder)
+        pages.append((folder.path / "report.html").read_text())
+
+    monkeypatch.setattr(refinement_steps, "write_refinement_report", write)
+    refined(files, tmp_path / "out", iterations=1)
+    refined(files, tmp_path / "out", iterations=2)
+    working = ["still at work" in page for page in pages]
+    assert working == [True, False, True, False]
+    assert ["Local resolution" in page for page in pages] == [not one for one in working]
+    assert "this page shows iteration 2" in pages[2]
+    refined(files, tmp_path / "out", iterations=1)
+    assert "still at work" not in pages[-1]
+    assert "Average of iteration 1" in pages[-1]
 
 
 def test_bad_input_is_refused_before_any_work(files, finished, tmp_path, monkeypatch):
@@ -207,7 +283,9 @@ def test_bad_input_is_refused_before_any_work(files, finished, tmp_path, monkeyp
     monkeypatch.setattr(refining, "connect", never)
     folder, _ = files
     boxes = open_subtomograms(folder / "boxes.zarr")
-    small = phantom_map(voxel_size=VOXEL, box=24)
+    small, finer = phantom_map(voxel_size=VOXEL, box=24), phantom_map(voxel_size=8.0, box=32)
+    empty = phantom_map(voxel_size=VOXEL, box=32)
+    empty = empty.copy(data=np.zeros_like(empty.to_numpy()))
     for options, said in (
         ({"symmetry": "H3"}, r"symmetry must be C1 … C99, D2 … D99, T, O or I, got 'H3'"),
         ({"reference": small}, r"reference has 24×24×24 voxels, the subtomograms have 32×32×32"),
@@ -223,11 +301,19 @@ def test_bad_input_is_refused_before_any_work(files, finished, tmp_path, monkeyp
         ({"merge": 1.5}, r"merge must be a correlation above 0, at most 1, got 1.5"),
         ({"iterations": 0}, r"iterations must be a whole number, at least 1, got 0"),
         ({"references": [small]}, r"give reference or references, one of them"),
+        ({"reference": small}, r"have it cut or padded \(resample_reference=True, --resample\)"),
+        ({"reference": empty}, r"reference must hold finite, unequal values, got zeros only"),
+        ({"reference": finer}, r"reference's voxels are 8 Å, those of the subtomograms 10 Å; have"),
     ):
         with pytest.raises(InputError, match=said):
             refined(files, tmp_path / "none", **options)
-    with pytest.raises(InputError, match="each half needs at least two particles, got 2 and 1"):
+    with pytest.raises(
+        InputError, match="each half needs at least two particles, got 2 and 1 of 3"
+    ):
         refine(boxes.isel(particle=slice(0, 3)), output=tmp_path / "none", **SETTINGS)
+    bare = boxes.drop_vars(["tilt_min", "tilt_max"])
+    with pytest.raises(InputError, match=r"carry no tilt range; give it: .*--tilt-range -60 60"):
+        refine(bare, output=tmp_path / "none", **SETTINGS)
     with pytest.raises(InputError, match=r"another run: symmetry is C1 there and C2 here"):
         refined(files, finished.output, symmetry="C2")
     other = tmp_path / "other"

@@ -178,8 +178,10 @@ def test_noise_that_two_classes_share_does_not_make_them_one():
     """Of particles that are of two classes in part both averages hold the same noise."""
     clean = [density(), density("decoy")]
     rng = np.random.default_rng(5)
-    noise = [6.0 * clean[0].std() * rng.normal(size=(32,) * 3).astype(np.float32) for _ in "ab"]
-    assert equal_classes([tuple(c + one for one in noise) for c in clean], **OWN) == []
+    noise = [12.0 * clean[0].std() * rng.normal(size=(32,) * 3).astype(np.float32) for _ in "ab"]
+    halves = [tuple(c + one for one in noise) for c in clean]
+    assert equal_classes(halves, shared=True, **OWN) == []
+    assert len(equal_classes(halves, **OWN)) == 1  # taken for noise of their own
 
 
 def test_equal_classes_in_other_settings_of_their_axes_are_one():

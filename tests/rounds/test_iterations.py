@@ -14,13 +14,13 @@ from scipy.spatial.transform import Rotation
 from tomodask.arrays.symmetry import symmetry_group
 from tomodask.data.particles import with_orientations
 from tomodask.errors import InputError
+from tomodask.rounds.half_sets import half_sets
 from tomodask.rounds.iterations import (
     Finished,
     RefinementPlan,
     Search,
     align_halves,
     best_round,
-    half_sets,
     next_search,
     pose_changes,
     start_reference,

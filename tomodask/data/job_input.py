@@ -71,12 +71,12 @@ def job_template(
     if other_size and not resample:
         raise InputError(
             f"{where}: the {role}'s voxels are {theirs:g} Å, those of the {whose} {voxel_size:g} "
-            "Å; have it resampled (resample_template=True, --resample)"
+            f"Å; have it resampled (resample_{role}=True, --resample)"
         )
     if edge is not None and template.shape != (edge,) * 3 and not resample:
         raise InputError(
             f"{where}: the {role} has {'×'.join(map(str, template.shape))} voxels, the {whose} "
-            f"have {edge}×{edge}×{edge}; add --resample to cut or pad it"
+            f"have {edge}×{edge}×{edge}; have it cut or padded (resample_{role}=True, --resample)"
         )
     if other_size:
         template = resample_map(template, voxel_size=voxel_size)

@@ -16,6 +16,7 @@ from dask.base import tokenize
 
 from tomodask.alignment.checks import check_alignment
 from tomodask.alignment.measurement import measurements
+from tomodask.alignment.references import check_references
 from tomodask.arrays.symmetry import symmetry_group
 from tomodask.beforehand import check_table, number, whole
 from tomodask.data.job_input import job_template, map_digest
@@ -24,7 +25,8 @@ from tomodask.data.subtomogram_table import particle_table
 from tomodask.data.subtomograms import open_subtomograms
 from tomodask.errors import InputError
 from tomodask.rounds.classes import check_classes
-from tomodask.rounds.iterations import RefinementPlan, half_sets
+from tomodask.rounds.half_sets import half_sets
+from tomodask.rounds.iterations import RefinementPlan
 
 __all__ = ["MOST", "RefinementJob", "checked_refinement"]
 
@@ -166,6 +168,8 @@ def checked_refinement(
     maps = tuple(
         job_template(one, size, resample_reference, edge=n, role="reference") for one in given
     )
+    if maps:  # zeros only, say: refused here, before a folder is made
+        check_references(maps, shape=boxes["subtomogram"].shape, voxel_size=size)
     if invert:
         maps = tuple(one.copy(data=-one.to_numpy()) for one in maps)
     if references is not None and classes is not None and classes != len(maps):

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tomodask.picking.training_pictures import class_color
-from tomodask.plot import BLUE, GREEN, GRID, INK, ORANGE, SOFT
+from tomodask.plot import BLUE, GREEN, GRID, INK, ORANGE, SOFT, surface_level
 
-__all__ = ["plot_class_curves", "plot_classes", "plot_rounds"]
+__all__ = ["plot_class_curves", "plot_classes", "plot_local_resolution", "plot_rounds"]
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -111,4 +111,56 @@ def plot_class_curves(curves: Mapping[int, pd.DataFrame]) -> Figure:
         FuncFormatter(lambda value, _: f"{1 / value:.1f}" if value > 0 else "∞")
     )
     _dress(axes, x="resolution (Å)", y="Fourier shell correlation")
+    return figure
+
+
+def plot_local_resolution(
+    levels: Mapping[str, np.ndarray],
+    maps: Mapping[str, np.ndarray],
+    *,
+    voxel_size: float,
+    diameter: float,
+) -> Figure:
+    """Three orthogonal slices through local resolution, one row a map, on one scale of colours.
+
+    Parameters
+    ----------
+    levels : mapping
+        Name → local resolution, Å, array (z, y, x).
+    maps : mapping
+        The averages, by the same names: their outlines are drawn.
+    voxel_size : float
+        Å.
+    diameter : float
+        Of the sphere that is shown, Å; outside it nothing was measured.
+    """
+    n = next(iter(levels.values())).shape[0]
+    axis = (np.arange(n) - n // 2) * voxel_size / 10
+    ball = sum(np.meshgrid(*[axis**2] * 3, indexing="ij", sparse=True)) <= (diameter / 20) ** 2
+    within = np.concatenate([one[ball] for one in levels.values()])
+    low, high = float(within.min()), float(within.max())
+    figure = _figure(8.4, 2.75 * len(levels) + 0.35)
+    panels = np.atleast_2d(figure.subplots(len(levels), 3))
+    for line, (name, local) in zip(panels, levels.items(), strict=True):
+        shown, density = np.where(ball, local, np.nan), np.asarray(maps[name])
+        for axes, cut, (v, h) in zip(
+            line,
+            (np.s_[n // 2], np.s_[:, n // 2], np.s_[:, :, n // 2]),
+            (("y", "x"), ("z", "x"), ("z", "y")),
+            strict=True,
+        ):
+            edge = voxel_size / 20
+            image = axes.imshow(
+                shown[cut], cmap="viridis_r", vmin=low, vmax=max(high, low + 1e-3), origin="lower",
+                extent=(axis[0] - edge, axis[-1] + edge) * 2,
+            )  # fmt: skip
+            axes.contour(
+                axis, axis, density[cut], [surface_level(density)], colors=[INK], linewidths=0.9
+            )
+            _dress(axes, x=f"{h} (nm)", y=f"{v} (nm)", title=f"{name}, {v}{h} plane")
+    bar = figure.colorbar(image, ax=panels, shrink=0.9, pad=0.015)
+    bar.set_label("local resolution (Å)", color=INK, fontsize=10)
+    bar.ax.tick_params(colors=SOFT, labelsize=9, length=3)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.invert_yaxis()
     return figure

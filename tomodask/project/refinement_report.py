@@ -13,7 +13,13 @@ from tomodask.data.particles import read_particles
 from tomodask.data.run_folder import RunFolder
 from tomodask.data.tomograms import open_tomogram
 from tomodask.data.writing import replacing
-from tomodask.project.refinement_pictures import plot_class_curves, plot_classes, plot_rounds
+from tomodask.project.refinement_pictures import (
+    plot_class_curves,
+    plot_classes,
+    plot_local_resolution,
+    plot_rounds,
+)
+from tomodask.project.round_files import SET_ASIDE, map_file
 from tomodask.report_page import (
     angstrom,
     duration,
@@ -42,12 +48,14 @@ def write_refinement_report(folder: RunFolder) -> Path:
 def _page(folder: RunFolder) -> str:
     document, figures = folder.document, folder.document["figures"]
     rounds: dict[str, dict[str, Any]] = {
-        name: told for name, told in sorted(figures["rounds"].items()) if folder.finished(name)
+        name: told
+        for name, told in sorted(figures["rounds"].items())
+        if folder.finished(name) and told["iteration"] <= figures["iterations"]
     }
     names = list(rounds)
-    shown = figures.get("chosen", names[-1])
-    if shown not in rounds:
-        shown = names[-1]
+    # More rounds may have been asked for after an earlier end: they are at work then.
+    ended = figures.get("last_round") == names[-1]
+    shown = figures["chosen"] if ended else names[-1]
     told, at = rounds[shown], folder.path / shown
     several = told["phase"] == "classes"
     labels = [int(label) for label in told["shares"]]
@@ -63,11 +71,13 @@ def _page(folder: RunFolder) -> str:
     )  # fmt: skip
     size = float(figures["voxel_size"])
 
-    def file(label: int, name: str) -> Path:
-        return Path(at) / (f"class{label}_{name}" if several else name)
+    def file_of(label: int, name: str) -> str:
+        return map_file(several, label, name)
 
-    maps = {label: np.asarray(open_tomogram(file(label, "average.mrc"))) for label in labels}
-    curves = {label: pd.read_csv(file(label, "fsc.csv")) for label in labels}
+    maps = {
+        label: np.asarray(open_tomogram(at / file_of(label, "average.mrc"))) for label in labels
+    }
+    curves = {label: pd.read_csv(at / file_of(label, "fsc.csv")) for label in labels}
     pictures = {
         "rounds": inline(
             plot_rounds(history),
@@ -90,6 +100,22 @@ def _page(folder: RunFolder) -> str:
             "Three orthogonal central slices of each average.",
         ),
     }
+    local = figures.get("local_resolution", {}) if ended else {}
+    if local:
+        titles = {c: f"class {c}" if several else "local resolution" for c in labels}
+        levels = {
+            titles[c]: np.asarray(open_tomogram(folder.path / file_of(c, "local_resolution.mrc")))
+            for c in labels
+        }
+        pictures["local"] = inline(
+            plot_local_resolution(
+                levels,
+                {titles[c]: one for c, one in maps.items()},
+                voxel_size=size,
+                diameter=float(figures["diameter"]),
+            ),
+            "Three orthogonal central slices through the local resolution of each average.",
+        )
     surfaces = [
         (
             f"Class {c}" if several else "",
@@ -111,6 +137,7 @@ def _page(folder: RunFolder) -> str:
         pictures["classes"] = inline(
             plot_classes(of_classes), "Share of the particles in each class, by iteration."
         )
+    aside = at / SET_ASIDE
     stages = document["stages"]
     seconds = {name: float(entry["seconds"]) for name, entry in stages.items() if name != "result"}
     return page_template("refinement.html").render(
@@ -120,7 +147,11 @@ def _page(folder: RunFolder) -> str:
         pictures=pictures,
         surfaces=surfaces,
         shown=told,
-        finished="result" in document.get("began", {}),
+        finished=ended,
+        local=[
+            (f"class {c}: " if several else "", told["range"], told["window"])
+            for c, told in local.items()
+        ],
         rows=[_row(one, seconds.get(name, 0.0)) for name, one in rounds.items()],
         classes=[
             (
@@ -135,6 +166,7 @@ def _page(folder: RunFolder) -> str:
         else [],
         resolution_143=angstrom(told["resolution_143"]),
         resolution_5=angstrom(told["resolution_5"]),
+        aside=pd.read_csv(aside).astype(str).to_numpy().tolist() if told["set_aside"] else [],
         attempts=[
             (one["particle"], [one[f"score_{i}"] for i in range(1, len(one) - 1)], one["chosen"])
             for one in figures.get("attempts", [])

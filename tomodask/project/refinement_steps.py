@@ -15,25 +15,26 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tomodask.averaging.fsc import resolution_at
-from tomodask.averaging.sharpening import sharpen
+from tomodask.alignment.references import warn_of_references
 from tomodask.cluster import compute
 from tomodask.data.run_folder import RunFolder
 from tomodask.data.tomograms import open_tomogram
 from tomodask.data.writing import replacing
 from tomodask.picking.template_matching import template_diameter
 from tomodask.project.refinement_job import MOST, RefinementJob
+from tomodask.project.refinement_maps import write_filtered, write_local_resolution
 from tomodask.project.refinement_report import write_refinement_report
 from tomodask.project.refinement_view import watch_refinement
-from tomodask.project.rounds import (
+from tomodask.project.round_files import (
+    SET_ASIDE,
     Round,
-    do_round,
     map_file,
     read_round,
     round_outputs,
     start_round,
     write_map,
 )
+from tomodask.project.rounds import do_round
 from tomodask.rounds.class_start import class_maps
 from tomodask.rounds.iterations import (
     Finished,
@@ -47,6 +48,7 @@ from tomodask.rounds.start import first_map
 __all__ = ["STAGES", "Refining"]
 
 _log = logging.getLogger(__name__)
+_NAMED_AT_MOST = 5
 
 STAGES = ("start", "classes", *(f"iteration_{i:02d}" for i in range(1, MOST + 1)), "result")
 
@@ -70,9 +72,12 @@ class Refining:
 
     def do_all(self) -> None:
         """Do what is missing."""
-        view = watch_refinement()
-        with _quiet_about_references(True):
+        view, told_aside = watch_refinement(), False
+        for name in self._names():  # of rounds whose end a kill left without its last touch
+            self._forget_batches(name)
+        with _quiet():
             self._start()
+        self._warn_of_references()
         for name in self._names():
             view.show(self._history_row(name))
         while True:
@@ -81,10 +86,11 @@ class Refining:
                 break
             name = f"iteration_{search.iteration:02d}"
             before = self._before(phase)
-            # What is odd about a given map is said once; its halves would say it in each round.
-            with _quiet_about_references(search.iteration > 1 or not self.job.references):
+            with _quiet():
                 self._round(name, search, phase, before)
             view.show(self._history_row(name))
+            if not told_aside:
+                told_aside = self._warn_of_those_aside(name)
             write_refinement_report(self.folder)
         view.close()
         self._finish()
@@ -150,6 +156,41 @@ class Refining:
                 _log.info("first map: best of %d attempts, scores %s; %.0f s",
                           len(told), scores, seconds)  # fmt: skip
         self.job = job.with_diameter(float(folder.document["figures"]["diameter"]))
+
+    def _warn_of_references(self) -> None:
+        """Say what looks like a mistake in the maps that were given, before the first round."""
+        job = self.job
+        if not job.references or self._names():
+            return
+        files = sorted((self.folder.path / "start").glob("reference*.mrc"), key=_number)
+        warn_of_references(
+            np.stack([np.asarray(open_tomogram(file).values, np.float32) for file in files]),
+            voxel_size=job.plan.voxel_size,
+            mask_radius=job.plan.diameter / 2 / job.plan.voxel_size,
+            mask=None,
+            symmetry=job.plan.symmetry,
+            angular_step=job.plan.angular_step,
+        )
+
+    def _warn_of_those_aside(self, name: str) -> bool:
+        """Name the particles that a round found no pose for; whether there are any."""
+        if not self.told[name]["set_aside"]:
+            return False
+        aside = pd.read_csv(self.folder.path / name / SET_ASIDE, dtype=str, keep_default_na=False)
+        named = [
+            f"{image or particle} ({reason})"
+            for particle, image, reason in aside.head(_NAMED_AT_MOST).to_numpy().tolist()
+        ]
+        more = len(aside) - len(named)
+        _log.warning(
+            "%d of %d particles are set aside, the rest goes on: %s%s; %s lists them",
+            len(aside),
+            len(self.job.table),
+            ", ".join(named),
+            f" and {more} more" if more else "",
+            SET_ASIDE,
+        )
+        return True
 
     def _first_map(self, figures: dict[str, Any]) -> np.ndarray:
         job = self.job
@@ -222,9 +263,13 @@ class Refining:
             labels = [int(c) for c in told["shares"]]
         # Which classes are left is known at the end only.
         entry = self.folder.document["stages"][name]
-        entry["outputs"] = round_outputs(name, labels, phase == "classes")
+        aside = bool(told["set_aside"])
+        entry["outputs"] = round_outputs(name, labels, phase == "classes", aside=aside)
         self.folder.save()
-        # In the poses now.
+        self._forget_batches(name)
+
+    def _forget_batches(self, name: str) -> None:
+        """Remove the alignment's finished batches: a finished round has them in its poses."""
         shutil.rmtree(self.folder.path / name / "batches", ignore_errors=True)
 
     def _history_row(self, name: str) -> dict[str, Any]:
@@ -260,14 +305,26 @@ class Refining:
             for c in labels
             for name in ("average.mrc", "half1.mrc", "half2.mrc", "fsc.csv")
         ]
-        made = [map_file(several, c, "filtered.mrc") for c in labels]
+        made = [
+            map_file(several, c, name)
+            for c in labels
+            for name in ("filtered.mrc", "local_resolution.mrc")
+        ]
         outputs = [*files, *made, "history.csv", "report.html"]
+        if told["set_aside"]:
+            files.append(SET_ASIDE)
+            outputs.append(SET_ASIDE)
         with self.folder.stage("result", outputs) as figures:
+            if not told["set_aside"]:  # of an end before this one
+                (self.folder.path / SET_ASIDE).unlink(missing_ok=True)
             for file in files:
                 with replacing(self.folder.path / file, overwrite=True) as part:
                     part.write_bytes((self.folder.path / chosen / file).read_bytes())
             for c in labels:
-                _filtered(self.folder.path, several, c, self.job.plan.voxel_size)
+                write_filtered(self.folder.path, several, c, self.job.plan.voxel_size)
+            figures["local_resolution"] = write_local_resolution(
+                self.folder.path, several, labels, self.job.plan
+            )
             history = pd.DataFrame([self._history_row(name) for name in names])
             with replacing(self.folder.path / "history.csv", overwrite=True) as part:
                 history.drop(columns="seconds").to_csv(part, index=False)
@@ -278,24 +335,15 @@ class Refining:
 
 
 @contextlib.contextmanager
-def _quiet_about_references(quiet: bool) -> Iterator[None]:
-    logger = logging.getLogger("tomodask.alignment.references")
+def _quiet() -> Iterator[None]:
+    """What is odd about maps and particles is told once: halves would say it in each round."""
+    logger = logging.getLogger("tomodask.alignment")
     before = logger.level
-    if quiet:
-        logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.ERROR)
     try:
         yield
     finally:
         logger.setLevel(before)
-
-
-def _filtered(at: Path, several: bool, label: int, voxel_size: float) -> None:
-    """The average, its shells weighted by C_ref, up to its resolution: the map to look at."""
-    average = open_tomogram(at / map_file(several, label, "average.mrc")).to_numpy()
-    curve = pd.read_csv(at / map_file(several, label, "fsc.csv"))
-    if math.isfinite(resolution_at(curve, 0.143)):
-        average = sharpen(average, voxel_size=voxel_size, b_factor=0.0, fsc=curve).to_numpy()
-    write_map(at / map_file(several, label, "filtered.mrc"), average, voxel_size)
 
 
 def _diameter(maps: Sequence[np.ndarray], job: RefinementJob) -> float:

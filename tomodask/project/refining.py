@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from tomodask.cluster import connect
 from tomodask.data.run_folder import RunFolder
 from tomodask.project.refinement_job import checked_refinement
 from tomodask.project.refinement_steps import STAGES, Refining
-from tomodask.project.rounds import map_file
+from tomodask.project.round_files import SET_ASIDE, map_file
 
 __all__ = ["Refinement", "refine"]
 
@@ -33,12 +34,14 @@ class Refinement:
     output : Path
         The folder.
     poses, report : Path
-    averages, half_1, half_2, fsc : dict of int to Path
+    averages, half_1, half_2, fsc, local_resolution : dict of int to Path
         By class; of one class alone, under 1.
     particles : dict of int to int
         In each class.
     resolution_143, resolution_5 : dict of int to float
         Å; infinite if not reached.
+    set_aside : DataFrame
+        ``particle``, ``image`` and ``reason`` of each particle without a pose.
     history : DataFrame
         A row a round: ``iteration``, ``phase``, ``resolution_143``, ``resolution_5``, ``band``,
         ``angular_step``, ``local``, ``turned``, ``moved``, ``reassigned``, ``score``, ``seconds``.
@@ -51,10 +54,34 @@ class Refinement:
     half_1: dict[int, Path]
     half_2: dict[int, Path]
     fsc: dict[int, Path]
+    local_resolution: dict[int, Path]
     particles: dict[int, int]
     resolution_143: dict[int, float]
     resolution_5: dict[int, float]
+    set_aside: pd.DataFrame
     history: pd.DataFrame
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows of it: figures of each class, and the resolution by round."""
+        from tomodask.project.refinement_pictures import plot_rounds
+        from tomodask.report_page import angstrom, inline, page_style
+
+        rows = "".join(
+            f"<tr><th>{c}</th><td>{count}</td><td>{angstrom(self.resolution_143[c])}</td>"
+            f"<td>{angstrom(self.resolution_5[c])}</td>"
+            f"<td><code>{html.escape(str(self.averages[c]))}</code></td></tr>"
+            for c, count in self.particles.items()
+        )
+        with page_style():
+            figure = inline(
+                plot_rounds(self.history),
+                "Resolution by iteration, and how far poses changed in each.",
+            )
+        return (
+            "<table><thead><tr><th>class</th><th>particles</th><th>FSC 0.143</th><th>FSC 0.5</th>"
+            f"<th>average</th></tr></thead><tbody>{rows}</tbody></table>{figure}"
+            f"<p>Report: <code>{html.escape(str(self.report))}</code></p>"
+        )
 
 
 def refine(
@@ -231,11 +258,19 @@ def _result(folder: RunFolder) -> Refinement:
         half_1=paths("half1.mrc"),
         half_2=paths("half2.mrc"),
         fsc=paths("fsc.csv"),
+        local_resolution=paths("local_resolution.mrc"),
         particles={c: int(sum(told[str(c)]["particles"])) for c in labels},
         resolution_143={c: resolution_at(curve, 0.143) for c, curve in curves.items()},
         resolution_5={c: resolution_at(curve, 0.5) for c, curve in curves.items()},
+        set_aside=_set_aside(at),
         history=pd.read_csv(at / "history.csv"),
     )
+
+
+def _set_aside(at: Path) -> pd.DataFrame:
+    if (at / SET_ASIDE).exists():
+        return pd.read_csv(at / SET_ASIDE)
+    return pd.DataFrame(columns=["particle", "image", "reason"])
 
 
 def _command(given: Mapping[str, Any]) -> str:

@@ -1,38 +1,24 @@
 """The rounds of a refinement: each reads the one before from its files, and leaves its own.
 
-::
-
-    iteration_03/
-      poses.star                   of every particle: pose, score, half, class
-      average.mrc half1.mrc half2.mrc
-      reference1.mrc reference2.mrc  what the halves are aligned to in the next round
-      fsc.csv
-
-With several classes the maps and curves of each bear its number, ``class2_average.mrc``.  A round
-is told from its files alone, never from what the process still knows: so a killed refinement that
-goes on ends with the same bytes.
+A round is told from its files alone (`tomodask.project.round_files`), never from what the process
+still knows: so a killed refinement that goes on ends with the same bytes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
 from tomodask.averaging.averages import Average, average_classes, average_subtomograms
 from tomodask.averaging.corrected_fsc import corrected_fsc
 from tomodask.averaging.fsc import resolution_at
-from tomodask.averaging.map_filters import half_map_weights
 from tomodask.cluster import compute
 from tomodask.data.columns import QUATERNION, SHIFT
-from tomodask.data.particles import read_particles, write_particles
-from tomodask.data.tomograms import open_tomogram, save_tomogram
-from tomodask.data.writing import replacing
 from tomodask.project.refinement_job import RefinementJob
+from tomodask.project.round_files import Round, RoundClass, write_round
 from tomodask.rounds.classes import (
     class_shares,
     equal_classes,
@@ -45,77 +31,14 @@ from tomodask.rounds.iterations import (
     Finished,
     Search,
     align_halves,
-    next_reference,
     pose_changes,
 )
 from tomodask.rounds.superposition import Motion, superpose, with_motion
 
-__all__ = [
-    "Round",
-    "do_round",
-    "map_file",
-    "read_round",
-    "round_outputs",
-    "start_round",
-    "write_map",
-]
+__all__ = ["do_round"]
 
 _DRIFT = 0.05  # of the band: halves that have moved apart by less lie on each other
 _LEAST = 2  # particles of a class in each half
-_BOX = "tomodaskBox"
-
-
-@dataclass(frozen=True)
-class Round:
-    """What a round hands to the next.
-
-    Attributes
-    ----------
-    poses : DataFrame, optional
-        Row by row those of the boxes; NaN where one was set aside.  None before the first.
-    references : dict of int to (array, array)
-        By class: of half 1 and half 2.
-    shares : dict of int to float
-        Of the classes.
-    filled : int
-        How many empty classes were filled so far.
-    """
-
-    poses: pd.DataFrame | None
-    references: dict[int, tuple[np.ndarray, np.ndarray]]
-    shares: dict[int, float]
-    filled: int = 0
-
-
-def map_file(classes: bool, number: int, name: str) -> str:
-    """The file of a class's map or curve."""
-    return f"class{number}_{name}" if classes else name
-
-
-def round_outputs(name: str, labels: list[int], classes: bool) -> list[str]:
-    """Files of a round, its folder first."""
-    maps = ("average.mrc", "half1.mrc", "half2.mrc", "reference1.mrc", "reference2.mrc", "fsc.csv")
-    files = [map_file(classes, label, one) for label in labels for one in maps]
-    return [name, *(f"{name}/{file}" for file in ("poses.star", *files))]
-
-
-def read_round(folder: Path, job: RefinementJob, told: dict[str, Any]) -> Round:
-    """A finished round, from its files."""
-    classes = job.classes > 1 and told["phase"] == "classes"
-    references = {}
-    for label in map(int, told["shares"]):
-        one, two = (
-            np.asarray(open_tomogram(folder / map_file(classes, label, name)).values, np.float32)
-            for name in ("reference1.mrc", "reference2.mrc")
-        )
-        references[label] = (one, two)
-    table = read_particles(folder / "poses.star", need=("orientation",))
-    table = table.set_index(pd.Index(table.pop(_BOX).to_numpy(np.int64)))
-    table = table.reindex(np.arange(len(job.table)))
-    table["half"] = job.half
-    table = table.set_axis(pd.Index(job.table.index, name="particle"))
-    shares = {int(label): float(share) for label, share in told["shares"].items()}
-    return Round(table, references, shares, int(told["filled"]))
 
 
 def do_round(
@@ -156,7 +79,7 @@ def do_round(
     table, averages, more = _averaged(job, poses, weights, search, labels, several, label)
     told |= more
     finished = _measured(job, table, averages, before, search)
-    _write(at, job, table, averages, several)
+    write_round(at, job, table, averages, several)
     told |= {
         "phase": phase,
         "shares": {str(c): one.weights_share for c, one in averages.items()},
@@ -171,15 +94,6 @@ def do_round(
         "set_aside": int(table[QUATERNION[0]].isna().sum()),
     }
     return finished, told
-
-
-@dataclass(frozen=True)
-class _Class:
-    """A class's average and the correlation of its halves."""
-
-    average: Average
-    curve: pd.DataFrame
-    weights_share: float
 
 
 def _assigned(
@@ -228,7 +142,7 @@ def _averaged(
     labels: list[int],
     several: bool,
     label: str,
-) -> tuple[pd.DataFrame, dict[int, _Class], dict[str, Any]]:
+) -> tuple[pd.DataFrame, dict[int, RoundClass], dict[str, Any]]:
     """Averages in one frame, equal classes made one; and the poses that belong to them.
 
     Returns the table of the particles' best classes, the classes, and what was done.
@@ -257,6 +171,7 @@ def _averaged(
             diameter=job.plan.diameter,
             symmetry=job.plan.symmetry,
             threshold=job.merge,
+            shared=job.assignment == "soft",
         )
         assert weights is not None
         weights, place = weights.copy(), {c: i for i, c in enumerate(labels)}
@@ -275,7 +190,7 @@ def _averaged(
         table, shares = poses, dict.fromkeys(averages, 1.0)
     plan = job.plan
     out = {
-        c: _Class(
+        c: RoundClass(
             one,
             corrected_fsc(
                 one.half_1, one.half_2, voxel_size=plan.voxel_size, diameter=plan.diameter
@@ -362,7 +277,7 @@ def _merged(
 def _measured(
     job: RefinementJob,
     table: pd.DataFrame,
-    averages: dict[int, _Class],
+    averages: dict[int, RoundClass],
     before: Round,
     search: Search,
 ) -> Finished:
@@ -394,58 +309,5 @@ def _measured(
     )
 
 
-def _write(
-    at: Path,
-    job: RefinementJob,
-    table: pd.DataFrame,
-    averages: dict[int, _Class],
-    several: bool,
-) -> None:
-    filters = {c: half_map_weights(one.curve) for c, one in averages.items()}
-    if several:
-        total = sum(one.weights_share for one in averages.values())
-        common = sum(averages[c].weights_share / total * one for c, one in filters.items())
-        filters = dict.fromkeys(filters, np.asarray(common))
-    for c, one in averages.items():
-        average = one.average
-        maps = {
-            "average.mrc": average.average,
-            "half1.mrc": average.half_1,
-            "half2.mrc": average.half_2,
-            "reference1.mrc": next_reference(average.half_1, filters[c]),
-            "reference2.mrc": next_reference(average.half_2, filters[c]),
-        }
-        for name, values in maps.items():
-            write_map(at / map_file(several, c, name), values, job.plan.voxel_size)
-        with replacing(at / map_file(several, c, "fsc.csv"), overwrite=True) as part:
-            one.curve.to_csv(part, index=False)
-    # STAR knows no row without a pose: those that are set aside are found again by their number.
-    known = table[list(QUATERNION)].notna().all(axis=1).to_numpy()
-    rows = table.assign(**{_BOX: np.arange(len(table))}).drop(columns="reason", errors="ignore")
-    if "image" in job.table:
-        rows["image"] = job.table["image"].to_numpy()
-    write_particles(
-        rows[known].reset_index(drop=True), at / "poses.star", voxel_size=job.plan.voxel_size
-    )
-
-
-def write_map(path: Path, values: np.ndarray, voxel_size: float) -> None:
-    """A map as MRC, whole or not at all."""
-    volume = xr.DataArray(
-        np.asarray(values, np.float32),
-        dims=("z", "y", "x"),
-        name=path.stem,
-        attrs={"voxel_size": voxel_size},
-    )
-    save_tomogram(volume, path, overwrite=True)
-
-
 def _or_none(value: float) -> float | None:
     return float(value) if np.isfinite(value) else None
-
-
-def start_round(maps: list[np.ndarray], poses: pd.DataFrame | None) -> Round:
-    """Before the first round of a start: the same maps for both halves."""
-    references = {number: (one, one) for number, one in enumerate(maps, 1)}
-    shares = dict.fromkeys(references, 1 / len(maps))
-    return Round(poses, references, shares)

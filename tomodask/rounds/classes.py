@@ -13,16 +13,15 @@ round before, and the particle enters every class's average with that weight, at
 
 A class that has fallen empty takes over those of the largest class that fit it worst; one that has
 done so often is given up.  Two classes are one and the same where their averages agree as well as
-their own halves say they can.  Each half lays its map of b on its map of a by itself, and under its
-motion M that
+their own halves say they can.  Each half lays its map of b on its map of a by itself, by a motion
+M; then
 
-    ρ = r_ab(M) / √(h_a h_b) ≥ 0.97,   r_ab = ½ (corr(a₁, M b₂) + corr(a₂, M b₁)),
+    ρ = r_ab / √(h_a h_b) ≥ 0.97,   r_ab = mean of corr(a_i, M b_j),
 
-with h the correlation of a class's halves, all within the particle's sphere and the band of the
-round.  As r is taken across the halves, noise that two classes share, as they do where particles
-are of both in part, or that a motion was fitted to, does not make them alike.  Both halves must
-find so.  What passes between them are these numbers, as of a Fourier shell correlation, and what is
-decided; each half's particles follow the motion of its own maps.
+over M, i and j, with h the correlation of a class's halves, all within the particle's sphere and
+the band of the round.  Where particles may be of both classes in part, a_i and b_i hold the same
+noise: then i ≠ j alone.  What passes between the halves is ρ, a number as of a Fourier shell
+correlation, and what is decided by it; each half's particles follow the motion of its own maps.
 """
 
 from __future__ import annotations
@@ -50,6 +49,7 @@ __all__ = [
 ]
 
 _SURE = 1e-3  # a share below is none
+_FAR = 0.9  # of the correlation that is asked for
 
 
 def check_classes(classes: int, half: np.ndarray) -> int:
@@ -186,6 +186,7 @@ def equal_classes(
     diameter: float,
     symmetry: str = "C1",
     threshold: float = 0.97,
+    shared: bool = False,
 ) -> list[tuple[int, int, tuple[Motion, Motion]]]:
     """Which classes are one: pairs (kept, given up, motions from the kept map to the other).
 
@@ -198,6 +199,8 @@ def equal_classes(
     symmetry : str
     threshold : float
         Of ρ, see above.
+    shared : bool
+        Whether a particle may be of two classes in part.
 
     Returns
     -------
@@ -206,14 +209,17 @@ def equal_classes(
         each measured in the maps of its half alone.
     """
     n = halves[0][0].shape[0]
-    # Three voxels to the period are enough, and 8 times faster than six.
-    edge = 2 * int(np.ceil(max(16, 3 * n * voxel_size / resolution) / 2))
+    # Three voxels to the period are enough, and 8 times faster than six; but the particle must have
+    # the four voxels of room that masks leave at the faces.
+    room = max(1 - diameter / (n * voxel_size), 8 / n)
+    edge = 2 * int(np.ceil(max(16, 3 * n * voxel_size / resolution, 8 / room) / 2))
     factor = max((n // 2) / (edge // 2), 1.0)
     size = voxel_size * factor
     small = [[resampled(x, factor) if factor > 1 else x for x in pair] for pair in halves]
     own = {"voxel_size": size, "resolution": max(resolution, 2 * size), "diameter": diameter}
     still = Motion(Rotation.identity(), np.zeros(3), 1.0)
     reliable = [max(correlation_under(still, *pair, **own), 1e-3) for pair in small]
+    pairs = [(i, j) for i in (0, 1) for j in (0, 1) if i != j or not shared]
     out: list[tuple[int, int, tuple[Motion, Motion]]] = []
     gone: set[int] = set()
     for a in range(len(small)):
@@ -222,16 +228,19 @@ def equal_classes(
                 continue
             level = threshold * np.sqrt(reliable[a] * reliable[b])
             motions: list[Motion] = []
+            found: list[float] = []
             for half in (0, 1):
                 motion = superpose(
                     small[a][half], small[b][half], symmetry=symmetry, everywhere=True, **own
                 )
-                across = [correlation_under(motion, small[a][i], small[b][1 - i], **own)
-                          for i in (0, 1)]  # fmt: skip
-                if np.mean(across) < level:
-                    break
                 motions.append(motion)
+                found += [
+                    correlation_under(motion, small[a][i], small[b][j], **own) for i, j in pairs
+                ]
+                if np.mean(found) < _FAR * level:  # the other half will not mend it
+                    break
             else:
-                out.append((a, b, (motions[0], motions[1])))
-                gone.add(b)
+                if np.mean(found) >= level:
+                    out.append((a, b, (motions[0], motions[1])))
+                    gone.add(b)
     return out

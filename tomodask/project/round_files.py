@@ -1,0 +1,184 @@
+"""The files of a round of refinement.
+
+::
+
+    iteration_03/
+      poses.star                   of every particle: pose, score, half, class
+      set_aside.csv                particles without a pose, and why; where there are such
+      average.mrc half1.mrc half2.mrc
+      reference1.mrc reference2.mrc  what the halves are aligned to in the next round
+      fsc.csv
+
+With several classes the maps and curves of each bear its number, ``class2_average.mrc``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from tomodask.averaging.averages import Average
+from tomodask.averaging.map_filters import half_map_weights
+from tomodask.data.columns import QUATERNION
+from tomodask.data.particles import read_particles, write_particles
+from tomodask.data.tomograms import open_tomogram, save_tomogram
+from tomodask.data.writing import replacing
+from tomodask.project.refinement_job import RefinementJob
+from tomodask.rounds.iterations import next_reference
+
+__all__ = [
+    "SET_ASIDE",
+    "Round",
+    "RoundClass",
+    "map_file",
+    "read_round",
+    "round_outputs",
+    "start_round",
+    "write_map",
+    "write_round",
+]
+
+#: Table of the particles that no pose was found for.
+SET_ASIDE = "set_aside.csv"
+
+_BOX = "tomodaskBox"
+
+
+@dataclass(frozen=True)
+class Round:
+    """What a round hands to the next.
+
+    Attributes
+    ----------
+    poses : DataFrame, optional
+        Row by row those of the boxes; NaN where one was set aside.  None before the first.
+    references : dict of int to (array, array)
+        By class: of half 1 and half 2.
+    shares : dict of int to float
+        Of the classes.
+    filled : int
+        How many empty classes were filled so far.
+    """
+
+    poses: pd.DataFrame | None
+    references: dict[int, tuple[np.ndarray, np.ndarray]]
+    shares: dict[int, float]
+    filled: int = 0
+
+
+@dataclass(frozen=True)
+class RoundClass:
+    """A class's average and the correlation of its halves."""
+
+    average: Average
+    curve: pd.DataFrame
+    weights_share: float
+
+
+def start_round(maps: list[np.ndarray], poses: pd.DataFrame | None) -> Round:
+    """Before the first round of a start: the same maps for both halves."""
+    references = {number: (one, one) for number, one in enumerate(maps, 1)}
+    shares = dict.fromkeys(references, 1 / len(maps))
+    return Round(poses, references, shares)
+
+
+def map_file(classes: bool, number: int, name: str) -> str:
+    """The file of a class's map or curve."""
+    return f"class{number}_{name}" if classes else name
+
+
+def round_outputs(name: str, labels: list[int], classes: bool, *, aside: bool) -> list[str]:
+    """Files of a round, its folder first; `aside` says whether particles were set aside."""
+    maps = ("average.mrc", "half1.mrc", "half2.mrc", "reference1.mrc", "reference2.mrc", "fsc.csv")
+    files = [map_file(classes, label, one) for label in labels for one in maps]
+    tables = ("poses.star", *((SET_ASIDE,) if aside else ()))
+    return [name, *(f"{name}/{file}" for file in (*tables, *files))]
+
+
+def read_round(folder: Path, job: RefinementJob, told: dict[str, Any]) -> Round:
+    """A finished round, from its files."""
+    classes = job.classes > 1 and told["phase"] == "classes"
+    references = {}
+    for label in map(int, told["shares"]):
+        one, two = (
+            np.asarray(open_tomogram(folder / map_file(classes, label, name)).values, np.float32)
+            for name in ("reference1.mrc", "reference2.mrc")
+        )
+        references[label] = (one, two)
+    table = read_particles(folder / "poses.star", need=("orientation",))
+    table = table.set_index(pd.Index(table.pop(_BOX).to_numpy(np.int64)))
+    table = table.reindex(np.arange(len(job.table)))
+    table["half"] = job.half
+    table = table.set_axis(pd.Index(job.table.index, name="particle"))
+    shares = {int(label): float(share) for label, share in told["shares"].items()}
+    return Round(table, references, shares, int(told["filled"]))
+
+
+def write_round(
+    at: Path,
+    job: RefinementJob,
+    table: pd.DataFrame,
+    averages: dict[int, RoundClass],
+    several: bool,
+) -> None:
+    """Write a round's files into its folder.
+
+    Parameters
+    ----------
+    at : Path
+    job : RefinementJob
+    table : DataFrame
+        Of all particles, row by row those of the boxes; without a pose, with its ``reason``, where
+        one was set aside.
+    averages : dict of int to RoundClass
+    several : bool
+        Whether there are classes.
+    """
+    filters = {c: half_map_weights(one.curve) for c, one in averages.items()}
+    if several:
+        total = sum(one.weights_share for one in averages.values())
+        common = sum(averages[c].weights_share / total * one for c, one in filters.items())
+        filters = dict.fromkeys(filters, np.asarray(common))
+    for c, one in averages.items():
+        average = one.average
+        maps = {
+            "average.mrc": average.average,
+            "half1.mrc": average.half_1,
+            "half2.mrc": average.half_2,
+            "reference1.mrc": next_reference(average.half_1, filters[c]),
+            "reference2.mrc": next_reference(average.half_2, filters[c]),
+        }
+        for name, values in maps.items():
+            write_map(at / map_file(several, c, name), values, job.plan.voxel_size)
+        with replacing(at / map_file(several, c, "fsc.csv"), overwrite=True) as part:
+            one.curve.to_csv(part, index=False)
+    # STAR knows no row without a pose: those that are set aside are found again by their number.
+    known = table[list(QUATERNION)].notna().all(axis=1).to_numpy()
+    rows = table.assign(**{_BOX: np.arange(len(table))}).drop(columns="reason", errors="ignore")
+    if "image" in job.table:
+        rows["image"] = job.table["image"].to_numpy()
+    write_particles(
+        rows[known].reset_index(drop=True), at / "poses.star", voxel_size=job.plan.voxel_size
+    )
+    if not known.all():
+        aside = pd.DataFrame({"particle": job.table.index[~known]})
+        aside["image"] = job.table["image"].to_numpy()[~known] if "image" in job.table else ""
+        aside["reason"] = table["reason"].to_numpy()[~known] if "reason" in table else ""
+        with replacing(at / SET_ASIDE, overwrite=True) as part:
+            aside.to_csv(part, index=False)
+
+
+def write_map(path: Path, values: np.ndarray, voxel_size: float) -> None:
+    """A map as MRC, whole or not at all."""
+    volume = xr.DataArray(
+        np.asarray(values, np.float32),
+        dims=("z", "y", "x"),
+        name=path.stem,
+        attrs={"voxel_size": voxel_size},
+    )
+    save_tomogram(volume, path, overwrite=True)
