@@ -1,11 +1,12 @@
 """A million particles, twenty candidates each: what the graph of `align_subtomograms` weighs.
 
-    python benchmarks/alignment_plan.py [--candidates 20] [--large]
+    python benchmarks/alignment_plan.py [--candidates 20] [--small | --large]
 
-The graphs are the true ones, of up to 10⁵ particles (10⁶ with --large).  They are run, too, on two
-local workers, with tasks that take no time and hand on as many bytes as the true ones: what is left
-is Dask's.  The cost of a partition is the slope between two runs, and what 10⁶ particles need
-follows from it.  64³ boxes, ±60°, 20° grid; nothing is read from disk.
+The graphs are the true ones, of boxes of a store, up to 10⁵ particles (10⁶ with --large).  They are
+run, too, on two local workers, with tasks that take no time and hand on as many bytes as the true
+ones: what is left is Dask's.  The cost of a partition is the slope between two runs, and what 10⁶
+particles need follows from it.  64³ boxes, ±60°, 20° grid; nothing is read from disk.  --small
+takes a tenth of the particles: it shows that all works, its slopes are rough.
 """
 
 from __future__ import annotations
@@ -31,84 +32,90 @@ import pandas as pd
 import xarray as xr
 from dask.delayed import Delayed
 from distributed import Client, LocalCluster
+from distributed.diagnostics import MemorySampler
 
-from tomodask.alignment import poses as posing
+from tomodask.alignment import candidate_bag as bag
 from tomodask.alignment.batches import BatchFolder
-from tomodask.data.subtomogram_table import batch_size
+from tomodask.alignment.noise import ShellPower
+from tomodask.alignment.particle import POSE
+from tomodask.alignment.poses import align_subtomograms
+from tomodask.data import subtomograms as storing
+from tomodask.data.subtomogram_store import StoredBox
+from tomodask.data.subtomogram_table import batch_size, subtomogram_dataset
 from tomodask.simulation.phantom import phantom_map, phantom_subtomograms
 
 BOX, VOXEL, TILTS = 64, 6.0, (-60.0, 60.0)
 MILLION = 1_000_000
+KINDS = ("plan", "search", "others")  # of tasks, whose results move between workers
 SHARE = 0.05  # what Dask may cost of what it runs
 
 
 # Tasks that take no time; workers import them by name, as they do the true ones.
 
 
-def idle_block(block_info: Any = None) -> np.ndarray:
+def idle_blocks(readers: list[Any]) -> np.ndarray:
     """A block of boxes that weighs what a true one does, its pages never touched."""
-    (shape,) = [info["chunk-shape"] for key, info in block_info.items() if key is None]
-    return np.zeros(shape, np.float32)
+    return np.zeros((len(readers), *((BOX,) * 3)), np.float32)
 
 
-def idle_plan(*args: Any, **kwargs: Any) -> bytes:
-    return b""
+def idle_plan(*args: Any, **kwargs: Any) -> np.ndarray:
+    return np.zeros(int(os.environ["IDLE_PLAN"]), np.uint8)
 
 
-def idle_search(boxes: Any, rows: np.ndarray, *args: Any, **kwargs: Any) -> list[Any]:
+def idle_noise(
+    blocks: Any, frequencies: Any, place: Any, kinds: list[int], **kwargs: Any
+) -> dict[int, ShellPower]:
+    return dict.fromkeys(kinds, ShellPower(np.ones(BOX // 2, np.int64), 1))
+
+
+def idle_search(
+    blocks: Any, plans: Any, place: Any, start: int, identities: np.ndarray, *args: Any, **kw: Any
+) -> list[Any]:
     payload = int(os.environ["IDLE_PAYLOAD"])
-    return [(np.asarray(rows), np.zeros((len(rows), payload), np.uint8))]
+    return [start, np.zeros((len(identities), payload), np.uint8)]
 
 
-def idle_refine(found: list[Any], *args: Any, **kwargs: Any) -> list[np.ndarray]:
-    ((rows, _),) = found
-    poses = np.zeros(len(rows), posing.POSE)
-    poses["particle"], poses["matrix"], poses["score"] = rows, np.eye(3), 0.5
-    return [poses]
+def idle_refine(found: list[Any], *args: Any, **kwargs: Any) -> np.ndarray:
+    start, data = found
+    poses = np.zeros(len(data), POSE)
+    poses["particle"] = start + np.arange(len(data))
+    poses["matrix"], poses["score"] = np.eye(3), 0.5
+    return poses
 
 
-def job(count: int, *, candidates: int, tomograms: int = 1) -> Delayed:
+def job(count: int, *, candidates: int, tomograms: int = 1, whiten: bool = False) -> Delayed:
     """The graph of an alignment of boxes that are not there."""
-    blocks = da.map_blocks(
-        idle_block,
-        chunks=(
-            da.core.normalize_chunks(batch_size(count, BOX), (count,))[0],
-            *((BOX,),) * 3,
-        ),
-        dtype=np.float32,
-        meta=np.empty((0, 0, 0, 0), np.float32),
-    )
+    where, written = "/data/some/where/boxes.zarr", "0" * 32
+    readers = [StoredBox(where, i, (BOX,) * 3, written, 10**18 + i) for i in range(count)]
     # A tilt range of its own makes a tomogram a measurement, as its record would.
     tomogram = np.arange(count) * tomograms // count
-    dataset = xr.Dataset(
-        {"subtomogram": (("particle", "z", "y", "x"), blocks)},
-        coords={
-            "particle": np.arange(count),
-            "image": (
-                "particle",
-                np.array([f"{i}@/data/some/where/boxes.zarr" for i in range(count)], dtype=object),
-            ),
-            "tilt_min": ("particle", TILTS[0] + 1e-3 * tomogram),
-            "tilt_max": ("particle", np.full(count, TILTS[1])),
-        },
-        attrs={"voxel_size": VOXEL},
+    table = pd.DataFrame(
+        {
+            "image": [f"{i}@{where}" for i in range(count)],
+            "tilt_min": TILTS[0] + 1e-3 * tomogram,
+            "tilt_max": np.full(count, TILTS[1]),
+        }
     )
-    reference = phantom_map(voxel_size=VOXEL, box=BOX)
     with (
-        mock.patch.object(posing, "search", idle_search),
-        mock.patch.object(posing, "refine", idle_refine),
-        mock.patch.object(posing, "plan_alignment", idle_plan),
+        mock.patch.object(storing, "read_boxes", idle_blocks),
+        mock.patch.object(bag, "noise", idle_noise),
+        mock.patch.object(bag, "search", idle_search),
+        mock.patch.object(bag, "refine", idle_refine),
+        mock.patch.object(bag, "plan", idle_plan),
     ):
-        return posing.align_subtomograms(dataset, reference, candidates=candidates)
+        blocks = storing.lazy_boxes(readers, (BOX,) * 3)
+        dataset = subtomogram_dataset(blocks, table, voxel_size=VOXEL, attrs={})
+        reference = phantom_map(voxel_size=VOXEL, box=BOX)
+        return align_subtomograms(dataset, reference, candidates=candidates, whiten=whiten)
 
 
 def particle(candidates: int) -> dict[str, float]:
     """Bytes and seconds of one particle, and of what is made once for all."""
     seen: dict[str, Any] = {}
-    search = posing.search
+    search = bag.search
 
-    def spy(*args: Any, **kwargs: Any) -> Any:
-        seen["found"], seen["plan"] = search(*args, **kwargs), kwargs["plan"]
+    def spy(blocks: Any, plans: Any, *args: Any, **kwargs: Any) -> Any:
+        seen["found"], seen["plan"] = search(blocks, plans, *args, **kwargs), plans[0]
         return seen["found"]
 
     volumes, _ = phantom_subtomograms(33, box=BOX, voxel_size=VOXEL, snr=0.1)
@@ -123,11 +130,11 @@ def particle(candidates: int) -> dict[str, float]:
         few = boxes.isel(particle=slice(0, count))
         call = {"tilt_range": TILTS, "candidates": candidates, "batch": count}
         began = time.process_time()
-        posing.align_subtomograms(few, reference, **call).compute()
+        align_subtomograms(few, reference, **call).compute()
         return time.process_time() - began
 
     with dask.config.set(scheduler="synchronous"):
-        with mock.patch.object(posing, "search", spy):
+        with mock.patch.object(bag, "search", spy):
             cpu(2)  # compiles
         one, many = cpu(1), cpu(33)
     found = len(cloudpickle.dumps(seen["found"])) / 2
@@ -136,14 +143,16 @@ def particle(candidates: int) -> dict[str, float]:
         "once": one - (many - one) / 32,
         "found": found,
         "plan": len(cloudpickle.dumps(seen["plan"])),
-        "pose": posing.POSE.itemsize,
+        "pose": POSE.itemsize,
     }
 
 
-def weigh(count: int, *, candidates: int, tomograms: int = 1) -> dict[str, float]:
+def weigh(
+    count: int, *, candidates: int, tomograms: int = 1, whiten: bool = False
+) -> dict[str, float]:
     """Build a graph, make it ready as a client does, and print what it weighs."""
     began = time.process_time()
-    built = job(count, candidates=candidates, tomograms=tomograms)
+    built = job(count, candidates=candidates, tomograms=tomograms, whiten=whiten)
     building = time.process_time() - began
     began = time.process_time()
     (ready,) = dask.optimize(built)
@@ -162,7 +171,7 @@ def weigh(count: int, *, candidates: int, tomograms: int = 1) -> dict[str, float
     print(
         f"  {count:9,d} {tomograms:9,d} {parts:10,d} {len(graph):8,d} {len(graph) / parts:8.2f} "
         f"{weight / 1e6:8.1f} {weight / count:8.0f} {building:8.2f} {sending:8.2f} "
-        f"{1e3 * (building + sending) / parts:10.2f}",
+        f"{1e3 * (building + sending) / parts:10.2f}{'   whiten' if whiten else ''}",
         flush=True,
     )
     return figures
@@ -173,30 +182,41 @@ def run(client: Client, count: int, *, candidates: int, tomograms: int = 1) -> d
     built = job(count, candidates=candidates, tomograms=tomograms)
     before = client.run(spent)
     here, began = time.process_time(), time.perf_counter()
-    table = client.compute(built).result()
+    memory = MemorySampler()
+    with memory.sample("run", client=client, measure="managed", interval=0.2):
+        table = client.compute(built).result()
     wall, here = time.perf_counter() - began, time.process_time() - here
     after = client.run(spent)
     assert isinstance(table, pd.DataFrame)
     assert len(table) == count
     there = sum(after[w][0] - before[w][0] for w in after)
-    moved = sum(after[w][1] - before[w][1] for w in after)
+    plans, found, moved = (
+        sum(after[w][1][kind] - before[w][1][kind] for w in after) for kind in KINDS
+    )
+    held = float(memory.to_pandas().max().iloc[0])
     parts = -(-count // batch_size(count, BOX))
     print(
         f"  {count:9,d} {tomograms:9,d} {parts:10,d} {wall:8.1f} {here:10.1f} {there:10.1f} "
-        f"{moved / 1e6:9.1f} {moved / count:10.0f}",
+        f"{plans / 1e6:9.1f} {found / 1e6:9.1f} {moved / 1e6:9.1f} {(found + moved) / count:10.0f} "
+        f"{held / 1e6:8.0f}",
         flush=True,
     )
     return {"parts": parts, "wall": wall, "here": here, "there": there, "moved": moved}
 
 
-def spent(dask_worker: Any) -> tuple[float, int]:
-    """CPU seconds of a worker and bytes that came to it from others."""
-    return time.process_time(), sum(one["total"] for one in dask_worker.transfer_incoming_log)
+def spent(dask_worker: Any) -> tuple[float, dict[str, int]]:
+    """CPU seconds of a worker, and bytes that came to it from others."""
+    came = dict.fromkeys(KINDS, 0)
+    for one in dask_worker.transfer_incoming_log:
+        for key, size in one["keys"].items():
+            kind = (key[0] if isinstance(key, tuple) else key).split("-")[0]
+            came[kind if kind in came else "others"] += size
+    return time.process_time(), came
 
 
 def checkpoints(rows: int) -> tuple[float, float, int]:
     """Seconds to write and to read the file of a batch, and its bytes."""
-    poses = np.zeros(rows, posing.POSE)
+    poses = np.zeros(rows, POSE)
     with tempfile.TemporaryDirectory() as path:
         folder = BatchFolder.open(path, "benchmark")
         began = time.perf_counter()
@@ -204,7 +224,7 @@ def checkpoints(rows: int) -> tuple[float, float, int]:
             folder.write(f"batch{i:06d}", poses)
         wrote = time.perf_counter()
         for i in range(300):
-            assert folder.read(f"batch{i:06d}", posing.POSE) is not None
+            assert folder.read(f"batch{i:06d}", POSE) is not None
         read = time.perf_counter()
         size = Path(path, "batch000000.npy").stat().st_size
     return (wrote - began) / 300, (read - wrote) / 300, size
@@ -219,8 +239,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--candidates", type=int, default=20)
     parser.add_argument("--large", action="store_true", help="build and run all 10⁶, some minutes")
+    parser.add_argument("--small", action="store_true", help="a tenth of the particles")
     args = parser.parse_args()
-    count = args.candidates
+    count, less = args.candidates, 10 if args.small else 1
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
 
     one = particle(count)
@@ -235,23 +256,29 @@ def main() -> None:
         f"  {'particles':>9s} {'tomograms':>9s} {'partitions':>10s} {'keys':>8s} {'/ part':>8s} "
         f"{'MB':>8s} {'bytes/p':>8s} {'build':>8s} {'pack':>8s} {'ms / part':>10s}"
     )
-    weighed = [weigh(n, candidates=count) for n in (1_000, 10_000, 100_000)]
+    counts = (1_000, 10_000) if args.small else (1_000, 10_000, 100_000)
+    weighed = [weigh(n, candidates=count) for n in counts]
     if args.large:
         weighed.append(weigh(MILLION, candidates=count))
-    for n in (10_000, 100_000):
+    for n in counts[1:]:
         weigh(n, candidates=count, tomograms=n // 1000)
+    weigh(counts[-1], candidates=count, tomograms=counts[-1] // 1000, whiten=True)
 
     print(
-        "\nidle tasks on two workers: seconds by the clock, CPU of client + scheduler, of workers"
+        "\nidle tasks on two workers: seconds by the clock; CPU of client and scheduler, of "
+        "workers;\nMB that moved between workers: plans, candidates (found), all else (bytes a "
+        "particle: without plans);\nmost MB that results held at a time"
     )
     print(
         f"  {'particles':>9s} {'tomograms':>9s} {'partitions':>10s} {'clock':>8s} "
-        f"{'scheduler':>10s} {'workers':>10s} {'MB moved':>9s} {'bytes/p':>10s}"
+        f"{'scheduler':>10s} {'workers':>10s} {'plans':>9s} {'found':>9s} {'else':>9s} "
+        f"{'bytes/p':>10s} {'held':>8s}"
     )
     # By its own name: workers then import the idle tasks and do not unpickle them each time.
     import alignment_plan as this
 
     os.environ["IDLE_PAYLOAD"] = str(int(one["found"]))
+    os.environ["IDLE_PLAN"] = str(int(one["plan"]))
     with (
         # Workers keep a line for each transfer, a thousand unless told otherwise.
         dask.config.set({"distributed.admin.low-level-log-length": 10_000_000}),
@@ -265,11 +292,12 @@ def main() -> None:
         Client(cluster) as client,
     ):
         this.run(client, 512, candidates=count)  # imports
-        small = this.run(client, 8_192, candidates=count)
-        large = this.run(client, 40_960, candidates=count)
+        small = this.run(client, 8_192 // less, candidates=count)
+        large = this.run(client, 81_920 // less, candidates=count)
         if args.large:
             large = this.run(client, MILLION, candidates=count)
-        this.run(client, 10_000, candidates=count, tomograms=10)
+        this.run(client, 10_000 // less, candidates=count, tomograms=max(10 // less, 2))
+        this.run(client, 100_000 // less, candidates=count, tomograms=100 // less)
     scheduler, worker = slope(small, large, "here"), slope(small, large, "there")
 
     batch = batch_size(MILLION, BOX)

@@ -1,11 +1,12 @@
 """Alignment at scale: two workers against one, time and memory by number of particles, peaks.
 
-    python benchmarks/alignment_scale.py [--particles 100 1000] [--large]
+    python benchmarks/alignment_scale.py [--particles 100 1000] [--tomograms 10] [--large]
 
 64³ boxes of the phantom in a Zarr store, ±60°, SNR 0.1; local workers of one thread, a cluster of
 its own for each run.  The ratio of two workers to one is taken by the clock, and by the CPU time of
-the busier worker, which another load of the machine does not change.  --large adds 10⁴ particles
-(10 GB of boxes).
+the busier worker, which another load of the machine does not change.  What moves between workers is
+told apart: plans, candidates (which should be refined where they lie), all else.  The largest set
+is aligned once more as of many tomograms.  --large adds 10⁴ particles (10 GB of boxes).
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ from unittest import mock
 
 import numpy as np
 from align import BOX, SHIFT, VOXEL, simulate
+from alignment_plan import KINDS
+from alignment_plan import spent as spent_and_moved
 
-from tomodask.alignment import poses as posing
+from tomodask.alignment import candidate_bag as bag
 from tomodask.alignment import search as searching
+from tomodask.alignment.poses import align_subtomograms
 from tomodask.cluster import connect, overhead
 from tomodask.data.subtomograms import open_subtomograms
 from tomodask.simulation.phantom import phantom_map, phantom_subtomograms
@@ -38,36 +42,37 @@ from tomodask.simulation.phantom import phantom_map, phantom_subtomograms
 TILTS = (-60.0, 60.0)
 
 
-def spent() -> float:
-    """CPU seconds of a process, the system's for it included."""
-    return time.process_time()
-
-
 def peak() -> float:
     """Most memory that a process held, MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def align(path: Path, workers: int) -> dict[str, float]:
+def align(path: Path, workers: int, tomograms: int = 1) -> dict[str, float]:
     """One run with a cluster of its own, start-up aside."""
     reference = phantom_map(voxel_size=VOXEL, box=BOX)
     boxes = open_subtomograms(path)
     count = boxes.sizes["particle"]
+    # A tilt range of its own makes a tomogram a measurement, as its record would.
+    tilts = TILTS[0] + 1e-3 * (np.arange(count) * tomograms // count)
+    boxes = boxes.assign_coords(
+        tilt_min=("particle", tilts), tilt_max=("particle", np.full(count, TILTS[1]))
+    )
     with connect(workers=workers) as client:
         few = boxes.isel(particle=slice(0, 2 * workers))
-        compiled = posing.align_subtomograms(few, reference, batch=1)
+        compiled = align_subtomograms(few, reference, batch=1)
         client.submit(len, [0]).result()
         for address in client.scheduler_info()["workers"]:
             client.submit(compiled.compute, scheduler="sync", workers=[address]).result()
         idle = client.run(peak)
-        before = client.run(spent)
+        before = client.run(spent_and_moved)
         here, began = time.process_time(), time.perf_counter()
         with overhead(client) as dask_time:
-            table = client.compute(posing.align_subtomograms(boxes, reference)).result()
+            table = client.compute(align_subtomograms(boxes, reference)).result()
         wall, here = time.perf_counter() - began, time.process_time() - here
-        after, most = client.run(spent), client.run(peak)
+        after, most = client.run(spent_and_moved), client.run(peak)
     assert len(table) == count
-    cpu = [after[worker] - before[worker] for worker in after]
+    cpu = [after[worker][0] - before[worker][0] for worker in after]
+    moved = [sum(after[w][1][kind] - before[w][1][kind] for w in after) for kind in KINDS]
     figures = {
         "wall": wall,
         "busiest": max(cpu),
@@ -76,9 +81,10 @@ def align(path: Path, workers: int) -> dict[str, float]:
         "memory": max(most.values()),
     }
     print(
-        f"  {count:9,d} {workers:7d} {wall:8.2f} {1e3 * wall / count:10.1f} "
+        f"  {count:9,d} {tomograms:9d} {workers:7d} {wall:8.2f} {1e3 * wall / count:10.1f} "
         f"{1e3 * sum(cpu) / count:10.1f} {1e3 * max(cpu) / count:10.1f} {here:9.2f} "
-        f"{100 * dask_time.share:8.1f} {max(most.values()):8.0f} {max(idle.values()):6.0f}",
+        f"{100 * dask_time.share:8.1f} {max(most.values()):8.0f} {max(idle.values()):6.0f} "
+        f"{' '.join(f'{one / 1e6:7.1f}' for one in moved)}",
         flush=True,
     )
     return figures
@@ -140,7 +146,7 @@ def peaks(particles: int = 16) -> None:
         particles, box=BOX, voxel_size=VOXEL, snr=0.1, shift_range=SHIFT
     )
     told = {"products": 0.0, "flops": 0.0, "bytes": 0.0, "search": 0.0, "refine": 0.0}
-    product, search, refine = searching.real_products, posing.search, posing.refine
+    product, search, refine = searching.real_products, bag.search, bag.refine
 
     def timed_product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         began = time.thread_time()
@@ -172,12 +178,12 @@ def peaks(particles: int = 16) -> None:
     with (
         dask.config.set(scheduler="synchronous"),
         mock.patch.object(searching, "real_products", timed_product),
-        mock.patch.object(posing, "search", timed("search", search)),
-        mock.patch.object(posing, "refine", timed("refine", refine)),
+        mock.patch.object(bag, "search", timed("search", search)),
+        mock.patch.object(bag, "refine", timed("refine", refine)),
     ):
         for _ in range(2):  # the second time all is compiled
             told.update(dict.fromkeys(told, 0.0))
-            posing.align_subtomograms(boxes, reference, tilt_range=TILTS).compute()
+            align_subtomograms(boxes, reference, tilt_range=TILTS).compute()
     each = {name: value / particles for name, value in told.items()}
     rate, traffic = told["flops"] / told["products"], told["bytes"] / told["products"]
     print(
@@ -195,17 +201,21 @@ def peaks(particles: int = 16) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--particles", type=int, nargs="+", default=[100, 1000])
+    parser.add_argument("--tomograms", type=int, default=10)
     parser.add_argument("--large", action="store_true", help="10⁴ particles as well")
     args = parser.parse_args()
     counts = [*args.particles, *([10_000] if args.large else [])]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
     peaks()
     print(
-        "seconds by the clock; CPU of the workers and of the busier one; CPU of client, scheduler"
+        "seconds by the clock; CPU of the workers and of the busier one; CPU of client, scheduler; "
+        "peak memory of a worker,\nand before it began; MB that moved between workers: plans, "
+        "candidates (found), all else"
     )
     print(
-        f"  {'particles':>9s} {'workers':>7s} {'clock s':>8s} {'ms each':>10s} {'CPU each':>10s} "
-        f"{'busier':>10s} {'client s':>9s} {'% Dask':>8s} {'peak MB':>8s} {'idle':>6s}"
+        f"  {'particles':>9s} {'tomograms':>9s} {'workers':>7s} {'clock s':>8s} {'ms each':>10s} "
+        f"{'CPU each':>10s} {'busier':>10s} {'client s':>9s} {'% Dask':>8s} {'peak MB':>8s} "
+        f"{'idle':>6s} {'plans':>7s} {'found':>7s} {'else':>7s}"
     )
     runs: dict[tuple[int, int], dict[str, float]] = {}
     for count in counts:
@@ -214,6 +224,8 @@ def main() -> None:
             simulate(count, 0.1, path)
             for workers in (1, 2):
                 runs[count, workers] = align(path, workers)
+            if count == max(counts):
+                align(path, 2, args.tomograms)
     most, least = max(counts), min(counts)
     one, two = runs[most, 1], runs[most, 2]
     clock, busier = one["wall"] / two["wall"], one["busiest"] / two["busiest"]

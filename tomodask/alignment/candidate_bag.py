@@ -77,9 +77,11 @@ class Particles:
 
         No places where all are of one.
         """
-        mine, place = np.unique(self.kind[rows], return_inverse=True)
-        small = place.ravel().astype(np.min_scalar_type(len(mine)))
-        return mine.tolist(), None if len(mine) == 1 else small
+        kind = self.kind[rows]
+        if (kind == kind[0]).all():
+            return [int(kind[0])], None
+        mine, place = np.unique(kind, return_inverse=True)
+        return mine.tolist(), place.ravel().astype(np.min_scalar_type(len(mine)))
 
 
 def _runs(edges: np.ndarray) -> list[slice]:

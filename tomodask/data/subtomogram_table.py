@@ -59,13 +59,13 @@ def subtomogram_dataset(
 def batch_size(count: int, box: int) -> int:
     """Particles that a task takes, where nothing else is asked for: 16 to 128.
 
-    The more the more there are.  A partition costs Dask about 10 ms, most of it on the worker that
-    has it, an alignment some 8 ms a particle of 64³ voxels (docs/scaling.md):
+    The more the more there are.  A partition costs Dask less than 10 ms, an alignment takes 5 to 8
+    ms a particle of 64³ voxels (docs/scaling.md):
 
-    * 128 at most, and no more than 64 MB of boxes, 64 of 64³ voxels: half a second of work, of
-      which Dask is 2 %; a worker holds one such partition, and when it is killed no more is lost;
+    * 128 at most, and no more than 64 MB of boxes, 64 of 64³ voxels: a third of a second or more,
+      of which Dask is 2 %; so much a worker holds of boxes, and so much is lost when it is killed;
     * a thirty-second of all, so that there are 32 partitions to be shared out, and to go on from;
-    * of few, 16 at least: a tenth of a second; Dask is 8 % of it then, less than what an idle
+    * of few, 16 at least: a tenth of a second; Dask may be 8 % of it then, less than what an idle
       worker would cost.
 
     It follows from the number and edge (voxels) of the boxes alone, so that blocks as they are read
