@@ -16,10 +16,17 @@ from scipy.spatial.transform import Rotation
 from tomodask.alignment.search import hills, real_products, shift_grid, shift_phases, turned_models
 from tomodask.arrays.sampling import Spectrum
 
-__all__ = ["LOCAL_BAND", "Neighbourhood", "local_candidates", "neighbourhood", "small_turns"]
+__all__ = [
+    "LOCAL_BAND",
+    "MOST",
+    "Neighbourhood",
+    "local_candidates",
+    "neighbourhood",
+    "small_turns",
+]
 
 #: No more candidates are refined: the given pose has told which hill is meant.
-_MOST = 3
+MOST = 3
 # Grid rotations within a step are neighbours on one hill; those across the middle are not.
 _SEPARATION = 1.5
 #: A local search looks at no finer detail than one at this step, radians, does: poses that are
@@ -161,7 +168,7 @@ def local_candidates(
     chosen = hills(
         rotations,
         best,
-        count=min(count, _MOST),
+        count=min(count, MOST),
         separation=around.separation,
         group=around.group,
     )

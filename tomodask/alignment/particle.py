@@ -17,7 +17,16 @@ from tomodask.alignment.real_space import refine_real_space
 from tomodask.alignment.refinement import correlation, refine_pose
 from tomodask.alignment.search import candidate_poses
 
-__all__ = ["POSE", "Candidates", "best_poses", "find_candidates", "refine_candidates", "set_aside"]
+__all__ = [
+    "POSE",
+    "Candidates",
+    "best_poses",
+    "find_candidates",
+    "refine_candidates",
+    "set_aside",
+    "start_rows",
+    "that_go_on",
+]
 
 #: One row a refined candidate; `fault` is a place in `tomodask.alignment.checks.FAULTS`.
 POSE = np.dtype(
@@ -146,12 +155,8 @@ def _descend(one: Candidates, plan: Plan, reference: int, *, seed: int) -> np.nd
     Those that meet go on as one.
     """
     rng = np.random.default_rng([seed, one.identity])
-    matrices, shifts = one.starts[reference]
     spectrum = plan.spectra[reference]
-    poses = np.zeros(len(matrices), POSE)
-    poses["particle"], poses["reference"] = one.particle, reference
-    poses["start"] = np.arange(len(poses))
-    poses["matrix"], poses["shift_xyz"] = matrices, shifts
+    poses = start_rows(one, reference)
     for stage in plan.stages:
         data = one.data[stage.index]
         for pose in poses:
@@ -176,10 +181,25 @@ def _descend(one: Candidates, plan: Plan, reference: int, *, seed: int) -> np.nd
                 pose["shift_xyz"],
                 stage.weights,
             )
-        order = np.lexsort((poses["start"], -poses["score"]))
-        most = max(2, (2 * len(poses) + 2) // 3)
-        poses = _distinct(poses[order[:most]], plan)
+        poses = that_go_on(poses, plan)
     return poses
+
+
+def start_rows(one: Candidates, reference: int) -> np.ndarray:
+    """Rows of `POSE`: a particle's candidates on a reference, as the search found them."""
+    matrices, shifts = one.starts[reference]
+    poses = np.zeros(len(matrices), POSE)
+    poses["particle"], poses["reference"] = one.particle, reference
+    poses["start"] = np.arange(len(poses))
+    poses["matrix"], poses["shift_xyz"] = matrices, shifts
+    return poses
+
+
+def that_go_on(poses: np.ndarray, plan: Plan) -> np.ndarray:
+    """The better two thirds of one particle's candidates, those that met as one, best first."""
+    order = np.lexsort((poses["start"], -poses["score"]))
+    most = max(2, (2 * len(poses) + 2) // 3)
+    return _distinct(poses[order[:most]], plan)
 
 
 def _distinct(poses: np.ndarray, plan: Plan) -> np.ndarray:

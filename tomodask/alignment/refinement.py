@@ -34,7 +34,10 @@ from tomodask.alignment.model_sums import derivative_sums, product_sums, sample_
 from tomodask.alignment.steps import cholesky_solve, turn_within, turned_by
 from tomodask.arrays.sampling import Spectrum
 
-__all__ = ["Stage", "correlation", "normal_equations", "refine_pose"]
+__all__ = ["TOLERANCE", "Stage", "correlation", "normal_equations", "refine_pose"]
+
+#: A pass whose steps all stay below this, in radians, ends a stage.
+TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -237,7 +240,7 @@ def refine_pose(
     reach: float = math.inf,
     turn_reach: float = math.inf,
     about: tuple[np.ndarray, np.ndarray] | None = None,
-    tolerance: float = 1e-4,
+    tolerance: float = TOLERANCE,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Descend from one candidate pose through one stage.
 

@@ -22,6 +22,7 @@ from tomodask.arrays.geometry import matrices_zyx
 from tomodask.arrays.sampling import Spectrum, sample
 
 __all__ = [
+    "POOL",
     "SHIFTS",
     "Level",
     "SearchGrid",
@@ -42,6 +43,8 @@ _LEVELS = ((0.25, 0.25, 96), (0.45, 0.08, 64), (0.7, 0.025, 48))
 #: Spacing of shifts, in parts of the box over a band's radius: half of it along an axis, the most a
 #: particle is off, is a phase of 1.4 rad at the rim of the band for a level, 1.3 rad in the end.
 _LEVEL_SHIFTS, SHIFTS = 0.45, 0.40
+#: For each candidate that is asked for, so many of the best rotations are looked through for hills.
+POOL = 64
 
 
 @dataclass(frozen=True)
@@ -309,7 +312,7 @@ def hills(
         In radians: two that are closer, or whose equivalents by symmetry are, lie on one hill.
     group : array, shape (order, 3, 3)
     """
-    most = min(64 * count, len(scores))
+    most = min(POOL * count, len(scores))
     pool = np.argpartition(-scores, most - 1)[:most]
     pool = pool[np.lexsort((pool, -scores[pool]))]
     limit = 1 + 2 * np.cos(separation)  # the trace of a rotation by the separation

@@ -10,7 +10,17 @@ import numpy as np
 import scipy.fft
 import scipy.ndimage
 
-__all__ = ["DEVICE", "Array", "fft", "is_cupy", "namespace", "ndimage", "on_device", "to_numpy"]
+__all__ = [
+    "DEVICE",
+    "Array",
+    "fft",
+    "is_cupy",
+    "namespace",
+    "ndimage",
+    "of_worker",
+    "on_device",
+    "to_numpy",
+]
 
 #: Environment variable of a worker: "cuda" where kernels that can shall work on its GPU.
 DEVICE = "TOMODASK_DEVICE"
@@ -53,6 +63,21 @@ def fft(array: Array) -> Any:
 def to_numpy(array: Array) -> np.ndarray:
     """The array in the memory of the CPU; a NumPy array is returned as it is."""
     return array.get() if is_cupy(array) else np.asarray(array)
+
+
+def of_worker() -> Any | None:
+    """``cupy`` where the worker is to use its GPU, else None.
+
+    Examples
+    --------
+    >>> of_worker() is None
+    True
+    """
+    if os.environ.get(DEVICE) != "cuda":
+        return None
+    import cupy
+
+    return cupy
 
 
 def on_device(kernel: Callable[[Array], Array], array: Array) -> Array:
