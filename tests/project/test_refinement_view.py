@@ -36,7 +36,7 @@ def notebook(monkeypatch):
 
     fake = types.SimpleNamespace(
         version_info=(9, 0),  # matplotlib asks
-        display=types.SimpleNamespace(display=display, Image=lambda data: data),
+        display=types.SimpleNamespace(display=display, Image=lambda data, alt: (data, alt)),
         get_ipython=lambda: type("ZMQInteractiveShell", (), {})(),
     )
     monkeypatch.setitem(sys.modules, "IPython", fake)
@@ -91,8 +91,9 @@ def test_a_notebook_gets_one_figure_drawn_again_each_round(notebook):
     view.close()
     assert [what for what, _ in notebook] == ["display", "update", "update"]
     pictures = [picture for _, picture in notebook]
-    assert all(picture.startswith(b"\x89PNG") for picture in pictures)
-    assert len(set(pictures)) == 3
+    assert all(data.startswith(b"\x89PNG") for data, _ in pictures)
+    assert len({data for data, _ in pictures}) == 3
+    assert "iteration 3: not reached (FSC 0.143)" in pictures[2][1]
 
 
 def test_elsewhere_a_round_is_a_line(caplog):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -21,11 +23,14 @@ __all__ = [
     "check_output",
     "cluster_options",
     "command",
+    "command_line",
+    "diameter_option",
     "examples_as_written",
     "keep_former",
     "numbers_or_none",
     "output_option",
     "overwrite_option",
+    "shift_range_option",
     "table_style_option",
     "tilt_range_option",
     "voxel_size_option",
@@ -111,6 +116,16 @@ voxel_size_option = click.option(
     metavar="Å",
     help="Take this voxel size (Å) in place of what the input says.",
 )
+diameter_option = click.option(
+    "--diameter", type=float, metavar="Å", help="Of the particle, Å.  [default: measured]"
+)
+shift_range_option = click.option(
+    "--shift-range",
+    type=float,
+    metavar="Å",
+    help="How far a particle may be off the centre along each axis, Å.  [default: a tenth of the "
+    "box]",
+)
 table_style_option = click.option(
     "--style",
     type=click.Choice(["relion3.1", "relion4", "relion5"]),
@@ -165,6 +180,11 @@ def keep_former(path: Path) -> None:
 
 def _same(path: Path, other: Path) -> bool:
     return path.exists() and other.exists() and path.samefile(other)
+
+
+def command_line() -> str:
+    """The command as it was given, for reports."""
+    return shlex.join(["tomodask", *sys.argv[1:]])
 
 
 def numbers_or_none(values: tuple[float, ...] | None) -> tuple[float, float] | None:

@@ -13,6 +13,7 @@ from tomodask.cli.options import (
     check_output,
     cluster_options,
     command,
+    diameter_option,
     keep_former,
     numbers_or_none,
     output_option,
@@ -39,9 +40,7 @@ __all__ = ["extract", "match", "pick"]
     "--angular-step", type=float, default=15.0, show_default=True, help="Of the grid, degrees."
 )
 @tilt_range_option
-@click.option(
-    "--diameter", type=float, metavar="Å", help="Of the particle, Å.  [default: measured]"
-)
+@diameter_option
 @click.option(
     "--resolution",
     type=float,

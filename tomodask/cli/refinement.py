@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,12 @@ from tomodask.cli.options import (
     angstrom,
     cluster_options,
     command,
+    command_line,
+    diameter_option,
     numbers_or_none,
     output_option,
     overwrite_option,
+    shift_range_option,
     tilt_range_option,
     voxel_size_option,
 )
@@ -52,9 +53,7 @@ __all__ = ["refine"]
     help="What is dealt to the two half sets; a column of the boxes that says it comes before.",
 )
 @tilt_range_option
-@click.option(
-    "--diameter", type=float, metavar="Å", help="Of the particle, Å.  [default: measured]"
-)
+@diameter_option
 @click.option(
     "--start-resolution", type=float, default=60.0, show_default=True, metavar="Å",
     help="Of the first maps, Å: all that the halves share.",
@@ -68,13 +67,7 @@ __all__ = ["refine"]
 @click.option(
     "--angular-step", type=float, default=20.0, show_default=True, help="Of global searches, °."
 )
-@click.option(
-    "--shift-range",
-    type=float,
-    metavar="Å",
-    help="How far a particle may be off the centre along each axis, Å.  [default: a tenth of the "
-    "box]",
-)
+@shift_range_option
 @click.option(
     "--method",
     type=click.Choice(["fourier", "mbgd", "lm"]),
@@ -154,7 +147,7 @@ def refine(
         merge=merge or None,
         tilt_range=numbers_or_none(tilt_range),
         resample_reference=resample,
-        command=shlex.join(["tomodask", *sys.argv[1:]]),
+        command=command_line(),
         **options,
     )
     rounds = len(result.history)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +12,12 @@ from tomodask.cli.options import (
     angstrom,
     cluster_options,
     command,
+    command_line,
+    diameter_option,
     numbers_or_none,
     output_option,
     overwrite_option,
+    shift_range_option,
     tilt_range_option,
     voxel_size_option,
 )
@@ -46,9 +47,7 @@ __all__ = ["demo", "run"]
 )
 @output_option("FOLDER", "Gets all results, and report.html.")
 @tilt_range_option
-@click.option(
-    "--diameter", type=float, metavar="Å", help="Of the particle, Å.  [default: measured]"
-)
+@diameter_option
 @click.option(
     "--angular-step", type=float, metavar="°", help="Of matching, degrees.  [default: 15]"
 )
@@ -80,12 +79,7 @@ __all__ = ["demo", "run"]
 @click.option(
     "--search-step", type=float, default=20.0, show_default=True, help="Of alignment, degrees."
 )
-@click.option(
-    "--shift-range",
-    type=float,
-    metavar="Å",
-    help="How far alignment may move along each axis, Å.  [default: a tenth of the box]",
-)
+@shift_range_option
 @click.option(
     "--align-resolution",
     type=float,
@@ -117,7 +111,7 @@ def run(
         tomogram,
         tilt_range=numbers_or_none(tilt_range),
         resample_template=resample,
-        command=shlex.join(["tomodask", *sys.argv[1:]]),
+        command=command_line(),
         **options,
     )
     _tell(result)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from tomodask.cli.options import INPUT, cluster_options, command, overwrite_option
+from tomodask.cli.options import INPUT, cluster_options, command, command_line, overwrite_option
 
 __all__ = ["simulate"]
 
@@ -57,9 +55,7 @@ def simulate(settings: Path, output: Path, **options: Any) -> None:
     """
     from tomodask.simulation.tomogram import simulate as simulate_tomogram
 
-    result = simulate_tomogram(
-        settings, output, command=shlex.join(["tomodask", *sys.argv[1:]]), **options
-    )
+    result = simulate_tomogram(settings, output, command=command_line(), **options)
     click.echo(
         f"{result.count} particles fill {100 * result.molecular_occupancy:.1f} % of the slab, "
         f"their bounding spheres {100 * result.bounding_occupancy:.1f} %"

@@ -91,7 +91,7 @@ class _NotebookFigure:
         self.rows.append(row)
         buffer = io.BytesIO()
         plot_rounds(pd.DataFrame(self.rows)).savefig(buffer, format="png", dpi=110)
-        picture = Image(buffer.getvalue())
+        picture = Image(buffer.getvalue(), alt=f"Resolution by iteration; {line_of(row)}.")
         if self.handle is None:
             self.handle = display(picture, display_id=True)
         else:
