@@ -238,6 +238,37 @@ def test_a_box_that_holds_nothing_is_set_aside(files, tmp_path, report_writer, m
     assert "Local resolution" in page
 
 
+def test_classes_go_on_without_a_box_that_holds_nothing(tmp_path):
+    dataset, _, _ = mixture(8, snr=0.3)
+    boxes = dataset.drop_vars("image").compute()
+    boxes["subtomogram"].data[[0, 5]] = np.nan
+    references = [phantom_map(voxel_size=VOXEL, box=32, kind=k) for k in ("particle", "decoy")]
+    for assignment in ("hard", "soft"):
+        result = refine(
+            boxes, output=tmp_path / assignment, references=references, assignment=assignment,
+            scheduler="synchronous", **{**SETTINGS, "iterations": 2},
+        )  # fmt: skip
+        assert result.set_aside["particle"].tolist() == [0, 5]
+        assert len(read_particles(result.poses)) == 14
+        if assignment == "hard":
+            assert sum(result.particles.values()) == 14
+
+
+def test_too_few_sound_boxes_are_told_with_what_is_wrong(files, tmp_path):
+    folder, _ = files
+    boxes = open_subtomograms(folder / "boxes.zarr").compute()
+    boxes["subtomogram"].data[2:] = np.nan
+    with pytest.raises(
+        InputError,
+        match=r"half \d has [01] particles? with a pose, it needs at least 2; set aside: "
+        r"of \d the box holds NaN or infinite voxels; mend these boxes",
+    ):
+        refine(
+            boxes, output=tmp_path / "out", reference=folder / "map.mrc", scheduler="synchronous",
+            **SETTINGS,
+        )  # fmt: skip
+
+
 def test_a_reference_that_looks_wrong_is_warned_of_once(files, tmp_path, caplog):
     folder, _ = files
     known = open_tomogram(folder / "map.mrc")

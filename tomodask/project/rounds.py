@@ -17,6 +17,7 @@ from tomodask.averaging.corrected_fsc import corrected_fsc
 from tomodask.averaging.fsc import resolution_at
 from tomodask.cluster import compute
 from tomodask.data.columns import QUATERNION, SHIFT
+from tomodask.errors import InputError
 from tomodask.project.refinement_job import RefinementJob
 from tomodask.project.round_files import Round, RoundClass, write_round
 from tomodask.rounds.classes import (
@@ -72,6 +73,7 @@ def do_round(
     )
     label = f"iteration {search.iteration}"
     found = compute(aligned, label=f"{label}, align", passing=True)
+    _check_found(found, job)
     if several:
         poses, weights, told = _assigned(job, found, before, search, labels)
     else:
@@ -94,6 +96,25 @@ def do_round(
         "set_aside": int(table[QUATERNION[0]].isna().sum()),
     }
     return finished, told
+
+
+def _check_found(found: pd.DataFrame, job: RefinementJob) -> None:
+    """Refuse to go on where a half has hardly a particle with a pose."""
+    lost = found[QUATERNION[0]].isna().to_numpy()
+    aside = found[lost]
+    aside = aside[~aside.index.duplicated()]  # with several classes a particle has several rows
+    for number in (1, 2):
+        here = aside["half"] == number
+        count = int((job.half == number).sum() - here.sum())
+        if count >= _LEAST:
+            continue
+        why = ", ".join(
+            f"of {few} {reason}" for reason, few in aside["reason"][here].value_counts().items()
+        )
+        raise InputError(
+            f"half {number} has {count} particle{'' if count == 1 else 's'} with a pose, it needs "
+            f"at least {_LEAST}; set aside: {why}; mend these boxes or give more"
+        )
 
 
 def _assigned(
@@ -216,8 +237,10 @@ def _sums(
         one = average_subtomograms(boxes, poses=rows, **options)
         return {1: compute(one, label=f"{label}, average", passing=True)}
     assert weights is not None
-    amount = weights.ravel()
-    used = amount > 0
+    amount, used = weights.ravel(), weights > 0
+    # Those of no class, which alignment set aside, keep a row: an average wants one of each box.
+    used[~used.any(1), weights.sum(0).argmax()] = True
+    used = used.ravel()
     graph = average_classes(boxes, poses=rows[used], weights=amount[used], **options)
     averages: dict[int, Average] = compute(graph, label=f"{label}, average", passing=True)
     return averages
