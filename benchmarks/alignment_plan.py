@@ -281,7 +281,12 @@ def main() -> None:
     os.environ["IDLE_PLAN"] = str(int(one["plan"]))
     with (
         # Workers keep a line for each transfer, a thousand unless told otherwise.
-        dask.config.set({"distributed.admin.low-level-log-length": 10_000_000}),
+        dask.config.set(
+            {
+                "distributed.admin.low-level-log-length": 10_000_000,
+                "distributed.admin.large-graph-warning-threshold": "1GB",
+            }
+        ),
         LocalCluster(
             n_workers=2,
             threads_per_worker=1,
