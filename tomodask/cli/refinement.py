@@ -159,5 +159,7 @@ def refine(
             f"{angstrom(result.resolution_5[label])} (FSC 0.5)"
         )
         click.echo(f"average: {result.averages[label]}")
+    if len(result.set_aside):
+        click.echo(f"particles set aside: {len(result.set_aside)} (set_aside.csv)")
     click.echo(f"poses: {result.poses}")
     click.echo(f"report: {result.report}")
