@@ -18,7 +18,7 @@ one Delayed after another would take the client longer than they take the schedu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -32,14 +32,9 @@ from dask.highlevelgraph import HighLevelGraph
 from tomodask.alignment.batches import BatchFolder
 from tomodask.alignment.measurement import Measurement
 from tomodask.alignment.noise import ShellPower, merge_power, noise_frequencies, noise_power
-from tomodask.alignment.particle import (
-    Candidates,
-    best_poses,
-    find_candidates,
-    refine_candidates,
-)
+from tomodask.alignment.particle import Candidates, best_poses
+from tomodask.alignment.particle_batches import find_candidates_of, refine_candidates_of
 from tomodask.alignment.plan import Plan, plan_alignment
-from tomodask.arrays.threads import one_thread_each
 from tomodask.data.box_blocks import BoxBlocks
 
 __all__ = ["Particles", "batch_name", "best_of", "candidate_bag", "noise_layer", "plan_layer"]
@@ -311,21 +306,8 @@ def search(
     count: int,
 ) -> list[Candidates]:
     """Candidate poses of a partition of boxes, the first of which is the row `start`."""
-    boxes = chain.from_iterable(blocks)
-    with one_thread_each():
-        return [
-            find_candidates(
-                box,
-                start + i,
-                int(identities[i]),
-                plan=one,
-                count=count,
-                given=None if given is None else given[i],
-            )
-            for i, (box, one) in enumerate(
-                zip(boxes, _plan_of_each(plans, place, len(identities)), strict=True)
-            )
-        ]
+    boxes = list(chain.from_iterable(blocks))
+    return find_candidates_of(boxes, start, identities, plans, place, given, count=count)
 
 
 def refine(
@@ -338,13 +320,7 @@ def refine(
     folder: BatchFolder,
 ) -> np.ndarray:
     """Best poses of a partition of particles, kept in `folder`."""
-    each = _plan_of_each(plans, place, len(candidates))
-    with one_thread_each():
-        poses = [
-            refine_candidates(one, mine, seed=seed)
-            for one, mine in zip(candidates, each, strict=True)
-        ]
-    found = best_poses(poses)
+    found = best_poses(refine_candidates_of(candidates, plans, place, seed=seed))
     folder.write(name, found)
     return found
 
@@ -352,7 +328,3 @@ def refine(
 def best(parts: list[np.ndarray]) -> np.ndarray:
     """A step of the tree."""
     return best_poses(parts)
-
-
-def _plan_of_each(plans: list[Plan], place: np.ndarray | None, count: int) -> Iterator[Plan]:
-    return (plans[0 if place is None else place[i]] for i in range(count))
