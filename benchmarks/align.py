@@ -1,6 +1,7 @@
 """Alignment of 64³ subtomograms over the full rotation space: time, memory, accuracy, Dask's share.
 
     python benchmarks/align.py [--particles 1000] [--accuracy 40] [--structure 4v5a_70S.cif.gz …]
+    python benchmarks/align.py --device cupy [--batch 256]
 
 One worker process with one thread.  Prints the time a particle with and without set-up, the share
 of the machine's measured matrix-product peak that the products of the search and the sums of the
@@ -8,12 +9,17 @@ refinement reach, what a local search costs, the peak memory at two numbers of p
 errors beside those of maximum likelihood: each pose refined from the truth over all Fourier voxels
 of the band, so that nothing but the noise moves it, and the floors that the design states.
 
+With `--device` only the code for a GPU is measured: particles a second, the share of the matrix
+product's rate, the memory moved, and how far its poses are from the compiled kernels'.
+``--device numpy`` runs the same code on the processor, to see that it runs; its times say nothing.
+
 SNR: variance of the clean box / variance of the white noise added before the wedge (±60°).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -22,8 +28,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[threads] = "1"
@@ -34,11 +42,19 @@ import numpy as np
 import xarray as xr
 from scipy.spatial.transform import Rotation
 
+from tomodask.alignment import particle_batches
 from tomodask.alignment import plan as planning
 from tomodask.alignment import poses as posing
-from tomodask.alignment.particle import Candidates, find_candidates, refine_candidates
+from tomodask.alignment.particle import (
+    Candidates,
+    best_poses,
+    find_candidates,
+    refine_candidates,
+)
 from tomodask.alignment.refinement import Stage, normal_equations, refine_pose
+from tomodask.alignment.refinement_device import refine_poses
 from tomodask.alignment.search import candidate_poses, real_products
+from tomodask.arrays.backend import to_numpy
 from tomodask.arrays.geometry import angular_distance
 from tomodask.cluster import overhead
 from tomodask.data.particles import orientations
@@ -57,6 +73,8 @@ FLOORS = {0.1: (0.25, 0.05), 0.03: (0.45, 0.08), 0.01: (0.79, 0.14), 0.003: (1.5
 # Floating-point operations for one Fourier voxel of the refinement: place and phase 54,
 # interpolation with slopes 66, model and derivatives 85, products of eight columns 144.
 OPERATIONS = 349
+# Bytes that the code for a GPU moves for one Fourier voxel at each step, array by array: about.
+BYTES = 1200
 
 
 def simulate(count: int, snr: float, path: Path) -> None:
@@ -255,6 +273,70 @@ def accuracy(count: int) -> None:
         )
 
 
+def on_device(library: str, count: int) -> None:
+    """The batched code for a GPU, on whatever arrays `library` has."""
+    xp = importlib.import_module(library)
+    boxes, _ = phantom_subtomograms(count, box=BOX, voxel_size=VOXEL, snr=0.01, shift_range=SHIFT)
+    reference = phantom_map(voxel_size=VOXEL, box=BOX).to_numpy()
+    plan = planning.plan_alignment(
+        reference, tilt_range=(-60.0, 60.0), angular_step=20.0, shift_range=0.1 * BOX
+    )
+    visits = 0
+
+    def counted(*args: Any) -> Any:
+        nonlocal visits
+        stage, owner = args[2], args[4]
+        visits += len(owner) * (stage.passes + 1) * stage.index.shape[0]
+        return refine_poses(*args)
+
+    particle_batches.refine_poses = counted
+    numbers, few = np.arange(count), min(count, 32)
+    poses = {}
+    for way, device, size in (("compiled", None, few), ("first", xp, count), ("then", xp, count)):
+        visits = 0
+        began = time.perf_counter()
+        found = particle_batches.find_candidates_of(
+            boxes[:size], 0, numbers[:size], [plan], None, None, count=6, xp=device
+        )
+        searched = time.perf_counter()
+        rows = particle_batches.refine_candidates_of(found, [plan], None, seed=0, xp=device)
+        refined = time.perf_counter()
+        poses[way] = best_poses(rows)
+    a, b = poses["compiled"], poses["then"][:few]
+    off = angular_distance(Rotation.from_matrix(a["matrix"]), Rotation.from_matrix(b["matrix"]))
+    grid, products, left = plan.grid, 0.0, len(plan.grid.rotations)
+    for level in (*grid.levels, grid):
+        products += 4.0 * left * level.phases.size
+        left = getattr(level, "passing", 0)
+    square = xp.asarray(np.random.default_rng(0).random((4096, 4096), np.float32))
+    peak = 2.0 * 4096**3 / min(_wall(lambda: to_numpy((square @ square)[:1, :1])) for _ in range(3))
+    search, refine = searched - began, refined - searched
+    flops, traffic = products * count / search, visits * BYTES / refine
+    print(
+        f"{library}, {count} particles at once, the second time: {count / (search + refine):.0f} a "
+        "second"
+    )
+    print(
+        f"  search {1e3 * search / count:.3f} ms a particle with copies and spectra: products at "
+        f"{flops / 1e9:.0f} GFLOP/s = {100 * flops / peak:.0f} % of the matrix product's "
+        f"{peak / 1e9:.0f}"
+    )
+    print(
+        f"  refinement {1e3 * refine / count:.3f} ms: {1e9 * refine / visits:.2f} ns a Fourier "
+        f"voxel, about {traffic / 1e9:.0f} GB/s"
+    )
+    print(
+        f"  poses of the first {few} against the compiled kernels': {off.max():.1e}°, "
+        f"{np.abs(a['shift_xyz'] - b['shift_xyz']).max():.1e} voxel at most"
+    )
+
+
+def _wall(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
 def rounds(structure: Path, snr: float, count: int) -> None:
     """Whether the rounds of the search lose what a flat search finds, with contrast transfer."""
     how = PROTOCOLS["mbgd"]
@@ -302,10 +384,15 @@ def main() -> None:
     parser.add_argument(
         "--structure", type=Path, nargs="*", default=[], help="also these, without symmetry"
     )
+    parser.add_argument("--device", help="cupy: measure the code for a GPU, and nothing else")
+    parser.add_argument("--batch", type=int, default=256, help="particles at once on the device")
     parser.add_argument("--inside", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.inside:
         align_in_this_process(args.inside)
+        return
+    if args.device:
+        on_device(args.device, args.batch)
         return
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, one used")
     kernels()

@@ -14,7 +14,7 @@ from tomodask.alignment.checks import at_scale, box_fault
 from tomodask.alignment.local import local_candidates
 from tomodask.alignment.plan import Plan
 from tomodask.alignment.real_space import refine_real_space
-from tomodask.alignment.refinement import correlation, refine_pose
+from tomodask.alignment.refinement import batch_order, correlation, refine_pose
 from tomodask.alignment.search import candidate_poses
 
 __all__ = [
@@ -159,6 +159,8 @@ def _descend(one: Candidates, plan: Plan, reference: int, *, seed: int) -> np.nd
     poses = start_rows(one, reference)
     for stage in plan.stages:
         data = one.data[stage.index]
+        # One order for all candidates: which of two equals comes first is then of no matter.
+        order = batch_order(stage.passes, stage.batches, rng)
         for pose in poses:
             pose["matrix"], pose["shift_xyz"] = refine_pose(
                 spectrum,
@@ -166,7 +168,7 @@ def _descend(one: Candidates, plan: Plan, reference: int, *, seed: int) -> np.nd
                 data,
                 pose["matrix"],
                 pose["shift_xyz"],
-                rng=rng,
+                rng=order,
                 turn_limit=plan.turn_limit,
                 shift_limit=plan.shift_limit,
                 reach=plan.reach,

@@ -28,6 +28,7 @@ from tomodask.alignment.particle import (
     that_go_on,
 )
 from tomodask.alignment.plan import Plan
+from tomodask.alignment.refinement import batch_order
 from tomodask.alignment.refinement_device import DeviceStage, Limits, refine_poses
 from tomodask.alignment.search_device import (
     DeviceGrid,
@@ -231,14 +232,7 @@ def _descend(
         given = [one.about for one in particles if one.about is not None]
         about = np.stack([m for m, _ in given]), np.stack([t for _, t in given])
     for stage in held.stages:
-        # Drawn as for one candidate after another.
-        order = np.array(
-            [
-                np.concatenate([rng.permutation(stage.batches) for _ in range(stage.passes)])
-                for rng, rows in zip(draws, poses, strict=True)
-                for _ in rows
-            ]
-        )
+        order = np.stack([batch_order(stage.passes, stage.batches, rng) for rng in draws])
         owner = np.repeat(np.arange(len(poses)), [len(rows) for rows in poses])
         rows = np.concatenate(poses)
         rows["matrix"], rows["shift_xyz"], rows["score"] = refine_poses(
@@ -249,7 +243,7 @@ def _descend(
             owner,
             rows["matrix"],
             rows["shift_xyz"],
-            order,
+            order[owner],
             held.limits,
             about,
         )

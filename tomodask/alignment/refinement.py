@@ -34,7 +34,7 @@ from tomodask.alignment.model_sums import derivative_sums, product_sums, sample_
 from tomodask.alignment.steps import cholesky_solve, turn_within, turned_by
 from tomodask.arrays.sampling import Spectrum
 
-__all__ = ["TOLERANCE", "Stage", "correlation", "normal_equations", "refine_pose"]
+__all__ = ["TOLERANCE", "Stage", "batch_order", "correlation", "normal_equations", "refine_pose"]
 
 #: A pass whose steps all stay below this, in radians, ends a stage.
 TOLERANCE = 1e-4
@@ -227,6 +227,11 @@ def _descend(  # type: ignore[no-untyped-def]
             break
 
 
+def batch_order(passes: int, batches: int, rng: np.random.Generator) -> np.ndarray:
+    """Numbers of a stage's mini-batches in the order of its steps, shape (passes * batches,)."""
+    return np.concatenate([rng.permutation(batches) for _ in range(passes)])
+
+
 def refine_pose(
     spectrum: Spectrum,
     stage: Stage,
@@ -234,7 +239,7 @@ def refine_pose(
     matrix: np.ndarray,
     shift_xyz: np.ndarray,
     *,
-    rng: np.random.Generator,
+    rng: np.random.Generator | np.ndarray,
     turn_limit: float,
     shift_limit: float,
     reach: float = math.inf,
@@ -253,8 +258,8 @@ def refine_pose(
         The subtomogram at the stage's frequencies.
     matrix, shift_xyz
         The candidate, as in `correlation`.
-    rng : numpy.random.Generator
-        Draws the order of the mini-batches; the particle's own.
+    rng : numpy.random.Generator or array of int
+        Draws the order of the mini-batches, or this order, see `batch_order`.
     turn_limit, shift_limit : float
         No step turns or moves by more: radians, voxels.
     reach, turn_reach : float
@@ -272,7 +277,9 @@ def refine_pose(
     """
     matrix, shift = np.array(matrix, np.float64), np.array(shift_xyz, np.float64)
     origin, center = (matrix.copy(), np.zeros(3)) if about is None else about
-    order = np.concatenate([rng.permutation(stage.batches) for _ in range(stage.passes)])
+    order = rng
+    if isinstance(order, np.random.Generator):
+        order = batch_order(stage.passes, stage.batches, order)
     _descend(
         *sample_words(spectrum), spectrum.box, stage.frequencies,
         _NONE if stage.weights is None else stage.weights, data, stage.batches, stage.passes, order,
