@@ -1,8 +1,10 @@
 """A refinement: right, its halves apart, and killed at any moment it ends with the same bytes."""
 
 import json
+import shlex
 from pathlib import Path
 
+import click
 import dask
 import numpy as np
 import pandas as pd
@@ -284,7 +286,7 @@ def test_a_reference_that_looks_wrong_is_warned_of_once(files, tmp_path, caplog)
     assert "turn the map so that its main axis lies along z" in caplog.text
 
 
-def test_the_report_of_more_rounds_says_that_it_is_at_work(
+def test_the_report_of_more_rounds_says_that_they_are_not_finished(
     files, tmp_path, report_writer, monkeypatch
 ):
     """After an end more rounds may follow: the page is of the latest of them, till the end."""
@@ -298,12 +300,12 @@ def test_the_report_of_more_rounds_says_that_it_is_at_work(
     monkeypatch.setattr(refinement_steps, "write_refinement_report", write)
     refined(files, tmp_path / "out", iterations=1)
     refined(files, tmp_path / "out", iterations=2)
-    working = ["still at work" in page for page in pages]
+    working = ["not finished yet" in page for page in pages]
     assert working == [True, False, True, False]
     assert ["Local resolution" in page for page in pages] == [not one for one in working]
     assert "this page shows iteration 2" in pages[2]
     refined(files, tmp_path / "out", iterations=1)
-    assert "still at work" not in pages[-1]
+    assert "not finished yet" not in pages[-1]
     assert "Average of iteration 1" in pages[-1]
 
 
@@ -370,6 +372,25 @@ def test_the_command_tells_the_resolution_and_refuses_in_a_sentence(files, finis
     assert told.exit_code == 2
     assert told.stderr.startswith("tomodask: symmetry must be C1")
     assert told.stderr.count("\n") == 1
+
+
+def test_the_call_that_the_report_tells_is_one_that_the_command_takes():
+    given = dict.fromkeys(["subtomograms", "output"], "x") | refine.__kwdefaults__
+    for name, value in refine.__kwdefaults__.items():
+        if name in ("output", "command", "overwrite", "reference"):
+            continue
+        other = {"scheduler": "cuda", "workers": 2, "memory": "1GiB", "config": "a.toml",
+                 "tilt_range": (-50.0, 50.0), "references": ["a.mrc", "b.mrc"], "merge": None,
+                 "symmetry": "C2", "halves": "tomogram", "method": "lm", "assignment": "soft",
+                 "classes": 2, "seed": 1}.get(name, True if value is False else 5)  # fmt: skip
+        words = shlex.split(refining._command({**given, name: other}))
+        assert words[:2] == ["tomodask", "refine"]
+        assert len(words) > 5
+        command = main.get_command(click.Context(main), "refine")
+        with command.make_context("refine", words[2:]) as context:
+            parameters = context.params
+        if name == "merge":
+            assert parameters["merge"] == 0
 
 
 def test_weights_of_equal_classes_add_up_to_one_at_most():

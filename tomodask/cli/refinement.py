@@ -103,6 +103,14 @@ __all__ = ["refine"]
 )  # fmt: skip
 @click.option("--resample", is_flag=True, help="Bring references to the size of the boxes.")
 @click.option("--invert", is_flag=True, help="Take the references' negative (protein is dark).")
+@click.option(
+    "--attempts", type=int, default=3, show_default=True,
+    help="First maps that are tried where there is no reference.",
+)  # fmt: skip
+@click.option(
+    "--first-particles", type=int, default=100, show_default=True,
+    help="How many particles they are made of.",
+)  # fmt: skip
 @click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn.")
 @voxel_size_option
 @overwrite_option

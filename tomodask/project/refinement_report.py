@@ -188,8 +188,6 @@ def _row(one: dict[str, Any], seconds: float) -> list[str]:
         notes.append("filled again: " + ", ".join(map(str, one["refilled"])))
     if one.get("given_up"):
         notes.append("given up: " + ", ".join(map(str, one["given_up"])))
-    if one.get("set_aside"):
-        notes.append(f"{one['set_aside']} particles without a pose")
     return [
         str(one["iteration"]),
         angstrom(one["resolution_143"]),

@@ -296,6 +296,8 @@ def _command(given: Mapping[str, Any]) -> str:
                 words += ["--reference", one]
         elif isinstance(value, bool):
             words.append(option)
+        elif name == "merge" and value is None:
+            words += [option, "0"]
         else:
             words += [option, *words_of(value)]
     return shlex.join(words)
