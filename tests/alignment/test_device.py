@@ -2,8 +2,11 @@
 
 import logging
 
+import dask
 import numpy as np
+import pandas as pd
 import pytest
+from alignment import scenes
 from alignment.test_weights import record
 from scipy.spatial.transform import Rotation
 
@@ -19,10 +22,12 @@ from tomodask.alignment import (
 from tomodask.alignment.particle import best_poses
 from tomodask.alignment.particle_batches import find_candidates_of, refine_candidates_of
 from tomodask.alignment.plan import plan_alignment
+from tomodask.alignment.poses import align_subtomograms
 from tomodask.arrays.backend import DEVICE
 from tomodask.arrays.geometry import angular_distance, matrices_zyx, rotation_grid
 from tomodask.arrays.sampling import half_sphere, padded_spectrum, sample, spectrum_at
 from tomodask.arrays.symmetry import symmetry_group
+from tomodask.data.particles import orientations
 from tomodask.simulation.phantom import phantom_map, phantom_particle, phantom_subtomograms
 
 N, VOXEL = 32, 10.0
@@ -171,6 +176,18 @@ def test_a_worker_without_a_gpu_uses_the_compiled_kernels(monkeypatch):
     monkeypatch.setattr(particle_batches, "of_worker", lambda: np)
     there = find_candidates_of(boxes, 0, np.arange(1), [plan], None, None, count=2)
     np.testing.assert_array_equal(there[0].starts[0][0], found[0].starts[0][0])
+
+
+@pytest.mark.parametrize("batch", [2, 5])
+def test_tables_of_whole_jobs(monkeypatch, batch):
+    """As the tasks of a GPU's worker would make them, whatever the partitions."""
+    dataset, _, reference = scenes.boxes(5, chunks=2)
+    with dask.config.set(scheduler="synchronous"):
+        want = align_subtomograms(dataset, reference, angular_step=30.0).compute()
+        monkeypatch.setattr(particle_batches, "of_worker", lambda: np)
+        got = align_subtomograms(dataset, reference, angular_step=30.0, batch=batch).compute()
+    assert angular_distance(orientations(got), orientations(want)).max() < 0.01
+    pd.testing.assert_frame_equal(got, want, check_exact=False, rtol=0, atol=1e-2)
 
 
 def test_a_plan_is_copied_once_and_let_go_of(xp):
