@@ -54,7 +54,7 @@ def connect(
     scheduler : str, optional
         Nothing for a local cluster of this machine's cores and memory; ``tcp://host:port`` or
         ``tls://host:port`` for a Dask scheduler that runs already; ``cuda`` for one worker per GPU
-        of this machine (extra ``tomodask[cuda]``), of which `find_centers` alone makes use;
+        of this machine (extra ``tomodask[cuda]``), of which a part of the work makes use;
         ``slurm`` for jobs of a SLURM cluster (extra
         ``tomodask[slurm]``); ``synchronous`` for this very process, which needs no cluster.
     workers : int, optional
@@ -100,9 +100,10 @@ def connect(
 
             client.register_plugin(OnGpu())
             _log.warning(
-                "scheduler 'cuda': projection, back-projection and find_centers compute on the "
-                "GPU; matching, alignment and averages run on the processor, on one worker for "
-                "each GPU: leave scheduler out to use all cores"
+                "scheduler 'cuda': projection, back-projection, find_centers and the search and "
+                "Fourier refinement of align compute on the GPU; matching, averages and the "
+                "methods mbgd and lm run on the processor, on one worker for each GPU: leave "
+                "scheduler out to use all cores for those"
             )
         elif scheduler == "slurm":
             client = _slurm(stack, workers, memory, _slurm_options(config))
