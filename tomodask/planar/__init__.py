@@ -1,0 +1,1 @@
+"""2D alignment, averages and classes of images."""
