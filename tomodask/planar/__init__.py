@@ -1,1 +1,1 @@
-"""2D alignment, averages and classes of images."""
+"""2D multireference and reference-free alignment."""
