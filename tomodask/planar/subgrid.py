@@ -1,0 +1,190 @@
+"""From the best grid point to the top of the correlation between the grid points.
+
+The correlation with a reference at nine shifts, the best of the grid and those around it, is known
+at *every* angle, as a Fourier series.  Between the nine it is taken for the biquadratic polynomial
+through them, and Newton's method climbs to the top in angle and both shifts at once.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numba
+import numpy as np
+
+from tomodask.arrays.lanes import LANES
+from tomodask.planar.polar import PolarGrid
+
+__all__ = ["refine_lanes", "ring_order"]
+
+#: Steps of Newton's method; it ends sooner where a step is below _STILL samples.
+STEPS = 8
+_STILL = 1e-5
+
+
+def ring_order(grid: PolarGrid) -> tuple[np.ndarray, np.ndarray]:
+    """Packed numbers ring by ring, int64 (packed,), and where each ring begins, (ring + 1,)."""
+    order = [
+        grid.starts[np.arange(band)] + ring - grid.first[np.arange(band)]
+        for ring, band in enumerate(grid.bands)
+    ]
+    return np.concatenate(order), np.concatenate([[0], np.cumsum(grid.bands)])
+
+
+@numba.njit(cache=True, nogil=True, boundscheck=False)
+def _series(real, imaginary, column, rings, mirror, g):  # type: ignore[no-untyped-def]
+    """The Fourier series over the angle of an image's correlation with one column: g (2, m)."""
+    g[:] = np.float32(0.0)
+    sign = np.float32(-1.0) if mirror else np.float32(1.0)
+    for ring in range(len(rings) - 1):
+        start = rings[ring]
+        for m in range(rings[ring + 1] - start):
+            a, b = real[start + m], imaginary[start + m]
+            c, d = column[0, start + m], -sign * column[1, start + m]
+            g[0, m] += a * c - b * d
+            g[1, m] += a * d + b * c
+    if mirror:
+        for m in range(1, g.shape[1], 2):
+            g[0, m], g[1, m] = -g[0, m], -g[1, m]
+
+
+@numba.njit(cache=True, nogil=True, boundscheck=False)
+def _at_angle(g, psi, value):  # type: ignore[no-untyped-def]
+    """Correlation, its first and its second derivative by the angle (radians): value (3,)."""
+    c1, s1 = math.cos(psi), -math.sin(psi)
+    c, s = 1.0, 0.0
+    value[0], value[1], value[2] = np.float64(g[0, 0]), 0.0, 0.0
+    for m in range(1, g.shape[1]):
+        c, s = c * c1 - s * s1, c * s1 + s * c1
+        real, imaginary = g[0, m] * c - g[1, m] * s, g[0, m] * s + g[1, m] * c
+        value[0] += 2 * real
+        value[1] += 2 * m * imaginary
+        value[2] -= 2.0 * m * m * real
+
+
+@numba.njit(cache=True, nogil=True, boundscheck=False)
+def _lagrange(t, weights):  # type: ignore[no-untyped-def]
+    """Weights of values at -1, 0, 1 for the parabola at t, its slope and its curvature: (3, 3)."""
+    weights[0, 0], weights[0, 1], weights[0, 2] = 0.5 * t * (t - 1), 1 - t * t, 0.5 * t * (t + 1)
+    weights[1, 0], weights[1, 1], weights[1, 2] = t - 0.5, -2 * t, t + 0.5
+    weights[2, 0], weights[2, 1], weights[2, 2] = 1.0, -2.0, 1.0
+
+
+@numba.njit(cache=True, nogil=True, boundscheck=False)
+def _model(g, psi, v, u, ly, lx, value, out):  # type: ignore[no-untyped-def]
+    """f, its gradient and Hessian in (psi, v along y, u along x): out (10,)."""
+    _lagrange(v, ly)
+    _lagrange(u, lx)
+    out[:] = 0.0
+    for j in range(9):
+        _at_angle(g[j], psi, value)
+        y, x = j // 3, j % 3
+        out[0] += ly[0, y] * lx[0, x] * value[0]
+        out[1] += ly[0, y] * lx[0, x] * value[1]
+        out[2] += ly[1, y] * lx[0, x] * value[0]
+        out[3] += ly[0, y] * lx[1, x] * value[0]
+        out[4] += ly[0, y] * lx[0, x] * value[2]
+        out[5] += ly[2, y] * lx[0, x] * value[0]
+        out[6] += ly[0, y] * lx[2, x] * value[0]
+        out[7] += ly[1, y] * lx[0, x] * value[1]
+        out[8] += ly[0, y] * lx[1, x] * value[1]
+        out[9] += ly[1, y] * lx[1, x] * value[0]
+
+
+@numba.njit(cache=True, nogil=True, boundscheck=False)
+def _newton(f, step):  # type: ignore[no-untyped-def]
+    """The step to the top of the parabola; False where there is none (no negative curvature)."""
+    a, b, c = -f[4], -f[5], -f[6]
+    ab, ac, bc = -f[7], -f[8], -f[9]
+    if a <= 0 or a * b - ab * ab <= 0:
+        return False
+    determinant = a * (b * c - bc * bc) - ab * (ab * c - bc * ac) + ac * (ab * bc - b * ac)
+    if determinant <= 0:
+        return False
+    x, y, z = f[1], f[2], f[3]
+    step[0] = (
+        (b * c - bc * bc) * x + (ac * bc - ab * c) * y + (ab * bc - ac * b) * z
+    ) / determinant
+    step[1] = (
+        (bc * ac - ab * c) * x + (a * c - ac * ac) * y + (ab * ac - a * bc) * z
+    ) / determinant
+    step[2] = (
+        (ab * bc - b * ac) * x + (ab * ac - a * bc) * y + (a * b - ab * ab) * z
+    ) / determinant
+    return True
+
+
+@numba.njit(cache=True, nogil=True, boundscheck=False)
+def _climb(g, start, sample, out):  # type: ignore[no-untyped-def]
+    """Psi (radians), v, u in steps of the grid, and the correlation there: out (4,)."""
+    ly, lx, value = np.empty((3, 3)), np.empty((3, 3)), np.empty(3)
+    f, step = np.empty(10), np.zeros(3)
+    psi, v, u = start, 0.0, 0.0
+    _model(g, psi, v, u, ly, lx, value, f)
+    top = f[0]
+    out[0], out[1], out[2], out[3] = psi, v, u, top
+    for _ in range(STEPS):
+        if not _newton(f, step):
+            # Uphill along each axis by itself, a quarter of a sample where it is not a hill.
+            scale = (sample, 1.0, 1.0)
+            for i in range(3):
+                hill = -f[4 + i]
+                uphill = 0.25 * scale[i] * (1.0 if f[1 + i] > 0 else -1.0)
+                step[i] = f[1 + i] / hill if hill > 0 else uphill
+        new = min(max(psi + step[0], start - sample), start + sample)
+        newer_v, newer_u = min(max(v + step[1], -1.0), 1.0), min(max(u + step[2], -1.0), 1.0)
+        moved = max(abs(new - psi) / sample, abs(newer_v - v), abs(newer_u - u))
+        psi, v, u = new, newer_v, newer_u
+        _model(g, psi, v, u, ly, lx, value, f)
+        if f[0] > top:
+            top = f[0]
+            out[0], out[1], out[2], out[3] = psi, v, u, top
+        if moved < _STILL:
+            break
+
+
+@numba.njit(cache=True, nogil=True, boundscheck=False)
+def refine_lanes(  # type: ignore[no-untyped-def]
+    packed, columns, around, order, rings, frequencies, angles, index, place, use, pose
+):
+    """Refine the best grid point of each lane and reference that is asked for.
+
+    Parameters
+    ----------
+    packed : array of float32, flat
+        Of `polar_lanes`.
+    columns : array of float32, shape (reference, shift, 2, packed)
+        Ring by ring, real and imaginary parts; shifts with a rim beyond those searched.
+    around : array of int64, shape (searched shift, 9)
+        The shifts at and around each searched one, (y, x) from -1 to 1.
+    order, rings
+        Of `ring_order`.
+    frequencies, angles : int
+        Of the grid.
+    index, place : arrays of int32, shape (reference, 16)
+        Best shift, and sample of the angle plus `angles` where mirrored, in order.
+    use : array of bool, shape (reference, 16)
+    pose : array of float64, shape (reference, 16, 4)
+        Result: psi in radians, shift along y and x from the best in steps, correlation.
+    """
+    size = len(order)
+    real, imaginary = np.empty(size, np.float32), np.empty(size, np.float32)
+    g = np.empty((9, 2, frequencies), np.float32)
+    sample = 2 * math.pi / angles
+    for lane in range(LANES):
+        filled = False
+        for reference in range(use.shape[0]):
+            if not use[reference, lane]:
+                continue
+            if not filled:
+                for t in range(size):
+                    real[t] = packed[order[t] * 32 + lane]
+                    imaginary[t] = packed[order[t] * 32 + 16 + lane]
+                filled = True
+            mirrored = place[reference, lane] >= angles
+            for j in range(9):
+                column = columns[reference, around[index[reference, lane], j]]
+                _series(real, imaginary, column, rings, mirrored, g[j])
+            # The transform runs over exp(+i m angle), the correlation over exp(-i m psi).
+            start = -sample * (place[reference, lane] % angles)
+            _climb(g, start, sample, pose[reference, lane])
