@@ -218,7 +218,7 @@ def half_numbers(table: pd.DataFrame, numbers: np.ndarray) -> np.ndarray:
         If the column holds something else.
     """
     if "half" not in table:
-        return 1 + numbers % 2
+        return np.asarray(1 + numbers % 2, np.int64)
     half = table["half"].to_numpy(float)
     wrong = half[~np.isin(half, (1, 2))]
     if len(wrong):

@@ -174,7 +174,7 @@ def sum_images(
     shifts = np.stack([poses.shift_y, poses.shift_x], -1)
     aside = []
     ky, kx = image_frequencies((n, n), 1.0 if optics is None else optics.pixel_size)
-    for i in np.flatnonzero(slots >= 0):
+    for i in np.flatnonzero(slots >= 0).tolist():
         image, fault = normalised(images[i], outside)
         if image is None:
             aside.append((int(numbers[i]), FAULTS[fault]))

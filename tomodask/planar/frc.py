@@ -27,7 +27,7 @@ _FALL = 3  # rings over which a filter falls to 0
 def _rings(n: int) -> np.ndarray:
     """Ring, in Fourier pixels, of each frequency of ``rfft2``; shape (n, n // 2 + 1)."""
     ky, kx = scipy.fft.fftfreq(n, 1 / n), scipy.fft.rfftfreq(n, 1 / n)
-    return np.rint(np.hypot(ky[:, None], kx)).astype(np.intp)
+    return np.asarray(np.rint(np.hypot(ky[:, None], kx)), np.intp)
 
 
 def ring_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
+import dask.array as da
 import numpy as np
+import scipy.fft
 import xarray as xr
 
 from tomodask.arrays.optics import ctf, image_frequencies
 from tomodask.errors import InputError
 
-__all__ = ["Correction", "ImageOptics", "check_correction", "image_optics"]
+__all__ = [
+    "Correction",
+    "ImageOptics",
+    "check_correction",
+    "corrected",
+    "corrected_images",
+    "image_optics",
+]
 
 #: Images times their CTF (a matched filter), or times its sign.
 Correction = Literal["multiply", "flip"]
@@ -47,8 +56,8 @@ class ImageOptics:
     pixel_size: float
 
     def __getitem__(self, rows: slice | np.ndarray) -> ImageOptics:
-        arrays = [getattr(self, one.name)[rows] for one in fields(self)[:-1]]
-        return ImageOptics(*arrays, self.pixel_size)
+        names = [one.name for one in fields(self) if one.name != "pixel_size"]
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
 
     def ctf(self, number: int, ky: np.ndarray, kx: np.ndarray) -> np.ndarray:
         """CTF of one image, positive at low frequencies; frequencies in 1/Å, broadcastable."""
@@ -121,3 +130,69 @@ def image_optics(images: xr.DataArray) -> ImageOptics:
         of("amplitude_contrast"),
         float(images.attrs["pixel_size"]),
     )
+
+
+def corrected(images: np.ndarray, optics: ImageOptics, correction: Correction) -> np.ndarray:
+    """Images of a batch times their CTF, or times its sign.
+
+    Parameters
+    ----------
+    images : array, shape (count, n, n)
+    optics : ImageOptics
+        Of each.
+    correction : {"multiply", "flip"}
+
+    Returns
+    -------
+    array of float32, shape (count, n, n)
+        An image that is not finite stays so.
+    """
+    n = images.shape[-1]
+    out = np.empty(images.shape, np.float32)
+    for i, image in enumerate(images):  # one by one: a transform's bits do not hang on the batch
+        spectrum = scipy.fft.rfft2(np.ascontiguousarray(image, np.float32))
+        out[i] = scipy.fft.irfft2(spectrum * optics.response(i, n, correction), s=(n, n))
+    return out
+
+
+def corrected_images(images: xr.DataArray, correction: Correction | None) -> xr.DataArray:
+    """Images ready to be aligned to references that know no CTF, lazily.
+
+    Times the CTF, an image's correlation with a reference is that of the image with the reference
+    as the microscope would show it: a matched filter.
+
+    Parameters
+    ----------
+    images : DataArray, dims (image, y, x)
+    correction : {"multiply", "flip"}, optional
+        Without it the images are returned as they are.
+
+    Raises
+    ------
+    InputError
+        If the optics are missing, see `image_optics`.
+    """
+    check_correction(correction)
+    if correction is None:
+        return images
+    optics = image_optics(images)
+    if not isinstance(images.data, da.Array):
+        return images.copy(data=corrected(np.asarray(images.data), optics, correction))
+    lazy = images.data.rechunk({1: -1, 2: -1})
+    place = da.arange(len(lazy), chunks=(lazy.chunks[0],)).reshape(-1, 1, 1)
+    data = da.map_blocks(
+        _corrected_block,
+        lazy,
+        place,
+        optics=optics,
+        correction=correction,
+        dtype=np.float32,
+        meta=np.empty((0, 0, 0), np.float32),
+    )
+    return images.copy(data=data)
+
+
+def _corrected_block(
+    images: np.ndarray, place: np.ndarray, *, optics: ImageOptics, correction: Correction
+) -> np.ndarray:
+    return corrected(images, optics[place.ravel()], correction)

@@ -2,9 +2,9 @@
 
 An image's spectrum, cut to the disc below Nyquist's frequency (what lies in its corners would fold
 back when turned), is put onto a grid one and a half times as fine, divided by the transform of a
-compact kernel; the value at any place is then a sum over four by four samples with that kernel [1]_.
-What is left of neighbouring copies of the spectrum is below 0.2 % of the image's root mean square,
-where cubic splines on the image's own grid lose half of the amplitude at Nyquist's frequency.
+compact kernel; the value at any place is then a sum over four by four samples with that kernel
+[1]_.  What is left of neighbouring copies of the spectrum is about 0.2 % of the image's root mean
+square, where cubic splines on the image's own grid lose half of the amplitude at Nyquist's.
 
 .. [1] Barnett, Magland & af Klinteberg, "A parallel nonuniform fast Fourier transform library based
    on an 'exponential of semicircle' kernel", SIAM J. Sci. Comput. 41, C479 (2019),
