@@ -24,42 +24,33 @@ from tomodask.averaging.fsc import resolution_at
 from tomodask.data.particles import orientations
 from tomodask.errors import InputError
 from tomodask.picking.training_pictures import class_color, plot_training
+from tomodask.plot2d import plot_class_gallery, plot_embedding, plot_frc, plot_poses2d
+from tomodask.plot_style import (
+    BLUE,
+    GREEN,
+    GRID,
+    INK,
+    ORANGE,
+    SOFT,
+    dressed,
+    gray_range,
+    new_figure,
+)
 
 __all__ = [
     "plot_average",
+    "plot_class_gallery",
+    "plot_embedding",
+    "plot_frc",
     "plot_fsc",
     "plot_orientations",
+    "plot_poses2d",
     "plot_scores",
     "plot_segmentation",
     "plot_surfaces",
     "plot_tomogram",
     "plot_training",
 ]
-
-INK, SOFT, GRID = "#1b1f24", "#5b6570", "#d9dee3"
-BLUE, ORANGE, GREEN = "#0b6e99", "#c8553d", "#3f7d4e"
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def _dress(axes: Any, *, x: str = "", y: str = "", title: str = "") -> Any:
-    """One look for all axes."""
-    axes.set_xlabel(x, color=INK, fontsize=10)
-    axes.set_ylabel(y, color=INK, fontsize=10)
-    if title:
-        axes.set_title(title, color=INK, fontsize=10.5, loc="left", pad=7)
-    axes.tick_params(colors=SOFT, labelsize=9, length=3)
-    for name, spine in axes.spines.items():
-        spine.set_color(GRID)
-        spine.set_visible(name in ("left", "bottom", "geo", "polar"))
-    return axes
-
-
-def _gray_range(image: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(image, [0.5, 99.5])
-    return (float(low), float(high)) if high > low else (float(low) - 1, float(low) + 1)
 
 
 def plot_tomogram(
@@ -88,14 +79,14 @@ def plot_tomogram(
     depth, height, width = tomogram.shape
     ratio = 0.93 * (height + depth) / width
     wide = min(9.0, 11.0 / ratio)  # a tall tomogram still fits a page
-    figure = _figure(wide, wide * ratio + 0.9)
+    figure = new_figure(wide, wide * ratio + 0.9)
     panels = figure.subplots(2, 1, height_ratios=[height, depth])
     for axes, axis, other in zip(panels, ("z", "y"), ("y", "z"), strict=True):
         n = tomogram.sizes[axis]
         first = max(0, n // 2 - count // 2)
         slab = tomogram.isel({axis: slice(first, first + count)}).data
         image = np.asarray(slab.mean(axis=0 if axis == "z" else 1, dtype=np.float64))
-        low, high = _gray_range(image)
+        low, high = gray_range(image)
         extent = _extent(image, size)
         axes.imshow(
             image, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent,
@@ -111,7 +102,7 @@ def plot_tomogram(
             title += f", {len(near)} of {len(picks)} picks"
         axes.set_xlim(extent[0], extent[1])
         axes.set_ylim(extent[2], extent[3])
-        _dress(axes, x="x (nm)", y=f"{other} (nm)", title=title)
+        dressed(axes, x="x (nm)", y=f"{other} (nm)", title=title)
     return figure
 
 
@@ -169,8 +160,8 @@ def plot_segmentation(
     over = np.concatenate([colors[shares.argmax(0)], 0.7 * shares.max(0)[..., None]], axis=2)
     width = 4.9
     height = width * image.shape[0] / image.shape[1]
-    figure = _figure(2 * width, min(height, 8.0) + 0.9)
-    low, high = _gray_range(image)
+    figure = new_figure(2 * width, min(height, 8.0) + 0.9)
+    low, high = gray_range(image)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     titles = (
         f"Slab of {min(count, depth) * size / 10:.0f} nm at z = {centre / 10:.0f} nm",
@@ -189,7 +180,7 @@ def plot_segmentation(
             title += f", {len(near)} of {len(picks)} picks"
         axes.set_xlim(*_extent(image, size)[:2])
         axes.set_ylim(*_extent(image, size)[2:])
-        _dress(axes, x="x (nm)", y="" if drawn else "y (nm)", title=title)
+        dressed(axes, x="x (nm)", y="" if drawn else "y (nm)", title=title)
     names = [str(name) for name in probability["class"].to_numpy()]
     figure.legend(
         handles=[Patch(color=c, label=n) for n, c in zip(names, colors, strict=True)],
@@ -223,7 +214,7 @@ def plot_scores(
         Histogram of all voxels of the score map; both are then drawn on a logarithmic scale.
     """
     scores = np.asarray(scores, float)
-    figure = _figure(6.2, 3.3)
+    figure = new_figure(6.2, 3.3)
     axes = figure.subplots()
     if background is not None:
         counts, edges = background
@@ -248,7 +239,7 @@ def plot_scores(
         frameon=False, fontsize=9, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=2,
         borderaxespad=0,
     )  # fmt: skip
-    _dress(axes, x="score", y="number")
+    dressed(axes, x="score", y="number")
     return figure
 
 
@@ -270,7 +261,7 @@ def plot_orientations(table: pd.DataFrame) -> Figure:
     axis = np.atleast_2d(turns.apply([0.0, 0.0, 1.0]))
     longitude, latitude = np.arctan2(axis[:, 1], axis[:, 0]), np.arcsin(np.clip(axis[:, 2], -1, 1))
     own = np.deg2rad(np.atleast_2d(relion_from_rotation(turns))[:, 0])
-    figure = _figure(9.0, 3.3)
+    figure = new_figure(9.0, 3.3)
     grid = figure.add_gridspec(1, 2, width_ratios=[2.3, 1])
     globe = figure.add_subplot(grid[0], projection="mollweide")
     if len(table) <= 1500:
@@ -282,14 +273,14 @@ def plot_orientations(table: pd.DataFrame) -> Figure:
         bar.ax.tick_params(labelsize=8, colors=SOFT)
     globe.grid(color=GRID, lw=0.6)
     globe.set_axisbelow(True)
-    _dress(globe, title="Direction of the reference's z axis")
+    dressed(globe, title="Direction of the reference's z axis")
     globe.tick_params(labelsize=7)
     rose = figure.add_subplot(grid[1], projection="polar")
     counts, edges = np.histogram(own, bins=24, range=(-np.pi, np.pi))
     rose.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=BLUE, alpha=0.85, lw=0)
     rose.grid(color=GRID, lw=0.6)
     rose.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    _dress(rose, title="Turn about it")
+    dressed(rose, title="Turn about it")
     rose.tick_params(labelsize=7)
     return figure
 
@@ -311,9 +302,9 @@ def plot_average(
     if not maps:
         raise InputError("maps is empty: give at least one map, e.g. {'average': volume}")
     rows = len(maps)
-    figure = _figure(8.4, 2.75 * rows + 0.35)
+    figure = new_figure(8.4, 2.75 * rows + 0.35)
     panels = np.atleast_2d(figure.subplots(rows, 3))
-    limits = _gray_range(np.asarray(next(iter(maps.values()))))
+    limits = gray_range(np.asarray(next(iter(maps.values()))))
     for line, (name, volume) in zip(panels, maps.items(), strict=True):
         volume = np.asarray(volume)
         c = [n // 2 for n in volume.shape]
@@ -334,7 +325,7 @@ def plot_average(
                 angle = np.linspace(0, 2 * np.pi, 200)
                 radius = diameter / 20
                 axes.plot(radius * np.cos(angle), radius * np.sin(angle), ":", c="#ffb000", lw=1.1)
-            _dress(axes, x=f"{h} (nm)", y=f"{v} (nm)", title=f"{name}, {v}{h} plane")
+            dressed(axes, x=f"{h} (nm)", y=f"{v} (nm)", title=f"{name}, {v}{h} plane")
     return figure
 
 
@@ -371,7 +362,7 @@ def plot_surfaces(
         smooth = np.where(near, smooth, np.minimum(smooth, np.median(smooth)))
     edge = _edge_about(smooth > level)
     fine = resampled(fitted(smooth, edge), min(1.0, edge / 200))
-    figure = _figure(8.4, 3.1)
+    figure = new_figure(8.4, 3.1)
     for axes, axis, name in zip(figure.subplots(1, 3), (0, 1, 2), "zyx", strict=True):
         image = _shaded(np.moveaxis(fine, axis, 0), level)
         axes.imshow(image, cmap="bone", vmin=0, vmax=1.05, origin="lower", interpolation="bilinear")
@@ -445,7 +436,7 @@ def plot_fsc(
     other : str
         Its name.
     """
-    figure = _figure(6.2, 3.5)
+    figure = new_figure(6.2, 3.5)
     axes = figure.subplots()
     axes.axhline(0, color=GRID, lw=0.8)
     axes.plot(curve["frequency"], curve["correlation"], color=BLUE, lw=1.8, label="half maps")
@@ -472,5 +463,5 @@ def plot_fsc(
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{1 / value:.1f}" if value > 0 else "∞")
     )
-    _dress(axes, x="resolution (Å)", y="Fourier shell correlation")
+    dressed(axes, x="resolution (Å)", y="Fourier shell correlation")
     return figure

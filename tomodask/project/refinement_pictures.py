@@ -10,24 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tomodask.picking.training_pictures import class_color
-from tomodask.plot import BLUE, GREEN, GRID, INK, ORANGE, SOFT
+from tomodask.plot_style import BLUE, GREEN, GRID, INK, ORANGE, dressed, new_figure
 
 __all__ = ["plot_class_curves", "plot_classes", "plot_rounds"]
-
-
-def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def _dress(axes, *, x: str = "", y: str = "", title: str = ""):  # type: ignore[no-untyped-def]
-    axes.set_xlabel(x, color=INK, fontsize=10)
-    axes.set_ylabel(y, color=INK, fontsize=10)
-    if title:
-        axes.set_title(title, color=INK, fontsize=10.5, loc="left", pad=7)
-    axes.tick_params(colors=SOFT, labelsize=9, length=3)
-    for name, spine in axes.spines.items():
-        spine.set_color(GRID)
-        spine.set_visible(name in ("left", "bottom"))
 
 
 def plot_rounds(history: pd.DataFrame) -> Figure:
@@ -39,7 +24,7 @@ def plot_rounds(history: pd.DataFrame) -> Figure:
         As of `Refinement`.
     """
     rounds = history["iteration"].to_numpy(int)
-    figure = _figure(9.0, 3.1)
+    figure = new_figure(9.0, 3.1)
     left, right = figure.subplots(1, 2)
     for name, color, label in (
         ("resolution_143", BLUE, "halves agree to (FSC 0.143)"),
@@ -53,7 +38,7 @@ def plot_rounds(history: pd.DataFrame) -> Figure:
         FuncFormatter(lambda value, _: f"{1 / value:.0f}" if value > 0 else "∞")
     )
     left.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower right")
-    _dress(left, x="iteration", y="resolution (Å)", title="Resolution")
+    dressed(left, x="iteration", y="resolution (Å)", title="Resolution")
     right.plot(rounds, history["turned"], "o-", ms=4, lw=1.6, color=BLUE, label="turned (°)")
     right.plot(rounds, history["moved"], "o-", ms=4, lw=1.6, color=ORANGE, label="moved (Å)")
     changed = 100 * history["reassigned"].to_numpy(float)
@@ -61,7 +46,7 @@ def plot_rounds(history: pd.DataFrame) -> Figure:
         right.plot(rounds, changed, "o-", ms=4, lw=1.6, color=GREEN, label="other class (%)")
     right.set_ylim(0, None)
     right.legend(frameon=False, fontsize=8.5, labelcolor=INK)
-    _dress(right, x="iteration", title="Change since the round before (medians)")
+    dressed(right, x="iteration", title="Change since the round before (medians)")
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(rounds.min() - 0.4, rounds.max() + 0.4)
@@ -76,7 +61,7 @@ def plot_classes(shares: Mapping[int, Mapping[int, float]]) -> Figure:
     shares : mapping
         Iteration → {class → share}.
     """
-    figure = _figure(6.2, 3.0)
+    figure = new_figure(6.2, 3.0)
     axes = figure.subplots()
     rounds = sorted(shares)
     labels = sorted({label for one in shares.values() for label in one})
@@ -91,13 +76,13 @@ def plot_classes(shares: Mapping[int, Mapping[int, float]]) -> Figure:
         loc="center left", bbox_to_anchor=(1, 0.5), reverse=True,
     )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _dress(axes, x="iteration", y="particles (%)")
+    dressed(axes, x="iteration", y="particles (%)")
     return figure
 
 
 def plot_class_curves(curves: Mapping[int, pd.DataFrame]) -> Figure:
     """The FSC of the halves of each class."""
-    figure = _figure(6.2, 3.5)
+    figure = new_figure(6.2, 3.5)
     axes = figure.subplots()
     axes.axhline(0, color=GRID, lw=0.8)
     axes.axhline(0.143, color=ORANGE, lw=1, ls=(0, (4, 2)))
@@ -110,5 +95,5 @@ def plot_class_curves(curves: Mapping[int, pd.DataFrame]) -> Figure:
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{1 / value:.1f}" if value > 0 else "∞")
     )
-    _dress(axes, x="resolution (Å)", y="Fourier shell correlation")
+    dressed(axes, x="resolution (Å)", y="Fourier shell correlation")
     return figure
