@@ -14,7 +14,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.core import cgutils
 from numba.core.datamodel import models
@@ -28,7 +28,7 @@ LANES = 16
 _VECTOR = ir.VectorType(ir.FloatType(), LANES)
 
 
-class Vector(types.Type):
+class Vector(types.Type):  # type: ignore[misc]
     """The type of sixteen float32 numbers."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ vector = Vector()
 
 
 @register_model(Vector)
-class _VectorModel(models.PrimitiveModel):
+class _VectorModel(models.PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, _VECTOR)
 

@@ -1,230 +1,257 @@
-"""Align a batch of images to references in the plane: the plan, made once, and the kernel.
-
-All references are moved by all shifts of a grid once a round; an image is turned into polar samples
-once.  A reference moved before it is turned needs nothing of an image but its samples about its own
-centre, and the disc they fill is the same for every pose: the correlation is exactly normalised, by
-the image's power within the disc and by each moved reference's.  The shift in the image is the
-reference's, turned along (`tomodask.planar.poses2d`).
-"""
+"""Align images to references in the plane: a batch of them, or a stack as blocks of Dask."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import logging
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
+import pandas as pd
+import scipy.fft
+import xarray as xr
+from dask.base import tokenize
+from dask.delayed import Delayed, delayed
 
-from tomodask.arrays.backend import Array
+from tomodask.alignment.batches import BatchFolder
+from tomodask.arrays.backend import Array, on_device
 from tomodask.arrays.lanes import LANES
+from tomodask.data.images import images_per_block
 from tomodask.errors import InputError
-from tomodask.planar.polar import (
-    LaneScratch,
-    PolarGrid,
-    SampleTable,
-    fill_lanes,
-    polar_grid,
-    polar_lanes,
-    sample_table,
-    transform_tables,
-)
+from tomodask.planar.averages2d import image_numbers
+from tomodask.planar.image_optics import Correction, ImageOptics, check_correction, image_optics
+from tomodask.planar.plan2d import Plan2D, check_search, plan_alignment2d
+from tomodask.planar.polar import LaneScratch, fill_lanes, polar_lanes, transform_tables
 from tomodask.planar.poses2d import FAULTS, POSE2D, shift_in_image, wrapped
-from tomodask.planar.rotational import COLUMNS, search_lanes, tiles
+from tomodask.planar.rotational import COLUMNS, search_lanes
 from tomodask.planar.subgrid import refine_lanes, ring_order
 
-__all__ = ["Plan2D", "align_batch", "check_search", "plan_alignment2d", "shift_grid"]
+__all__ = [
+    "Plan2D",
+    "align_batch",
+    "align_images",
+    "check_search",
+    "corrected",
+    "plan_alignment2d",
+    "poses_of",
+    "with_faults",
+]
+
+_log = logging.getLogger(__name__)
+_NAMED_AT_MOST = 5
 
 
-@dataclass(frozen=True)
-class Plan2D:
-    """References, moved and on rings, ready to be searched.
-
-    Attributes
-    ----------
-    shape : (int, int)
-        Of the images, pixels.
-    pixel_size : float
-        Å.
-    step : float
-        Of the grid of shifts, pixels.
-    mirror : bool
-    grid : PolarGrid
-    table : SampleTable
-        Polar samples of an image.
-    shifts : array of float64, shape (searched shift, 2)
-        Of the reference, (y, x) pixels.
-    around : array of int64, shape (searched shift, 9)
-        Which of the moved references are at and around each.
-    columns : array of float32, shape (reference, shift, 2, packed)
-        Moved references ring by ring, with a rim beyond the searched shifts.
-    tiled : array of float32, flat
-        Of the searched shifts, as `search_lanes` reads them.
-    """
-
-    shape: tuple[int, int]
-    pixel_size: float
-    step: float
-    mirror: bool
-    grid: PolarGrid
-    table: SampleTable
-    shifts: np.ndarray
-    around: np.ndarray
-    columns: np.ndarray
-    tiled: np.ndarray
-
-    @property
-    def references(self) -> int:
-        """How many there are."""
-        return len(self.columns)
-
-
-def shift_grid(shift_range: float, step: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Shifts within a disc, and with a rim around.
-
-    Parameters
-    ----------
-    shift_range, step : float
-        In one unit.
-
-    Returns
-    -------
-    shifts : array of float64, shape (shift, 2)
-        (y, x); those searched first, nearest to 0 first among them, then the rim.
-    searched : int64
-        How many are searched: all of the grid within `shift_range` of 0.
-    around : array of int64, shape (searched, 9)
-        Rows of the nine at and around each, (y, x) from -1 to 1.
-
-    Examples
-    --------
-    >>> shifts, searched, around = shift_grid(4.0, 1.0)
-    >>> len(shifts), int(searched), shifts[around[1]].mean(axis=0).tolist() == shifts[1].tolist()
-    (81, 49, True)
-    """
-    reach = int(np.floor(shift_range / step + 1e-9))
-    axis = np.arange(-reach - 1, reach + 2)
-    y, x = (part.ravel() for part in np.meshgrid(axis, axis, indexing="ij"))
-    inside = (y**2 + x**2) <= (shift_range / step) ** 2 + 1e-9
-    near = np.zeros(len(y), bool)
-    wide = len(axis)
-    offsets = np.array([dy * wide + dx for dy in (-1, 0, 1) for dx in (-1, 0, 1)])
-    near[(np.flatnonzero(inside)[:, None] + offsets).ravel()] = True
-    kept = np.flatnonzero(near)
-    order = kept[np.lexsort((kept, (y**2 + x**2)[kept], ~inside[kept]))]
-    row = np.full(len(y), -1)
-    row[order] = np.arange(len(order))
-    searched = inside.sum()
-    around = row[order[:searched, None] + offsets]
-    return np.stack([y, x], 1)[order] * float(step), searched, around
-
-
-def check_search(
-    shape: tuple[int, int], *, radius: float, shift_range: float, step: float, pixel_size: float
-) -> None:
-    """Refuse a search that the images cannot serve; lengths in Å, `shape` in pixels.
-
-    Raises
-    ------
-    InputError
-        Naming the parameter, its value and the way out.
-    """
-    if not (np.isfinite(pixel_size) and pixel_size > 0):
-        raise InputError(f"pixel_size must be above 0 Å, got {pixel_size}; set it in the images")
-    most = (min(shape) - 1) // 2
-    if not radius >= 2 * pixel_size:
-        raise InputError(
-            f"radius must be 2 pixels ({2 * pixel_size:g} Å) at least, got {radius:g} Å"
-        )
-    if round(radius / pixel_size) > most:
-        raise InputError(
-            f"radius {radius:g} Å is {radius / pixel_size:.1f} pixels and reaches beyond images of "
-            f"{shape[0]} × {shape[1]}; give {most * pixel_size:g} Å at most, or larger images"
-        )
-    if not 0 <= shift_range <= most * pixel_size:
-        raise InputError(
-            f"shift_range must be 0 to half the image ({most * pixel_size:g} Å), "
-            f"got {shift_range:g} Å"
-        )
-    if not step > 0:
-        raise InputError(f"shift_step must be above 0 Å, got {step:g}; leave it out for one pixel")
-
-
-def plan_alignment2d(
-    references: np.ndarray,
+def align_images(
+    images: xr.DataArray,
+    references: xr.DataArray,
     *,
     radius: float,
     shift_range: float,
     shift_step: float | None = None,
     mirror: bool = True,
-    pixel_size: float = 1.0,
-) -> Plan2D:
-    """Move the references by all shifts and put them on rings.
+    ctf: Correction | None = None,
+    keep: str = "best",
+    batch: int | None = None,
+    checkpoint: str | Path | None = None,
+) -> Delayed:
+    """Find the class, angle, shift and mirror of each image.
 
     Parameters
     ----------
-    references : array, shape (reference, y, x)
+    images : DataArray, dims (image, y, x)
+        Lazy or not, with ``attrs["pixel_size"]`` (Å), as `open_images` gives them.
+    references : DataArray, dims (class, y, x) or (y, x)
+        Of the images' shape, pixel size and contrast; the centre is pixel ``size // 2``.
     radius : float
-        Of the disc that is compared, Å; rounded to whole pixels, one ring each.
+        Of the disc about the image's centre that is compared, Å; rounded to whole pixels.
     shift_range : float
-        How far a particle may lie from the centre of its image, Å.
+        How far a particle may lie from the centre of its image, Å; the top of the correlation may
+        lie up to a step beyond.
     shift_step : float, optional
-        Of the grid searched, Å; by default one pixel.
+        Of the grid of shifts searched, Å; by default one pixel.
     mirror : bool
         Look for mirrored particles, too.
-    pixel_size : float
-        Å.
+    ctf : {"multiply", "flip"}, optional
+        Images that carry their defocus are multiplied by their CTF (a matched filter), or by its
+        sign, before they are compared.
+    keep : {"best", "all"}
+        One row an image, of the reference that fits best, or one for each reference.
+    batch : int, optional
+        Images in a task; by default `images_per_block`.
+    checkpoint : path, optional
+        A folder that keeps each finished batch; the same call goes on there.
+
+    Returns
+    -------
+    Delayed of DataFrame
+        Index ``image``, its number; ``class`` (from 1), ``psi`` (degrees), ``shift_y``,
+        ``shift_x`` (Å), ``mirror`` and ``score``, the correlation coefficient within the disc; see
+        `tomodask.planar.poses2d`.  An image that is constant or not finite has class 0, no pose,
+        no score and a ``reason``, a column that is there only then.  Nothing is computed before
+        ``.compute()``.
 
     Raises
     ------
     InputError
-        If there is no reference, one is constant or not finite, or a length does not fit.
+        If images and references differ in shape or pixel size, there are none, a reference is
+        empty, the radius reaches beyond the images, or a parameter is out of range.
+
+    Notes
+    -----
+    Chunks, batches and workers do not change a bit of the result.  `docs/algorithms/planar.md`
+    has the method.
     """
-    references = np.asarray(references)
+    shape, pixel_size = _checked(images)
+    maps = _checked_references(references, shape, pixel_size)
+    step = pixel_size if shift_step is None else float(shift_step)
+    check_search(shape, radius=radius, shift_range=shift_range, step=step, pixel_size=pixel_size)
+    check_correction(ctf)
+    if keep not in ("best", "all"):
+        raise InputError(f"keep must be 'best' or 'all', got {keep!r}")
+    count = images.sizes["image"]
+    if batch is None:
+        batch = images_per_block(count, shape[0] * shape[1])
+    if batch < 1:
+        raise InputError(f"batch must be 1 image at least, got {batch}; leave it out")
+    if ctf is not None and shape[0] != shape[1]:
+        raise InputError(f"ctf needs square images, got {shape[0]} × {shape[1]} pixels")
+    numbers = image_numbers(images)
+    optics = None if ctf is None else image_optics(images)
+    settings: dict[str, Any] = {
+        "radius": float(radius),
+        "shift_range": float(shift_range),
+        "shift_step": step,
+        "mirror": bool(mirror),
+        "pixel_size": pixel_size,
+    }
+    plan = delayed(plan_alignment2d, pure=True)(maps, **settings)
+    lazy = images.data if isinstance(images.data, da.Array) else da.from_array(images.data)
+    lazy = lazy.rechunk({0: batch, 1: -1, 2: -1})
+    parts = (tokenize(lazy), tokenize(maps), settings, ctf, keep, batch, tokenize(optics))
+    mark = hashlib.sha256(repr(parts).encode()).hexdigest()
+    folder = BatchFolder.open(checkpoint, mark)
+    rows: list[Any] = []
+    for number, block in enumerate(lazy.to_delayed().ravel()):
+        name = f"batch{number:06d}"
+        finished = folder.read(name, POSE2D)
+        if finished is None:
+            these = slice(number * batch, (number + 1) * batch)
+            finished = delayed(_align_block, pure=True)(
+                block,
+                plan,
+                None if optics is None else optics[these],
+                ctf,
+                every_class=keep == "all",
+                folder=folder,
+                name=name,
+            )
+        rows.append(finished)
+    return delayed(_table)(rows, numbers)
+
+
+def _align_block(
+    block: Array,
+    plan: Plan2D,
+    optics: ImageOptics | None,
+    correction: Correction | None,
+    *,
+    every_class: bool,
+    folder: BatchFolder,
+    name: str,
+) -> np.ndarray:
+    if optics is not None and correction is not None:
+        block = corrected(np.asarray(block), optics, correction)
+    poses = on_device(partial(align_batch, plan=plan, every_class=every_class), block)
+    folder.write(name, poses)
+    return np.asarray(poses)
+
+
+def corrected(images: np.ndarray, optics: ImageOptics, correction: Correction) -> np.ndarray:
+    """Square images times their CTF or its sign; float32, one by one, so that none sees another."""
+    out = np.empty(images.shape, np.float32)
+    size = images.shape[-1]
+    for number, image in enumerate(images):
+        spectrum = scipy.fft.rfft2(np.asarray(image, np.float32))
+        spectrum *= optics.response(number, size, correction)
+        out[number] = scipy.fft.irfft2(spectrum, s=image.shape)
+    return out
+
+
+def _table(parts: list[np.ndarray], numbers: np.ndarray) -> pd.DataFrame:
+    """A row an image, or one for each image and class."""
+    poses = np.concatenate(parts)
+    if poses.ndim == 2:
+        numbers = np.repeat(numbers, poses.shape[1])
+        poses = poses.ravel()
+    table = pd.DataFrame(
+        {name: poses[name] for name in POSE2D.names or () if name != "fault"},
+        index=pd.Index(numbers, name="image"),
+    )
+    aside = poses["fault"] > 0
+    if aside.any():
+        table.loc[aside, ["psi", "shift_y", "shift_x", "score"]] = np.nan
+        table["reason"] = np.asarray(FAULTS)[poses["fault"]]
+        which = dict.fromkeys(numbers[aside].tolist())
+        told = [f"{n} ({table['reason'][aside].loc[[n]].iloc[0]})" for n in which]
+        more = len(told) - _NAMED_AT_MOST
+        _log.warning(
+            "%d of %d images are set aside, without a pose: %s%s",
+            len(told),
+            len(np.unique(numbers)),
+            ", ".join(told[:_NAMED_AT_MOST]),
+            f" and {more} more" if more > 0 else "",
+        )
+    return table
+
+
+def _checked(images: xr.DataArray) -> tuple[tuple[int, int], float]:
+    """Shape in pixels and pixel size of a stack."""
+    if not isinstance(images, xr.DataArray) or images.dims != ("image", "y", "x"):
+        dims = getattr(images, "dims", type(images).__name__)
+        raise InputError(f"images must be a DataArray with the dims (image, y, x), got {dims}")
+    if images.sizes["image"] == 0:
+        raise InputError("images hold no image; give one at least")
+    pixel_size = images.attrs.get("pixel_size")
+    if pixel_size is None:
+        raise InputError("images carry no pixel_size; set images.attrs['pixel_size'], in Å")
+    return (images.sizes["y"], images.sizes["x"]), float(pixel_size)
+
+
+def _checked_references(references: xr.DataArray, shape: tuple[int, int], pixel_size: float) -> Any:
+    """References as an array (class, y, x), lazy where they are."""
+    if not isinstance(references, xr.DataArray) or references.dims[-2:] != ("y", "x"):
+        dims = getattr(references, "dims", type(references).__name__)
+        raise InputError(f"references must be a DataArray with dims (class, y, x), got {dims}")
+    if references.ndim == 2:
+        references = references.expand_dims("class")
     if references.ndim != 3 or len(references) == 0:
         raise InputError(
-            "references must be images (class, y, x), one at least, "
-            f"got an array of shape {references.shape}"
+            f"references must be one image at least, (class, y, x), got shape {references.shape}"
         )
-    step = pixel_size if shift_step is None else shift_step
-    shape = (int(references.shape[1]), int(references.shape[2]))
-    check_search(shape, radius=radius, shift_range=shift_range, step=step, pixel_size=pixel_size)
-    grid = polar_grid(round(radius / pixel_size))
-    shifts, searched, around = shift_grid(shift_range / pixel_size, step / pixel_size)
-    order, _ = ring_order(grid)
-    count = len(references)
-    images = np.ascontiguousarray(references, np.float32)
-    faults = np.zeros(count, np.uint8)
-    scratches = [LaneScratch.of(grid, shape) for _ in range(0, count, LANES)]
-    for group, scratch in enumerate(scratches):
-        fill_lanes(images, group * LANES, grid, faults, scratch)
-    if faults.any():
-        bad = int(np.argmax(faults > 0))
+    if references.shape[1:] != shape:
         raise InputError(
-            f"reference {bad + 1} is {FAULTS[faults[bad]]} within the radius of {radius:g} Å; "
-            "leave it out, or start it again from an image"
+            f"references are of {references.shape[1]} × {references.shape[2]} pixels, images of "
+            f"{shape[0]} × {shape[1]}; cut or pad the references to the images' shape"
         )
-    packed = np.empty((count, searched, grid.size), np.complex64)
-    columns = np.empty((count, len(shifts), 2, grid.size), np.float32)
-    for at, (y, x) in enumerate(shifts):
-        table = sample_table(grid, shape, shift_y=y, shift_x=x)
-        for group, scratch in enumerate(scratches):
-            lanes = polar_lanes(grid, shape, table, scratch).reshape(grid.size, 2, LANES)
-            those = slice(group * LANES, min((group + 1) * LANES, count))
-            part = lanes[:, :, : those.stop - those.start]
-            columns[those, at] = part[order].transpose(2, 1, 0)
-            if at < searched:
-                packed[those, at] = (part[:, 0] + 1j * part[:, 1]).T
-    return Plan2D(
-        shape=shape,
-        pixel_size=float(pixel_size),
-        step=float(step / pixel_size),
-        mirror=bool(mirror),
-        grid=grid,
-        table=sample_table(grid, shape),
-        shifts=shifts[:searched],
-        around=around,
-        columns=columns,
-        tiled=tiles(packed.reshape(count * searched, grid.size)),
-    )
+    own = references.attrs.get("pixel_size")
+    if own is not None and abs(own / pixel_size - 1) > 1e-3:
+        raise InputError(
+            f"references have a pixel size of {own:g} Å, images of {pixel_size:g} Å; "
+            "resample one of them"
+        )
+    if isinstance(references.data, da.Array):
+        return references.data
+    maps = np.ascontiguousarray(references.data, np.float32)
+    for number, one in enumerate(maps):
+        if not np.isfinite(one).all() or one.min() == one.max():
+            what = "constant" if np.isfinite(one).all() else "not finite"
+            raise InputError(
+                f"reference {number + 1} is {what}; leave it out, or start it from an image"
+            )
+    return maps
 
 
 def align_batch(batch: Array, plan: Plan2D, *, every_class: bool = False) -> np.ndarray:

@@ -25,7 +25,18 @@ import numpy as np
 from tomodask.arrays.lane_fourier import positions, transform_length, transformed, wave_table
 from tomodask.arrays.lanes import LANES, fma, load, splat, store
 
-__all__ = ["PolarGrid", "SampleTable", "polar_grid", "polar_lanes", "sample_table"]
+__all__ = [
+    "FLAT",
+    "MARGIN",
+    "LaneScratch",
+    "PolarGrid",
+    "SampleTable",
+    "fill_lanes",
+    "polar_grid",
+    "polar_lanes",
+    "sample_table",
+    "transform_tables",
+]
 
 #: Samples on either side that the spline of degree 5 needs.
 MARGIN = 3
@@ -35,7 +46,7 @@ _POLES = (-0.430575347099973791851434783493520110, -0.04309628820326465538227123
 #: Samples after which a pole's power is below float32.
 _HORIZON = 24
 #: An image whose deviation within the disc is below this share of its mean is constant.
-_FLAT = 1e-6
+FLAT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -150,33 +161,32 @@ def _fill_table(rings, angles, ny, nx, shift_y, shift_x, index, weights):  # typ
 @numba.njit(cache=True, nogil=True, boundscheck=False)
 def _prefilter(image, start, count, stride):  # type: ignore[no-untyped-def]
     """Spline coefficients of a line of vectors, in place; mirrored at both ends."""
-    gain = np.float32(1.0)
+    gain = 1.0
     for which in range(2):
         pole = _POLES[which]
-        gain *= np.float32((1 - pole) * (1 - 1 / pole))
-    factor = splat(gain)
+        gain *= (1 - pole) * (1 - 1 / pole)
+    factor = splat(np.float32(gain))
     for i in range(count):
         store(image, start + i * stride, load(image, start + i * stride) * factor)
     if count < 2:
         return
     last = start + (count - 1) * stride
     for which in range(2):
-        pole = np.float32(_POLES[which])
-        z = splat(pole)
+        z = splat(np.float32(_POLES[which]))
         # The sum over the mirrored signal before the line's start.
-        power = np.float32(1.0)
+        power = np.float32(1.0)  # of the pole
         total = splat(np.float32(0.0))
         for i in range(min(_HORIZON, 4 * count)):
             k = i % (2 * count - 2)
             k = k if k < count else 2 * count - 2 - k
             total = fma(load(image, start + k * stride), splat(power), total)
-            power *= pole
+            power *= np.float32(_POLES[which])
         store(image, start, total)
         before = total
         for i in range(1, count):
             before = fma(before, z, load(image, start + i * stride))
             store(image, start + i * stride, before)
-        end = np.float32(pole / (pole * pole - np.float32(1.0)))
+        end = np.float32(_POLES[which] / (_POLES[which] ** 2 - 1.0))
         before = (load(image, last - stride) * z + load(image, last)) * splat(end)
         store(image, last, before)
         for i in range(count - 2, -1, -1):
@@ -216,7 +226,7 @@ def _fill(images, begin, stop, radius, padded, faults):  # type: ignore[no-untyp
                     for x in range(nx):
                         if (y - ny // 2) ** 2 + (x - nx // 2) ** 2 <= radius * radius:
                             square += (image[y, x] - shift) ** 2
-                if square <= count * (_FLAT * shift) ** 2:
+                if square <= count * (FLAT * shift) ** 2:
                     faults[begin + lane] = 2
                     use = False
         for y in range(ny):
@@ -315,8 +325,7 @@ def _normalised(out, rings, first, starts, norms):  # type: ignore[no-untyped-de
                     np.float64(out[k * 32 + 16 + lane]),
                 )
                 if m == 0:
-                    real -= mean
-                    imaginary = 0.0
+                    real, imaginary = np.float64(real - mean), np.float64(0.0)
                 square += (1.0 if m == 0 else 2.0) * radius * (real * real + imaginary * imaginary)
         norms[lane] = np.sqrt(square)
         scale = 1.0 / norms[lane] if norms[lane] > 0 else 0.0

@@ -17,9 +17,9 @@ from tomodask.planar.polar import PolarGrid
 
 __all__ = ["refine_lanes", "ring_order"]
 
-#: Steps of Newton's method; it ends sooner where a step is below _STILL samples.
+#: Steps of Newton's method; it ends sooner where a step is below STILL samples.
 STEPS = 8
-_STILL = 1e-5
+STILL = 1e-5
 
 
 def ring_order(grid: PolarGrid) -> tuple[np.ndarray, np.ndarray]:
@@ -139,7 +139,7 @@ def _climb(g, start, sample, out):  # type: ignore[no-untyped-def]
         if f[0] > top:
             top = f[0]
             out[0], out[1], out[2], out[3] = psi, v, u, top
-        if moved < _STILL:
+        if moved < STILL:
             break
 
 
