@@ -30,7 +30,7 @@ from tomodask.planar.image_optics import Correction, check_correction, image_opt
 from tomodask.planar.poses2d import Poses2D
 from tomodask.planar.transforming import soft_disc
 
-__all__ = ["ClassAverages", "average_images", "half_numbers", "image_numbers"]
+__all__ = ["ClassAverages", "average_images", "check_images", "half_numbers", "image_numbers"]
 
 _log = logging.getLogger(__name__)
 _SHARE = 0.1  # of the mean weight of a ring, added to each weight
@@ -136,7 +136,7 @@ def average_images(
     -----
     Chunks, batches, workers and `split_every` change no bit, see `tomodask.planar.class_sums`.
     """
-    n, pixel_size = _checked(images)
+    n, pixel_size = check_images(images)
     check_correction(ctf)
     if batch is None:
         batch = max(1, _PIXELS // n**2)
@@ -206,7 +206,7 @@ def image_numbers(images: xr.DataArray) -> np.ndarray:
             "the coordinate image must hold a number of its own, from 0, for each image; drop it, "
             "or number the images anew"
         )
-    return numbers
+    return np.asarray(numbers, np.int64)
 
 
 def half_numbers(table: pd.DataFrame, numbers: np.ndarray) -> np.ndarray:
@@ -223,11 +223,17 @@ def half_numbers(table: pd.DataFrame, numbers: np.ndarray) -> np.ndarray:
     wrong = half[~np.isin(half, (1, 2))]
     if len(wrong):
         raise InputError(f"half must be 1 or 2, got {wrong[0]:g}; drop it to have halves drawn")
-    return half.astype(np.int64)
+    return np.asarray(half, np.int64)
 
 
-def _checked(images: xr.DataArray) -> tuple[int, float]:
-    """Edge in pixels, and pixel size."""
+def check_images(images: xr.DataArray) -> tuple[int, float]:
+    """Edge in pixels, and pixel size in Å, of images that can be averaged.
+
+    Raises
+    ------
+    InputError
+        If they are not square or tiny, or nobody says the size of a pixel.
+    """
     if images.dims != ("image", "y", "x") or images.shape[1] != images.shape[2]:
         raise InputError(
             f"images must be square, with dims (image, y, x), got {images.dims} of shape "

@@ -150,6 +150,9 @@ def corrected(images: np.ndarray, optics: ImageOptics, correction: Correction) -
     n = images.shape[-1]
     out = np.empty(images.shape, np.float32)
     for i, image in enumerate(images):  # one by one: a transform's bits do not hang on the batch
+        if image.min() == image.max():  # a constant image stays one, to be set aside as such
+            out[i] = image
+            continue
         spectrum = scipy.fft.rfft2(np.ascontiguousarray(image, np.float32))
         out[i] = scipy.fft.irfft2(spectrum * optics.response(i, n, correction), s=(n, n))
     return out

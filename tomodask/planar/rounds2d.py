@@ -1,124 +1,97 @@
 """Rounds of 2D alignment and averaging: reference-free (one class) and multireference (several).
 
 A round aligns every image to the references, shares the images out to the classes, averages each
-class by halves, and makes of the averages the references of the next round.  What a round came to
-is a `Round2D`, all of plain arrays and one table: it can be kept in a file, and gone on with.
+class by halves, and makes of the averages the references of the next round: filtered by the FRC of
+each class's own halves, and centred.  What a round came to is a `Round2D`, plain arrays and tables:
+it can be kept in a file, and gone on with.
+
+Rounds are done when assignments and poses are still (fewer than one image of a hundred changes its
+class, the median pose turns by less than half a pixel at the particle's rim and moves by less than
+a tenth of one), or when the mean score has not risen for four rounds; and no two classes are of one
+view (`tomodask.planar.twins`).
+
+References
+----------
+Penczek, Radermacher & Frank, Ultramicroscopy 40, 33 (1992), doi:10.1016/0304-3991(92)90233-A:
+reference-free alignment.  Yang, Fang, Chittuluru, Asturias & Penczek, Structure 20, 237 (2012),
+doi:10.1016/j.str.2011.12.007: ISAC, equal classes and stability.  Chung, Hung, Siao, Wu, Chang &
+Tu (2020): Cryo-RALib.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from dask.delayed import delayed
+
+from tomodask.cluster import compute
+from tomodask.errors import InputError
+from tomodask.planar.averages2d import ClassAverages, average_images, half_numbers, image_numbers
+from tomodask.planar.plan2d import plan_alignment2d
+from tomodask.planar.poses2d import POSE2D
+from tomodask.planar.references2d import next_references
+from tomodask.planar.round2d import (
+    HISTORY,
+    Round2D,
+    Settings2D,
+    check_settings,
+    search_settings,
+)
+from tomodask.planar.round_steps2d import (
+    aligned,
+    pose_table2d,
+    round_changes,
+    settled,
+    shared_out,
+)
+from tomodask.planar.starting2d import given_references, start_images
 
 __all__ = ["Round2D", "Settings2D", "classify_images", "next_round", "rounds_of", "start_round"]
-
-
-@dataclass(frozen=True)
-class Settings2D:
-    """What holds for all rounds; plain values, to be kept beside the rounds.
-
-    Attributes
-    ----------
-    classes : int
-        1 is reference-free.
-    radius : float
-        Of the disc that is aligned by, Å.
-    shift_range : float
-        Farthest shift, Å.
-    shift_step : float, optional
-        Å; by default one pixel.
-    mirror : bool
-        Whether images may show the reference's mirror image.
-    equal : bool
-        Classes of equal size, as the EQK-means of ISAC.
-    center : bool
-        Whether averages are centred after each round.
-    ctf : {"multiply", "flip"}, optional
-        How images that carry their defocus are corrected for the contrast transfer.
-    resolution : float, optional
-        Finest detail of the references, Å; by default what the FRC of each class says.
-    rounds : int
-        At most.
-    seed : int
-    batch : int, optional
-        Images that a task takes.
-    """
-
-    classes: int
-    radius: float
-    shift_range: float
-    shift_step: float | None = None
-    mirror: bool = True
-    equal: bool = False
-    center: bool = True
-    ctf: Literal["multiply", "flip"] | None = None
-    resolution: float | None = None
-    rounds: int = 30
-    seed: int = 0
-    batch: int | None = None
-
-
-@dataclass(frozen=True)
-class Round2D:
-    """What a round came to, and all that the next one needs.
-
-    Attributes
-    ----------
-    number : int
-        0 is the start, before any alignment.
-    references : array of float32, shape (classes, n, n)
-        What images are aligned to in the next round: averages, filtered and centred.
-    averages : array of float32, shape (classes, n, n)
-        Unfiltered, in the frame of the table's poses; a class without images is 0.
-    halves : array of float32, shape (2, classes, n, n)
-        Averages of the images of odd and even number.
-    table : DataFrame
-        A row an image in their order, index ``image``: ``class`` (from 1; 0 where set aside, with a
-        ``reason``), ``psi``, ``shift_y``, ``shift_x``, ``mirror``, ``score``, ``half``.
-    frc : DataFrame
-        ``class``, ``frequency`` (1/Å), ``resolution`` (Å), ``correlation`` of the halves.
-    counts : array of int64, shape (classes,)
-        Images of each class.
-    reassigned : float
-        Share of the images that changed their class; NaN in the first round.
-    turned, moved : float
-        Median change of the poses of the others, degrees and Å, less what is common to a class.
-    reseeded : tuple of int
-        Classes (from 1) that were empty and took over images of another.
-    settled : bool
-        Whether the rounds are done: the next one would change nothing that counts.
-    pixel_size : float
-        Å.
-    """
-
-    number: int
-    references: np.ndarray = field(repr=False)
-    averages: np.ndarray = field(repr=False)
-    halves: np.ndarray = field(repr=False)
-    table: pd.DataFrame = field(repr=False)
-    frc: pd.DataFrame = field(repr=False)
-    counts: np.ndarray = field(repr=False)
-    reassigned: float
-    turned: float
-    moved: float
-    reseeded: tuple[int, ...]
-    settled: bool
-    pixel_size: float
 
 
 def start_round(
     images: xr.DataArray, settings: Settings2D, *, references: xr.DataArray | None = None
 ) -> Round2D:
-    """Round 0: references drawn from the images by the seed, or those given.
+    """Round 0: references drawn from the images by the seed (computes), or those given.
 
-    Computes, where references are drawn.
+    Raises
+    ------
+    InputError
+        If settings, images and references do not fit each other.
     """
-    raise NotImplementedError
+    check_settings(images, settings)
+    k, n, pixel_size = settings.classes, images.sizes["x"], float(images.attrs["pixel_size"])
+    if references is not None:
+        first = given_references(references, images, k)
+    else:
+        resolution = settings.start_resolution or settings.radius * 2 / 9
+        first = start_images(
+            images,
+            k,
+            radius=settings.radius,
+            resolution=resolution,
+            ctf=settings.ctf,
+            seed=settings.seed,
+        )
+    numbers = image_numbers(images)
+    poses = np.zeros(len(numbers), POSE2D)
+    poses["score"] = np.nan
+    return Round2D(
+        number=0,
+        references=first,
+        averages=np.zeros((k, n, n), np.float32),
+        halves=np.zeros((2, k, n, n), np.float32),
+        table=pose_table2d(poses, numbers, _halves(images, numbers)),
+        frc=pd.DataFrame(columns=["class", "frequency", "resolution", "correlation"], dtype=float),
+        history=pd.DataFrame({name: pd.Series(dtype=float) for name in HISTORY}),
+        settled=False,
+        pixel_size=pixel_size,
+    )
 
 
 def next_round(images: xr.DataArray, state: Round2D, settings: Settings2D) -> Round2D:
@@ -137,15 +110,76 @@ def next_round(images: xr.DataArray, state: Round2D, settings: Settings2D) -> Ro
     Round2D
         The same, bit by bit, on any chunks, batches and workers, and whether `state` comes from a
         file or from memory.
+
+    Raises
+    ------
+    InputError
+        If settings, images and state do not fit each other, or no image is left.
     """
-    raise NotImplementedError
+    n, pixel_size = check_settings(images, settings)
+    if state.references.shape != (settings.classes, n, n) or len(state.table) != len(images):
+        raise InputError(
+            f"the round holds {state.references.shape[0]} classes of {len(state.table)} images, "
+            f"settings and images are of {settings.classes} and {len(images)}; start anew"
+        )
+    lazy_plan = delayed(plan_alignment2d, pure=True)(
+        state.references, **search_settings(settings, images)
+    )
+    plan, poses = compute(
+        [lazy_plan, aligned(images, lazy_plan, settings)], label="align", passing=True
+    )
+    shared, told = shared_out(plan, poses, state, settings)
+    table = pose_table2d(shared, state.table.index.to_numpy(), state.table["half"].to_numpy())
+    if not (table["class"] > 0).any():
+        raise InputError("no image could be aligned: all are constant or not finite")
+    averages: ClassAverages = compute(
+        average_images(
+            images,
+            table,
+            classes=settings.classes,
+            radius=min(settings.radius, (n // 2 - 1) * pixel_size),
+            ctf=settings.ctf,
+            batch=settings.batch,
+        ),
+        label="average",
+        passing=True,
+    )
+    references = next_references(
+        averages.averages,
+        averages.halves,
+        radius=settings.radius / pixel_size,
+        center=settings.center,
+        pixel_size=pixel_size,
+        resolution=settings.resolution,
+    )
+    row = {"round": state.number + 1, **told, **round_changes(state.table, table)}
+    row["score"] = float(table["score"].mean())
+    history = pd.DataFrame([*state.history.to_dict("records"), row], columns=list(HISTORY))
+    return Round2D(
+        number=state.number + 1,
+        references=references,
+        averages=averages.averages,
+        halves=averages.halves,
+        table=table,
+        frc=averages.frc(radius=settings.radius),
+        history=history.astype(dict.fromkeys(("round", "filled", "twins"), np.int64)),
+        settled=settled(history, settings, pixel_size),
+        pixel_size=pixel_size,
+    )
 
 
 def rounds_of(
     images: xr.DataArray, settings: Settings2D, *, state: Round2D | None = None
 ) -> Iterator[Round2D]:
-    """Yield the rounds after `state` (by default the start's), until one has settled."""
-    raise NotImplementedError
+    """Yield the rounds after `state`, by default the start's, until one has settled.
+
+    At most ``settings.rounds`` in all.  In a notebook, ``for one in rounds_of(…)`` shows averages
+    as rounds end.
+    """
+    state = start_round(images, settings) if state is None else state
+    while not state.settled and state.number < settings.rounds:
+        state = next_round(images, state, settings)
+        yield state
 
 
 def classify_images(
@@ -156,7 +190,54 @@ def classify_images(
     shift_range: float,
     references: xr.DataArray | None = None,
     on_round: Callable[[Round2D], None] | None = None,
-    **settings: object,
+    **settings: Any,
 ) -> Round2D:
-    """Run all rounds and return the last; computes."""
-    raise NotImplementedError
+    """Sort images into classes of one view each, aligned and averaged; computes.
+
+    With one class this is reference-free alignment, with several multireference alignment.
+
+    Parameters
+    ----------
+    images : DataArray, dims (image, y, x)
+        Square, lazy or not; attrs ``pixel_size``, Å.
+    classes : int
+    radius : float
+        Of the disc that is aligned by, Å.
+    shift_range : float
+        Farthest shift of a particle from the centre of its image, Å.
+    references : DataArray, dims (class, y, x), optional
+        What the classes start from; by default images drawn by ``seed``.
+    on_round : callable, optional
+        Is given each round as it ends.
+    **settings
+        The rest of `Settings2D`: ``shift_step``, ``mirror``, ``equal``, ``center``, ``ctf``,
+        ``resolution``, ``start_resolution``, ``rounds``, ``seed``, ``batch``.
+
+    Returns
+    -------
+    Round2D
+        The last round.  Chunks, batches and workers change no bit of it.
+
+    Raises
+    ------
+    InputError
+        If images, references and settings do not fit each other.
+    """
+    known = {one.name for one in fields(Settings2D)}
+    for name in settings:
+        if name not in known:
+            raise InputError(f"{name} is no setting; known are {', '.join(sorted(known))}")
+    plan = Settings2D(classes, radius, shift_range, **settings)
+    last = start_round(images, plan, references=references)
+    for one in rounds_of(images, plan, state=last):
+        last = one
+        if on_round is not None:
+            on_round(one)
+    return last
+
+
+def _halves(images: xr.DataArray, numbers: np.ndarray) -> np.ndarray:
+    table = pd.DataFrame(index=numbers)
+    if "half" in images.coords:
+        table["half"] = images.coords["half"].to_numpy()
+    return half_numbers(table, numbers)

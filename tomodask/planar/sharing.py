@@ -67,9 +67,15 @@ def equal_classes2d(scores: np.ndarray) -> np.ndarray:
 
 
 def fill_empty2d(
-    label: np.ndarray, score: np.ndarray, half: np.ndarray, classes: int, *, least: int = 2
+    label: np.ndarray,
+    score: np.ndarray,
+    half: np.ndarray,
+    classes: int,
+    *,
+    least: int = 2,
+    by_score: bool = False,
 ) -> tuple[np.ndarray, list[int]]:
-    """Give classes with too few images the worst fitting half of the largest one.
+    """Give classes with too few images the worst fitting half of another.
 
     Parameters
     ----------
@@ -82,6 +88,9 @@ def fill_empty2d(
     classes : int
     least : int
         Images that a class needs in each half.
+    by_score : bool
+        What class gives its images: that of the lowest mean score, as one that two views share has;
+        by default the largest.
 
     Returns
     -------
@@ -93,11 +102,15 @@ def fill_empty2d(
     for c in range(classes):
         if min(np.count_nonzero((label == c) & (half == h)) for h in (1, 2)) >= least:
             continue
-        largest = int(np.argmax(np.bincount(label[label >= 0], minlength=classes)))
-        if largest == c:
+        size = np.bincount(label[label >= 0], minlength=classes)
+        giver = int(np.argmax(size))
+        if by_score:
+            rich = [k for k in range(classes) if k != c and size[k] >= 8 * least]
+            giver = min(rich, key=lambda k: float(score[label == k].mean()), default=giver)
+        if giver == c or size[giver] < 4 * least:
             continue
         for h in (1, 2):
-            members = np.flatnonzero((label == largest) & (half == h))
+            members = np.flatnonzero((label == giver) & (half == h))
             worst = members[np.argsort(score[members], kind="stable")]
             label[worst[: len(worst) // 2]] = c
         filled.append(c)

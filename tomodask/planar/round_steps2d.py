@@ -1,0 +1,145 @@
+"""The steps of a round in 2D: align, share out, tell what changed, and whether it is done."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+from dask.delayed import Delayed, delayed
+
+from tomodask.arrays.threads import one_thread_each
+from tomodask.planar.alignment2d import align_batch
+from tomodask.planar.image_optics import corrected_images
+from tomodask.planar.plan2d import Plan2D
+from tomodask.planar.poses2d import FAULTS, POSE2D, Poses2D, composed
+from tomodask.planar.round2d import LEAST, Round2D, Settings2D
+from tomodask.planar.sharing import equal_classes2d, fill_empty2d
+from tomodask.planar.twins import find_twins, half_reliability, pose_changes2d
+
+__all__ = ["aligned", "pose_table2d", "round_changes", "settled", "shared_out"]
+
+_CALM = 0.05  # share of the images that change their class: below, twins are looked for
+_TRIES = 3  # rounds that bring twins together: where there are fewer views than classes, no more
+_RESTLESS = 0.01  # share of the images
+_RIM, _WAY = 0.5, 0.1  # pixels: the turn at the particle's rim and the way that are still
+_PATIENCE, _GAIN = 4, 1e-3  # rounds in which the mean score must rise by so much of itself
+_PIXELS = 2**22  # of a batch
+
+
+def aligned(images: xr.DataArray, plan: Any, settings: Settings2D) -> Delayed:
+    """Best poses of all images: Delayed of an array of POSE2D.
+
+    Shape (images,), or, for classes of equal size, (images, classes): each image may have to go
+    to any class.
+    """
+    ready = corrected_images(images, settings.ctf)
+    lazy = ready.data if isinstance(ready.data, da.Array) else da.from_array(ready.data)
+    batch = settings.batch or max(1, _PIXELS // (images.shape[1] * images.shape[2]))
+    blocks = lazy.rechunk({0: batch, 1: -1, 2: -1}).to_delayed().ravel()
+    every = settings.equal and settings.classes > 1
+    parts = [delayed(_align, pure=True)(block, plan, every) for block in blocks]
+    return delayed(_together, pure=True)(parts)
+
+
+def _align(block: np.ndarray, plan: Plan2D, every: bool) -> np.ndarray:
+    with one_thread_each():
+        return align_batch(np.asarray(block), plan, every_class=every)
+
+
+def _together(parts: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts)
+
+
+def shared_out(
+    plan: Plan2D, poses: np.ndarray, state: Round2D, settings: Settings2D
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Which class each image goes to, with its pose there.
+
+    Parameters
+    ----------
+    plan : Plan2D
+        Of the references of `state`.
+    poses : array of POSE2D
+        As of `aligned`.
+    state : Round2D
+        Of the round before.
+    settings : Settings2D
+
+    Returns
+    -------
+    poses : array of POSE2D, shape (images,)
+    told : dict
+        ``filled``, ``twins``: how many classes took over images since they were empty, or were of
+        one view with another.
+    """
+    classes, half = settings.classes, state.table["half"].to_numpy(int)
+    if poses.ndim == 2:
+        label = equal_classes2d(poses["score"])
+        poses = poses[np.arange(len(poses)), np.maximum(label, 0)]
+    poses = poses.copy()
+    label = poses["class"].astype(np.int64) - 1  # -1 where set aside
+    before = state.table["class"].to_numpy(int) - 1
+    twins = 0
+    tried = int((state.history["twins"] > 0).sum())
+    calm = state.number > 0 and np.mean(before != label) < _CALM
+    if classes > 1 and calm and tried < _TRIES:
+        reliability = half_reliability(state.halves, settings.radius / state.pixel_size)
+        sizes = np.bincount(label[label >= 0], minlength=classes)
+        for pair in find_twins(state.references, plan, reliability, sizes):
+            mine = label == pair.given_up
+            moved = composed(Poses2D.of(poses[mine]), pair.pose)
+            for name in ("psi", "shift_y", "shift_x", "mirror"):
+                poses[name][mine] = getattr(moved, name)
+            label[mine] = pair.kept
+            twins += 1
+    label, filled = fill_empty2d(
+        label, poses["score"], half, classes, least=LEAST, by_score=tried % 2 == 1
+    )
+    poses["class"] = label + 1
+    return poses, {"filled": len(filled) - twins, "twins": twins}
+
+
+def pose_table2d(poses: np.ndarray, numbers: np.ndarray, half: np.ndarray) -> pd.DataFrame:
+    """The table of `Round2D` of poses (POSE2D), numbers and halves of the images."""
+    names = [name for name in POSE2D.names or () if name != "fault"]
+    table = pd.DataFrame({name: poses[name] for name in names})
+    table["half"] = half
+    if poses["fault"].any():
+        table["reason"] = np.array(FAULTS, object)[poses["fault"]]
+    return table.set_axis(pd.Index(numbers, name="image"))
+
+
+def round_changes(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, float]:
+    """``reassigned``, ``turned`` and ``moved`` of `Round2D.history`; NaN in the first round."""
+    one, two = before["class"].to_numpy(int), after["class"].to_numpy(int)
+    both = (one > 0) & (two > 0)
+    if not both.any():
+        return dict.fromkeys(("reassigned", "turned", "moved"), math.nan)
+    same = both & (one == two)
+    out = {"reassigned": 1 - same.sum() / both.sum(), "turned": math.inf, "moved": math.inf}
+    if same.any():
+        first, second = Poses2D.of(before[same]), Poses2D.of(after[same])
+        turned, moved = pose_changes2d(first, second, two[same])
+        out |= {"turned": float(np.median(turned)), "moved": float(np.median(moved))}
+    return out
+
+
+def settled(history: pd.DataFrame, settings: Settings2D, pixel_size: float) -> bool:
+    """Whether the last round of a history was the last one needed."""
+    last = history.iloc[-1]
+    if last["twins"] or len(history) < 2:
+        return False
+    rim = math.degrees(_RIM * pixel_size / settings.radius)
+    still = last["turned"] <= rim and last["moved"] <= _WAY * pixel_size
+    if still and last["reassigned"] < _RESTLESS and not last["filled"]:
+        # So calm a round has looked for twins, as long as that is tried, and found none.
+        return True
+    since = history["round"][history["twins"] > 0].max()
+    score = history["score"].to_numpy(float)[0 if np.isnan(since) else int(since) :]
+    if len(score) <= _PATIENCE:
+        return False
+    return bool(score[-_PATIENCE:].max() <= score[:-_PATIENCE].max() * (1 + _GAIN))
