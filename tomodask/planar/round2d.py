@@ -14,7 +14,15 @@ from tomodask.planar.averages2d import check_images
 from tomodask.planar.image_optics import Correction, check_correction
 from tomodask.planar.plan2d import check_search
 
-__all__ = ["HISTORY", "LEAST", "Round2D", "Settings2D", "check_settings", "search_settings"]
+__all__ = [
+    "HISTORY",
+    "LEAST",
+    "Round2D",
+    "Settings2D",
+    "check_settings",
+    "search_settings",
+    "start_resolution",
+]
 
 #: Columns of `Round2D.history`.
 HISTORY = ("round", "score", "reassigned", "turned", "moved", "filled", "twins")
@@ -168,3 +176,8 @@ def search_settings(settings: Settings2D, images: xr.DataArray) -> dict[str, Any
         "mirror": settings.mirror,
         "pixel_size": pixel_size,
     }
+
+
+def start_resolution(settings: Settings2D) -> float:
+    """Å, of the images that classes start from, and by which a class is divided."""
+    return settings.start_resolution or settings.radius * 2 / 9

@@ -13,20 +13,32 @@ from dask.delayed import Delayed, delayed
 
 from tomodask.arrays.threads import one_thread_each
 from tomodask.planar.alignment2d import align_batch
+from tomodask.planar.averages2d import half_numbers, image_numbers
 from tomodask.planar.image_optics import corrected_images
 from tomodask.planar.plan2d import Plan2D
 from tomodask.planar.poses2d import FAULTS, POSE2D, Poses2D, composed
-from tomodask.planar.round2d import LEAST, Round2D, Settings2D
+from tomodask.planar.round2d import LEAST, Round2D, Settings2D, start_resolution
 from tomodask.planar.sharing import equal_classes2d, fill_empty2d
+from tomodask.planar.splitting import split_class
 from tomodask.planar.twins import find_twins, half_reliability, pose_changes2d
 
-__all__ = ["aligned", "pose_table2d", "round_changes", "settled", "shared_out"]
+__all__ = [
+    "aligned",
+    "divided",
+    "pose_halves",
+    "pose_table2d",
+    "round_changes",
+    "settled",
+    "shared_out",
+]
 
 _CALM = 0.05  # share of the images that change their class: below, twins are looked for
+_REST = 4  # rounds from the start, or the last twins, until twins are looked for
 _TRIES = 3  # rounds that bring twins together: where there are fewer views than classes, no more
 _RESTLESS = 0.01  # share of the images
 _RIM, _WAY = 0.5, 0.1  # pixels: the turn at the particle's rim and the way that are still
 _PATIENCE, _GAIN = 4, 1e-3  # rounds in which the mean score must rise by so much of itself
+_POSE = ("psi", "shift_y", "shift_x", "mirror")
 _PIXELS = 2**22  # of a batch
 
 
@@ -56,7 +68,7 @@ def _together(parts: list[np.ndarray]) -> np.ndarray:
 
 def shared_out(
     plan: Plan2D, poses: np.ndarray, state: Round2D, settings: Settings2D
-) -> tuple[np.ndarray, dict[str, int]]:
+) -> tuple[np.ndarray, dict[str, int], list[tuple[int, int]]]:
     """Which class each image goes to, with its pose there.
 
     Parameters
@@ -75,6 +87,8 @@ def shared_out(
     told : dict
         ``filled``, ``twins``: how many classes took over images since they were empty, or were of
         one view with another.
+    filled : list of (int, int)
+        Those classes, from 0, and what other gave them its worst half.
     """
     classes, half = settings.classes, state.table["half"].to_numpy(int)
     if poses.ndim == 2:
@@ -84,15 +98,17 @@ def shared_out(
     label = poses["class"].astype(np.int64) - 1  # -1 where set aside
     before = state.table["class"].to_numpy(int) - 1
     twins = 0
-    tried = int((state.history["twins"] > 0).sum())
-    calm = state.number > 0 and np.mean(before != label) < _CALM
+    tries = state.history["round"][state.history["twins"] > 0]
+    tried, last = len(tries), tries.max() if len(tries) else 0
+    # A class that has just been split off resembles that it comes of, until it finds a view.
+    calm = state.number >= last + _REST and np.mean(before != label) < _CALM
     if classes > 1 and calm and tried < _TRIES:
         reliability = half_reliability(state.halves, settings.radius / state.pixel_size)
         sizes = np.bincount(label[label >= 0], minlength=classes)
         for pair in find_twins(state.references, plan, reliability, sizes):
             mine = label == pair.given_up
             moved = composed(Poses2D.of(poses[mine]), pair.pose)
-            for name in ("psi", "shift_y", "shift_x", "mirror"):
+            for name in _POSE:
                 poses[name][mine] = getattr(moved, name)
             label[mine] = pair.kept
             twins += 1
@@ -100,7 +116,33 @@ def shared_out(
         label, poses["score"], half, classes, least=LEAST, by_score=tried % 2 == 1
     )
     poses["class"] = label + 1
-    return poses, {"filled": len(filled) - twins, "twins": twins}
+    return poses, {"filled": len(filled) - twins, "twins": twins}, filled
+
+
+def divided(
+    images: xr.DataArray, poses: np.ndarray, filled: list[tuple[int, int]], settings: Settings2D
+) -> np.ndarray:
+    """Each class that gave its worst half away is divided anew, by what its images differ in.
+
+    Computes, where `filled` holds something.  A division that leaves a half set without images is
+    not made.
+    """
+    poses = poses.copy()
+    ready = corrected_images(images, settings.ctf) if filled else images
+    half = pose_halves(images)
+    for taker, giver in filled:
+        rows = np.flatnonzero(np.isin(poses["class"] - 1, (taker, giver)))
+        mine = split_class(
+            ready,
+            rows,
+            pd.DataFrame({name: poses[name][rows] for name in _POSE}),
+            radius=min(settings.radius, (images.shape[1] // 2 - 1) * images.attrs["pixel_size"]),
+            resolution=start_resolution(settings),
+        )
+        if all(np.bincount(half[rows][part], minlength=3)[1:].min() >= LEAST
+               for part in (mine, ~mine)):  # fmt: skip
+            poses["class"][rows] = np.where(mine, taker, giver) + 1
+    return poses
 
 
 def pose_table2d(poses: np.ndarray, numbers: np.ndarray, half: np.ndarray) -> pd.DataFrame:
@@ -111,6 +153,15 @@ def pose_table2d(poses: np.ndarray, numbers: np.ndarray, half: np.ndarray) -> pd
     if poses["fault"].any():
         table["reason"] = np.array(FAULTS, object)[poses["fault"]]
     return table.set_axis(pd.Index(numbers, name="image"))
+
+
+def pose_halves(images: xr.DataArray) -> np.ndarray:
+    """1 or 2 for each image: by the coordinate ``half``, else even and odd numbers."""
+    numbers = image_numbers(images)
+    table = pd.DataFrame(index=numbers)
+    if "half" in images.coords:
+        table["half"] = images.coords["half"].to_numpy()
+    return half_numbers(table, numbers)
 
 
 def round_changes(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, float]:
@@ -139,7 +190,8 @@ def settled(history: pd.DataFrame, settings: Settings2D, pixel_size: float) -> b
         # So calm a round has looked for twins, as long as that is tried, and found none.
         return True
     since = history["round"][history["twins"] > 0].max()
-    score = history["score"].to_numpy(float)[0 if np.isnan(since) else int(since) :]
+    # The scores of the first two rounds are those with single images, each of which fits itself.
+    score = history["score"].to_numpy(float)[2 if np.isnan(since) else max(int(since), 2) :]
     if len(score) <= _PATIENCE:
         return False
     return bool(score[-_PATIENCE:].max() <= score[:-_PATIENCE].max() * (1 + _GAIN))

@@ -31,7 +31,7 @@ from dask.delayed import delayed
 
 from tomodask.cluster import compute
 from tomodask.errors import InputError
-from tomodask.planar.averages2d import ClassAverages, average_images, half_numbers, image_numbers
+from tomodask.planar.averages2d import ClassAverages, average_images, image_numbers
 from tomodask.planar.plan2d import plan_alignment2d
 from tomodask.planar.poses2d import POSE2D
 from tomodask.planar.references2d import next_references
@@ -41,9 +41,12 @@ from tomodask.planar.round2d import (
     Settings2D,
     check_settings,
     search_settings,
+    start_resolution,
 )
 from tomodask.planar.round_steps2d import (
     aligned,
+    divided,
+    pose_halves,
     pose_table2d,
     round_changes,
     settled,
@@ -69,12 +72,11 @@ def start_round(
     if references is not None:
         first = given_references(references, images, k)
     else:
-        resolution = settings.start_resolution or settings.radius * 2 / 9
         first = start_images(
             images,
             k,
             radius=settings.radius,
-            resolution=resolution,
+            resolution=start_resolution(settings),
             ctf=settings.ctf,
             seed=settings.seed,
         )
@@ -86,7 +88,7 @@ def start_round(
         references=first,
         averages=np.zeros((k, n, n), np.float32),
         halves=np.zeros((2, k, n, n), np.float32),
-        table=pose_table2d(poses, numbers, _halves(images, numbers)),
+        table=pose_table2d(poses, numbers, pose_halves(images)),
         frc=pd.DataFrame(columns=["class", "frequency", "resolution", "correlation"], dtype=float),
         history=pd.DataFrame({name: pd.Series(dtype=float) for name in HISTORY}),
         settled=False,
@@ -128,7 +130,8 @@ def next_round(images: xr.DataArray, state: Round2D, settings: Settings2D) -> Ro
     plan, poses = compute(
         [lazy_plan, aligned(images, lazy_plan, settings)], label="align", passing=True
     )
-    shared, told = shared_out(plan, poses, state, settings)
+    shared, told, filled = shared_out(plan, poses, state, settings)
+    shared = divided(images, shared, filled, settings)
     table = pose_table2d(shared, state.table.index.to_numpy(), state.table["half"].to_numpy())
     if not (table["class"] > 0).any():
         raise InputError("no image could be aligned: all are constant or not finite")
@@ -234,10 +237,3 @@ def classify_images(
         if on_round is not None:
             on_round(one)
     return last
-
-
-def _halves(images: xr.DataArray, numbers: np.ndarray) -> np.ndarray:
-    table = pd.DataFrame(index=numbers)
-    if "half" in images.coords:
-        table["half"] = images.coords["half"].to_numpy()
-    return half_numbers(table, numbers)

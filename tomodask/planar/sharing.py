@@ -74,7 +74,7 @@ def fill_empty2d(
     *,
     least: int = 2,
     by_score: bool = False,
-) -> tuple[np.ndarray, list[int]]:
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
     """Give classes with too few images the worst fitting half of another.
 
     Parameters
@@ -95,10 +95,11 @@ def fill_empty2d(
     Returns
     -------
     label : array of int
-    filled : list of int
-        Classes that took images over.
+    filled : list of (int, int)
+        Each class that took images over, and that which gave them.
     """
-    label, filled = label.copy(), []
+    label = label.copy()
+    filled: list[tuple[int, int]] = []
     for c in range(classes):
         if min(np.count_nonzero((label == c) & (half == h)) for h in (1, 2)) >= least:
             continue
@@ -113,7 +114,7 @@ def fill_empty2d(
             members = np.flatnonzero((label == giver) & (half == h))
             worst = members[np.argsort(score[members], kind="stable")]
             label[worst[: len(worst) // 2]] = c
-        filled.append(c)
+        filled.append((c, giver))
     return label, filled
 
 
