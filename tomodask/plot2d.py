@@ -72,7 +72,8 @@ def plot_class_gallery(
     order = order[:most]
     columns = min(len(order), 6)
     rows = math.ceil(len(order) / columns)
-    wide = 2.2 * _SIDE if len(order) == 1 else _SIDE * columns
+    side = 2 * _SIDE if len(order) == 1 else 1.5 * _SIDE if len(order) <= 4 else _SIDE
+    wide = side * columns
     figure = new_figure(max(wide, 2.4), wide / columns * rows + 0.36 * rows + 0.05)
     panels: Any = np.atleast_1d(figure.subplots(rows, columns)).ravel()
     total = max(int(sizes.sum()), 1)
@@ -105,11 +106,13 @@ def plot_poses2d(table: pd.DataFrame) -> Figure:
     ----------
     table : DataFrame
         ``psi`` (degrees), ``shift_y``, ``shift_x`` (Å) and, where known, ``mirror``, ``score``,
-        ``class``; rows without an angle are left out.
+        ``class``; rows without an angle or of class 0 are left out.
     """
     table = table[np.isfinite(table["psi"].to_numpy(float))]
+    if "class" in table:
+        table = table[table["class"] > 0]
     figure = new_figure(9.2, 5.6)
-    panels = figure.subplot_mosaic([["turn", "shift"], ["score", "class"]])
+    panels: Any = figure.subplot_mosaic([["turn", "shift"], ["score", "class"]])
     psi = table["psi"].to_numpy(float)
     mirror = np.zeros(len(table), bool)
     if "mirror" in table:

@@ -43,6 +43,7 @@ _COMMANDS = {
     "average": "alignment",
     "fsc": "resolution",
     "refine": "refinement",
+    "average2d": "planar",
     "run": "runs",
     "demo": "runs",
 }

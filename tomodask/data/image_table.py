@@ -93,10 +93,10 @@ def read_image_table(
             table.attrs["pixel_size"] = float(pixel_size)
     else:
         raise InputError(f"{path}: a table of images is a .star or a .csv, by its name")
-    if "image" not in table:
+    if "image" not in table and "psi" not in table:
         raise InputError(
-            f"{path}: lists no images; needs the column image (in a STAR rlnImageName), found "
-            f"{', '.join(map(str, table)) or 'none'}"
+            f"{path}: lists no images; needs the column image (in a STAR rlnImageName) or psi "
+            f"(rlnAnglePsi), found {', '.join(map(str, table)) or 'none'}"
         )
     known = [name for name in IMAGE_COLUMNS if name in table]
     table = table[known + [name for name in table if name not in known]]
@@ -146,11 +146,12 @@ def _read_star(path: Path, pixel_size: float | None) -> pd.DataFrame:
     found = {
         name: block
         for name, block in blocks.items()
-        if isinstance(block, pd.DataFrame) and "rlnImageName" in block
+        if isinstance(block, pd.DataFrame) and {"rlnImageName", "rlnAnglePsi"} & set(block)
     }
     if not found:
         raise InputError(
-            f"{path}: lists no images (rlnImageName) in {', '.join(f'data_{n}' for n in blocks)}"
+            f"{path}: lists no images (rlnImageName, rlnAnglePsi) in "
+            f"{', '.join(f'data_{n}' for n in blocks)}"
         )
     particles = found.get("particles", next(iter(found.values()))).reset_index(drop=True)
     optics = Optics.of_blocks(blocks)
@@ -169,8 +170,9 @@ def _read_star(path: Path, pixel_size: float | None) -> pd.DataFrame:
 
     for ours, theirs in _PLAIN.items():
         if theirs == "rlnImageName":
-            table[ours] = particles[theirs].astype("str")
-            used.add(theirs)
+            if theirs in particles:
+                table[ours] = particles[theirs].astype("str")
+                used.add(theirs)
         elif (values := number(theirs)) is not None:
             whole = ours in ("class", "half") and bool((values == np.round(values)).all())
             table[ours] = values.astype(np.int64) if whole else values
@@ -263,7 +265,7 @@ def _write_star(table: pd.DataFrame, part: Path, pixel_size: float | None) -> No
         columns[_ANGLES[2]] = psi
     for ours, theirs in _SHIFTS.items():
         if ours in table:
-            columns[f"{theirs}Angst"] = -table[ours].to_numpy(float)
+            columns[f"{theirs}Angst"] = 0.0 - table[ours].to_numpy(float)  # no −0
     if "score" in table:
         columns[SCORE_COLUMNS[0]] = table["score"]
     ours_all = set(_PLAIN) | {"psi", "mirror", "score", *_SHIFTS}

@@ -38,7 +38,11 @@ from tomodask.errors import InputError
 
 __all__ = ["image_table", "images_array", "images_per_block", "open_images", "save_images"]
 
-_LONG_NAMES = {"image": "image_name", "y": "position_y", "x": "position_x", "z": "position_z"}
+#: What columns are called as coordinates and in stores, where the short names are of the stack.
+_LONG_NAMES = {
+    "image": "image_name", "images": "image_count",
+    "y": "position_y", "x": "position_x", "z": "position_z",
+}  # fmt: skip
 _SHORT_NAMES = {long: short for short, long in _LONG_NAMES.items()}
 _BLOCK_BYTES = 16 << 20
 _STORE_MARK = "images"
@@ -222,8 +226,11 @@ def _of_table(
     path: Path, table: pd.DataFrame, dataset: str | None
 ) -> tuple[list[ImageReader], np.ndarray, np.ndarray, float | None]:
     """Readers of the stacks that a table names; of each image which, and its number there."""
-    if table.empty:
-        raise InputError(f"{path}: lists no images")
+    if table.empty or "image" not in table:
+        raise InputError(
+            f"{path}: lists no images (a column image, in a STAR rlnImageName); name them as "
+            "000001@stack.mrcs"
+        )
     readers: list[ImageReader] = []
     opened: dict[str, int] = {}
     which, rows = np.empty(len(table), np.int64), np.empty(len(table), np.int64)
