@@ -105,9 +105,9 @@ def align_images(
     has the method.
     """
     shape, pixel_size = _checked(images)
-    maps = _checked_references(references, shape, pixel_size)
     step = pixel_size if shift_step is None else float(shift_step)
     check_search(shape, radius=radius, shift_range=shift_range, step=step, pixel_size=pixel_size)
+    maps = _checked_references(references, shape, pixel_size)
     check_correction(ctf)
     if keep not in ("best", "all"):
         raise InputError(f"keep must be 'best' or 'all', got {keep!r}")

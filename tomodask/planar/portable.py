@@ -37,6 +37,15 @@ class _Library:
             return self.xp.asarray(array)
         return self.xp.asarray(array, device=self.like.device)
 
+    def cast(self, array: Array, name: str) -> Array:
+        kind = getattr(self.xp, name)
+        return self.xp.astype(array, kind) if hasattr(self.xp, "astype") else array.astype(kind)
+
+    def turned(self, array: Array, axes: tuple[int, ...]) -> Array:
+        """Its axes in another order; NumPy and CuPy had another name for it before the standard."""
+        turn = getattr(self.xp, "permute_dims", None) or self.xp.transpose
+        return turn(array, axes)
+
     def get(self, array: Array) -> np.ndarray:
         if is_cupy(array):
             return to_numpy(array)
@@ -78,7 +87,7 @@ def _aligned(library: _Library, batch: Array, plan: Plan2D, columns: np.ndarray)
     series, faults = _series(library, batch, plan)
     count, references, searched = batch.shape[0], len(columns), len(plan.shifts)
     # (frequency, 2 images, ring): real parts, then imaginary ones.
-    stacked = xp.permute_dims(
+    stacked = library.turned(
         xp.reshape(
             xp.stack([xp.real(series), xp.imag(series)], axis=0), (2 * count, *series.shape[1:])
         ),
@@ -93,13 +102,13 @@ def _aligned(library: _Library, batch: Array, plan: Plan2D, columns: np.ndarray)
         product = xp.matmul(stacked, put(np.ascontiguousarray(both)))
         ac, ad = product[:, :count, :searched], product[:, :count, searched:]
         bc, bd = product[:, count:, :searched], product[:, count:, searched:]
-        spectra = [xp.astype(ac + bd, xp.complex64) + 1j * xp.astype(bc - ad, xp.complex64)]
+        spectra = [library.cast(ac + bd, "complex64") + 1j * library.cast(bc - ad, "complex64")]
         if plan.mirror:
-            flipped = xp.astype(ac - bd, xp.complex64) + 1j * xp.astype(bc + ad, xp.complex64)
-            spectra.append(xp.astype(sign, xp.complex64) * flipped)
+            flipped = library.cast(ac - bd, "complex64") + 1j * library.cast(bc + ad, "complex64")
+            spectra.append(library.cast(sign, "complex64") * flipped)
         profiles = xp.fft.irfft(xp.stack(spectra, axis=0), n=grid.angles, axis=1)
         # (mirror, angle, image, shift) -> image, all others.
-        flat = xp.reshape(xp.permute_dims(profiles, (2, 3, 0, 1)), (count, -1))
+        flat = xp.reshape(library.turned(profiles, (2, 3, 0, 1)), (count, -1))
         best = library.get(xp.argmax(flat, axis=1))
         shift, rest = np.divmod(best, len(spectra) * grid.angles)
         mirror, sample = np.divmod(rest, grid.angles)
@@ -114,7 +123,7 @@ def _series(library: _Library, batch: Array, plan: Plan2D) -> tuple[Array, np.nd
     """Normalised Fourier series of the rings, (image, ring, frequency), and the faults."""
     xp, put, grid = library.xp, library.put, plan.grid
     ny, nx = plan.shape
-    images = xp.astype(batch, xp.float64)
+    images = library.cast(batch, "float64")
     finite = xp.all(xp.isfinite(images), axis=(1, 2), keepdims=True)
     images = xp.where(finite, images, xp.zeros_like(images))
     y, x = np.ogrid[:ny, :nx]
@@ -126,9 +135,9 @@ def _series(library: _Library, batch: Array, plan: Plan2D) -> tuple[Array, np.nd
     images = xp.where(varied, images - mean, xp.zeros_like(images))
     faults = np.where(library.get(finite).ravel(), np.where(library.get(varied).ravel(), 0, 2), 1)
 
-    images = xp.astype(images, xp.float32)
+    images = library.cast(images, "float32")
     along_y, along_x = put(_coefficient_matrix(ny)), put(_coefficient_matrix(nx))
-    spline = xp.matmul(xp.matmul(along_y, images), xp.permute_dims(along_x, (1, 0)))
+    spline = xp.matmul(xp.matmul(along_y, images), library.turned(along_x, (1, 0)))
     flat = xp.reshape(spline, (images.shape[0], -1))
     weights, wide = plan.table.weights, nx + 2 * MARGIN
     samples = None
@@ -148,11 +157,11 @@ def _series(library: _Library, batch: Array, plan: Plan2D) -> tuple[Array, np.nd
     means = xp.sum(series * share, axis=(1, 2), keepdims=True)
     series = (series - means * put(zero.astype(np.complex64))) * put(kept.astype(np.complex64))
     twice = np.where(np.arange(grid.frequencies) == 0, 1.0, 2.0)
-    power = xp.astype(xp.real(series) ** 2 + xp.imag(series) ** 2, xp.float64)
+    power = library.cast(xp.real(series) ** 2 + xp.imag(series) ** 2, "float64")
     norm = xp.sqrt(xp.sum(power * put(radii * twice), axis=(1, 2), keepdims=True))
     scale = xp.where(norm > 0, 1.0 / xp.where(norm > 0, norm, xp.ones_like(norm)), norm)
     weighed = put(np.sqrt(radii)) * scale
-    return series * xp.astype(weighed, xp.complex64), faults.astype(np.uint8)
+    return series * library.cast(weighed, "complex64"), faults.astype(np.uint8)
 
 
 def _coefficient_matrix(size: int) -> np.ndarray:
@@ -184,7 +193,7 @@ def _climbed(
     # Mirrored, the product is with the reference itself, every second frequency negative.
     near = np.where(mirror[:, None, None, None], near * sign, near.conj()).astype(np.complex64)
     g = xp.sum(xp.expand_dims(series, axis=1) * put(near), axis=2)  # (image, 9, frequency)
-    g = xp.astype(g, xp.complex128)
+    g = library.cast(g, "complex128")
     m = np.arange(grid.frequencies)
     twice = np.where(m == 0, 1.0, 2.0)
     turn = put((-1j * m)[None, :])
@@ -200,7 +209,7 @@ def _climbed(
         ly, lx = _lagrange(pose[:, 1]), _lagrange(pose[:, 2])
 
         def mixed(order: int, along_y: int, along_x: int) -> np.ndarray:
-            return np.einsum("nyx,ny,nx->n", h[order], ly[along_y], lx[along_x])
+            return np.asarray(np.einsum("nyx,ny,nx->n", h[order], ly[along_y], lx[along_x]))
 
         orders = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (2, 0, 0), (0, 2, 0), (0, 0, 2)]
         orders += [(1, 1, 0), (1, 0, 1), (0, 1, 1)]
@@ -208,22 +217,20 @@ def _climbed(
 
     pose = np.stack([start, np.zeros(len(start)), np.zeros(len(start))], axis=1)
     f = model(pose)
-    best = np.concatenate([pose, f[:, :1]], axis=1)
-    moving = np.ones(len(start), bool)
     scale = np.array([spacing, 1.0, 1.0])
+    low, high = pose - scale, pose + scale
+    share = np.ones(len(start))
     for _ in range(STEPS):
-        step = _steps(f, scale)
-        middle = np.stack([start, np.zeros(len(start)), np.zeros(len(start))], axis=1)
-        new = np.clip(pose + step, middle - scale, middle + scale)
-        moved = (np.abs(new - pose) / scale).max(axis=1)
-        pose = np.where(moving[:, None], new, pose)
-        f = model(pose)
-        better = moving & (f[:, 0] > best[:, 3])
-        best[better] = np.concatenate([pose, f[:, :1]], axis=1)[better]
-        moving &= moved >= STILL
+        new = np.clip(pose + share[:, None] * _steps(f, scale), low, high)
+        moving = (np.abs(new - pose) / scale).max(axis=1) >= STILL
         if not moving.any():
             break
-    return np.asarray(best)
+        trial = model(new)
+        better = moving & (trial[:, 0] > f[:, 0])
+        pose = np.where(better[:, None], new, pose)
+        f = np.where(better[:, None], trial, f)
+        share = np.where(better, 1.0, np.where(moving, 0.25 * share, share))
+    return np.concatenate([pose, f[:, :1]], axis=1)
 
 
 def _lagrange(t: np.ndarray) -> list[np.ndarray]:

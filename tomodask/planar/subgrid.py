@@ -18,7 +18,7 @@ from tomodask.planar.polar import PolarGrid
 __all__ = ["refine_lanes", "ring_order"]
 
 #: Steps of Newton's method; it ends sooner where a step is below STILL samples.
-STEPS = 8
+STEPS = 12
 STILL = 1e-5
 
 
@@ -118,29 +118,31 @@ def _newton(f, step):  # type: ignore[no-untyped-def]
 def _climb(g, start, sample, out):  # type: ignore[no-untyped-def]
     """Psi (radians), v, u in steps of the grid, and the correlation there: out (4,)."""
     ly, lx, value = np.empty((3, 3)), np.empty((3, 3)), np.empty(3)
-    f, step = np.empty(10), np.zeros(3)
+    f, trial, step = np.empty(10), np.empty(10), np.zeros(3)
     psi, v, u = start, 0.0, 0.0
     _model(g, psi, v, u, ly, lx, value, f)
-    top = f[0]
-    out[0], out[1], out[2], out[3] = psi, v, u, top
+    scale = (sample, 1.0, 1.0)
+    share = 1.0
     for _ in range(STEPS):
         if not _newton(f, step):
             # Uphill along each axis by itself, a quarter of a sample where it is not a hill.
-            scale = (sample, 1.0, 1.0)
             for i in range(3):
                 hill = -f[4 + i]
                 uphill = 0.25 * scale[i] * (1.0 if f[1 + i] > 0 else -1.0)
                 step[i] = f[1 + i] / hill if hill > 0 else uphill
-        new = min(max(psi + step[0], start - sample), start + sample)
-        newer_v, newer_u = min(max(v + step[1], -1.0), 1.0), min(max(u + step[2], -1.0), 1.0)
-        moved = max(abs(new - psi) / sample, abs(newer_v - v), abs(newer_u - u))
-        psi, v, u = new, newer_v, newer_u
-        _model(g, psi, v, u, ly, lx, value, f)
-        if f[0] > top:
-            top = f[0]
-            out[0], out[1], out[2], out[3] = psi, v, u, top
+        new_psi = min(max(psi + share * step[0], start - sample), start + sample)
+        new_v = min(max(v + share * step[1], -1.0), 1.0)
+        new_u = min(max(u + share * step[2], -1.0), 1.0)
+        moved = max(abs(new_psi - psi) / sample, abs(new_v - v), abs(new_u - u))
         if moved < STILL:
             break
+        _model(g, new_psi, new_v, new_u, ly, lx, value, trial)
+        if trial[0] > f[0]:
+            psi, v, u, share = new_psi, new_v, new_u, 1.0
+            f[:] = trial
+        else:  # too far for the parabola: a part of the step
+            share *= 0.25
+    out[0], out[1], out[2], out[3] = psi, v, u, f[0]
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
