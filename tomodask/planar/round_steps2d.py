@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from pathlib import Path
 
-import dask.array as da
 import numpy as np
 import pandas as pd
 import xarray as xr
-from dask.delayed import Delayed, delayed
 
-from tomodask.arrays.threads import one_thread_each
-from tomodask.planar.alignment2d import align_batch
+from tomodask.cluster import compute
+from tomodask.planar.alignment2d import align_images
 from tomodask.planar.averages2d import half_numbers, image_numbers
 from tomodask.planar.image_optics import corrected_images
-from tomodask.planar.plan2d import Plan2D
+from tomodask.planar.plan2d import plan_alignment2d
 from tomodask.planar.poses2d import FAULTS, POSE2D, Poses2D, composed
-from tomodask.planar.round2d import LEAST, Round2D, Settings2D, start_resolution
+from tomodask.planar.round2d import LEAST, Round2D, Settings2D, search_settings, start_resolution
 from tomodask.planar.sharing import equal_classes2d, fill_empty2d
 from tomodask.planar.splitting import split_class
 from tomodask.planar.twins import find_twins, half_reliability, pose_changes2d
@@ -39,44 +37,57 @@ _RESTLESS = 0.01  # share of the images
 _RIM, _WAY = 0.5, 0.1  # pixels: the turn at the particle's rim and the way that are still
 _PATIENCE, _GAIN = 4, 1e-3  # rounds in which the mean score must rise by so much of itself
 _POSE = ("psi", "shift_y", "shift_x", "mirror")
-_PIXELS = 2**22  # of a batch
 
 
-def aligned(images: xr.DataArray, plan: Any, settings: Settings2D) -> Delayed:
-    """Best poses of all images: Delayed of an array of POSE2D.
+def aligned(
+    images: xr.DataArray,
+    references: np.ndarray,
+    settings: Settings2D,
+    *,
+    checkpoint: str | Path | None = None,
+) -> np.ndarray:
+    """Best poses of all images; computes.
 
-    Shape (images,), or, for classes of equal size, (images, classes): each image may have to go
-    to any class.
+    Returns
+    -------
+    array of POSE2D, shape (images,)
+        Or, for classes of equal size, (images, classes): each image may have to go to any class.
     """
-    ready = corrected_images(images, settings.ctf)
-    lazy = ready.data if isinstance(ready.data, da.Array) else da.from_array(ready.data)
-    batch = settings.batch or max(1, _PIXELS // (images.shape[1] * images.shape[2]))
-    blocks = lazy.rechunk({0: batch, 1: -1, 2: -1}).to_delayed().ravel()
+    pixel_size = float(images.attrs["pixel_size"])
+    maps = xr.DataArray(references, dims=("class", "y", "x"), attrs={"pixel_size": pixel_size})
     every = settings.equal and settings.classes > 1
-    parts = [delayed(_align, pure=True)(block, plan, every) for block in blocks]
-    return delayed(_together, pure=True)(parts)
-
-
-def _align(block: np.ndarray, plan: Plan2D, every: bool) -> np.ndarray:
-    with one_thread_each():
-        return align_batch(np.asarray(block), plan, every_class=every)
-
-
-def _together(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts)
+    table = compute(
+        align_images(
+            images,
+            maps,
+            ctf=settings.ctf,
+            keep="all" if every else "best",
+            batch=settings.batch,
+            checkpoint=checkpoint,
+            **{k: v for k, v in search_settings(settings, images).items() if k != "pixel_size"},
+        ),
+        label="align",
+        passing=True,
+    )
+    poses = np.zeros(len(table), POSE2D)
+    for name in (*_POSE, "class", "score"):
+        poses[name] = table[name].to_numpy()
+    if "reason" in table:
+        poses["fault"] = [FAULTS.index(reason) for reason in table["reason"]]
+    return poses.reshape(-1, settings.classes) if every else poses
 
 
 def shared_out(
-    plan: Plan2D, poses: np.ndarray, state: Round2D, settings: Settings2D
+    images: xr.DataArray, poses: np.ndarray, state: Round2D, settings: Settings2D
 ) -> tuple[np.ndarray, dict[str, int], list[tuple[int, int]]]:
     """Which class each image goes to, with its pose there.
 
     Parameters
     ----------
-    plan : Plan2D
-        Of the references of `state`.
+    images : DataArray
+        Looked at for the size of a pixel.
     poses : array of POSE2D
-        As of `aligned`.
+        Of `aligned`.
     state : Round2D
         Of the round before.
     settings : Settings2D
@@ -105,6 +116,7 @@ def shared_out(
     if classes > 1 and calm and tried < _TRIES:
         reliability = half_reliability(state.halves, settings.radius / state.pixel_size)
         sizes = np.bincount(label[label >= 0], minlength=classes)
+        plan = plan_alignment2d(state.references, **search_settings(settings, images))
         for pair in find_twins(state.references, plan, reliability, sizes):
             mine = label == pair.given_up
             moved = composed(Poses2D.of(poses[mine]), pair.pose)
@@ -150,7 +162,9 @@ def pose_table2d(poses: np.ndarray, numbers: np.ndarray, half: np.ndarray) -> pd
     names = [name for name in POSE2D.names or () if name != "fault"]
     table = pd.DataFrame({name: poses[name] for name in names})
     table["half"] = half
-    if poses["fault"].any():
+    aside = poses["fault"] > 0
+    if aside.any():
+        table.loc[aside, ["psi", "shift_y", "shift_x", "score"]] = np.nan
         table["reason"] = np.array(FAULTS, object)[poses["fault"]]
     return table.set_axis(pd.Index(numbers, name="image"))
 

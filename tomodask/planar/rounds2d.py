@@ -22,17 +22,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
-from dask.delayed import delayed
 
 from tomodask.cluster import compute
 from tomodask.errors import InputError
 from tomodask.planar.averages2d import ClassAverages, average_images, image_numbers
-from tomodask.planar.plan2d import plan_alignment2d
 from tomodask.planar.poses2d import POSE2D
 from tomodask.planar.references2d import next_references
 from tomodask.planar.round2d import (
@@ -40,7 +39,6 @@ from tomodask.planar.round2d import (
     Round2D,
     Settings2D,
     check_settings,
-    search_settings,
     start_resolution,
 )
 from tomodask.planar.round_steps2d import (
@@ -96,7 +94,13 @@ def start_round(
     )
 
 
-def next_round(images: xr.DataArray, state: Round2D, settings: Settings2D) -> Round2D:
+def next_round(
+    images: xr.DataArray,
+    state: Round2D,
+    settings: Settings2D,
+    *,
+    checkpoint: str | Path | None = None,
+) -> Round2D:
     """Align, share out and average once more; computes.
 
     Parameters
@@ -106,6 +110,8 @@ def next_round(images: xr.DataArray, state: Round2D, settings: Settings2D) -> Ro
     state : Round2D
         Of the round before, from `start_round`, `next_round` or a file; not changed.
     settings : Settings2D
+    checkpoint : path, optional
+        A folder for this round that keeps each finished batch of the alignment; see `align_images`.
 
     Returns
     -------
@@ -124,13 +130,8 @@ def next_round(images: xr.DataArray, state: Round2D, settings: Settings2D) -> Ro
             f"the round holds {state.references.shape[0]} classes of {len(state.table)} images, "
             f"settings and images are of {settings.classes} and {len(images)}; start anew"
         )
-    lazy_plan = delayed(plan_alignment2d, pure=True)(
-        state.references, **search_settings(settings, images)
-    )
-    plan, poses = compute(
-        [lazy_plan, aligned(images, lazy_plan, settings)], label="align", passing=True
-    )
-    shared, told, filled = shared_out(plan, poses, state, settings)
+    poses = aligned(images, state.references, settings, checkpoint=checkpoint)
+    shared, told, filled = shared_out(images, poses, state, settings)
     shared = divided(images, shared, filled, settings)
     table = pose_table2d(shared, state.table.index.to_numpy(), state.table["half"].to_numpy())
     if not (table["class"] > 0).any():
