@@ -169,7 +169,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(files, finished, tmp
     folder, _ = files
     arguments = [folder / "stack.mrcs", folder / "views.mrcs", tmp_path / "out"]
     moments = (
-        ("round_01/averages.mrcs", "after"),
+        ("round_01/batches/batch000000.npy", "after"),
         ("round_02/state.npz", "after"),
         ("out/particles.star", "before"),
     )
@@ -180,6 +180,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(files, finished, tmp
     assert results(tmp_path / "out") == results(finished.output)
     hidden = [p.name for p in (tmp_path / "out").rglob(".*") if p.name != ".lock"]
     assert hidden == []
+    assert not list((tmp_path / "out").rglob("batches"))
 
 
 def test_killed_wherever_it_was_it_goes_on(files, finished, tmp_path):

@@ -250,8 +250,6 @@ def _state(images: xr.DataArray, boxes: xr.Dataset | None, source: str) -> str:
     name = data.name if isinstance(data, da.Array) else tokenize(np.asarray(data))
     path = Path(source)
     state = file_state(path) if source != "in memory" and path.exists() else ""
-    if state and isinstance(data, da.Array) and name.startswith(("open-images-", "open-boxes-")):
-        name = f"{images.shape}"  # the file as it is, wherever it lies
     table = image_table(images)
     used = [c for c in ("half", "defocus_u", "defocus_v", "defocus_angle", "phase_shift")
             if c in table]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ class Averaging:
         state = self._start()
         names = round_names(self.folder, self.job.settings.rounds)
         for name in names:
+            shutil.rmtree(self.folder.path / name / "batches", ignore_errors=True)
             self.view.show(self.row(name), None)
         if names:
             state = read_round2d(self.folder.path / names[-1])
@@ -71,9 +73,13 @@ class Averaging:
         while not self._over(names):
             name = f"round_{len(names) + 1:02d}"
             with self.folder.stage(name, [f"{name}/{STATE}"]):
-                state = next_round(self.job.images, state, self.job.settings)
+                at = self.folder.path / name
+                state = next_round(
+                    self.job.images, state, self.job.settings, checkpoint=at / "batches"
+                )
                 self.told[name] = self._told(state)
-                write_round2d(self.folder.path / name, state)
+                write_round2d(at, state)
+            shutil.rmtree(at / "batches", ignore_errors=True)  # in the state now
             names.append(name)
             self.view.show(self.row(name), state)
             if time.monotonic() - reported > _PATIENCE:
