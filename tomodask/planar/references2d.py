@@ -54,6 +54,7 @@ def make_reference(
     center: bool,
     pixel_size: float,
     resolution: float | None = None,
+    unknown: float | None = None,
 ) -> np.ndarray:
     """One average, filtered and, where asked for, centred.
 
@@ -68,6 +69,9 @@ def make_reference(
         Å.
     resolution : float, optional
         Finest detail that is kept in any case, Å.
+    unknown : float, optional
+        The same of an average whose images are all of one half, so that no FRC says it; by
+        default four rings' worth.
 
     Returns
     -------
@@ -76,6 +80,8 @@ def make_reference(
     n = average.shape[-1]
     window = soft_disc(n, min(radius, n / 2 - 1))
     weights = frc_weights(ring_correlation(halves[0] * window, halves[1] * window))
+    if unknown is not None and not (halves[0].any() and halves[1].any()):
+        weights = low_pass_rings(n, pixel_size=pixel_size, resolution=unknown)
     if resolution is not None:
         weights = weights * low_pass_rings(n, pixel_size=pixel_size, resolution=resolution)
     filtered = ring_weighted(average, weights)
@@ -93,6 +99,7 @@ def next_references(
     center: bool,
     pixel_size: float,
     resolution: float | None = None,
+    unknown: float | None = None,
 ) -> np.ndarray:
     """`make_reference` of each class; averages (classes, n, n), halves (2, classes, n, n)."""
     return np.stack(
@@ -104,6 +111,7 @@ def next_references(
                 center=center,
                 pixel_size=pixel_size,
                 resolution=resolution,
+                unknown=unknown,
             )
             for c, average in enumerate(averages)
         ]

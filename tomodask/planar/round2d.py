@@ -26,7 +26,7 @@ __all__ = [
 
 #: Columns of `Round2D.history`.
 HISTORY = ("round", "score", "reassigned", "turned", "moved", "filled", "twins")
-#: Images in each half of a class.
+#: Half of the images that a class needs.
 LEAST = 2
 
 

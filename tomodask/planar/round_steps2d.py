@@ -33,6 +33,7 @@ __all__ = [
 _CALM = 0.05  # share of the images that change their class: below, twins are looked for
 _REST = 4  # rounds from the start, or the last twins, until twins are looked for
 _TRIES = 3  # rounds that bring twins together: where there are fewer views than classes, no more
+_FEW = 0.1  # of the mean size: a class with fewer is taken for empty
 _RESTLESS = 0.01  # share of the images
 _RIM, _WAY = 0.5, 0.1  # pixels: the turn at the particle's rim and the way that are still
 _PATIENCE, _GAIN = 4, 1e-3  # rounds in which the mean score must rise by so much of itself
@@ -124,8 +125,9 @@ def shared_out(
                 poses[name][mine] = getattr(moved, name)
             label[mine] = pair.kept
             twins += 1
+    few = max(LEAST, math.floor(_FEW * np.count_nonzero(label >= 0) / classes / 2))
     label, filled = fill_empty2d(
-        label, poses["score"], half, classes, least=LEAST, by_score=tried % 2 == 1
+        label, poses["score"], half, classes, least=few, by_score=tried % 2 == 1
     )
     poses["class"] = label + 1
     return poses, {"filled": len(filled) - twins, "twins": twins}, filled
@@ -136,12 +138,10 @@ def divided(
 ) -> np.ndarray:
     """Each class that gave its worst half away is divided anew, by what its images differ in.
 
-    Computes, where `filled` holds something.  A division that leaves a half set without images is
-    not made.
+    Computes, where `filled` holds something.
     """
     poses = poses.copy()
     ready = corrected_images(images, settings.ctf) if filled else images
-    half = pose_halves(images)
     for taker, giver in filled:
         rows = np.flatnonzero(np.isin(poses["class"] - 1, (taker, giver)))
         mine = split_class(
@@ -151,9 +151,7 @@ def divided(
             radius=min(settings.radius, (images.shape[1] // 2 - 1) * images.attrs["pixel_size"]),
             resolution=start_resolution(settings),
         )
-        if all(np.bincount(half[rows][part], minlength=3)[1:].min() >= LEAST
-               for part in (mine, ~mine)):  # fmt: skip
-            poses["class"][rows] = np.where(mine, taker, giver) + 1
+        poses["class"][rows] = np.where(mine, taker, giver) + 1
     return poses
 
 

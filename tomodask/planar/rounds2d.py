@@ -20,6 +20,7 @@ Tu (2020): Cryo-RALib.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -53,6 +54,9 @@ from tomodask.planar.round_steps2d import (
 from tomodask.planar.starting2d import given_references, start_images
 
 __all__ = ["Round2D", "Settings2D", "classify_images", "next_round", "rounds_of", "start_round"]
+
+_log = logging.getLogger(__name__)
+_MANY, _LEAN = 20, 0.1  # images of a class; the share of them in the smaller half
 
 
 def start_round(
@@ -148,6 +152,7 @@ def next_round(
         label="average",
         passing=True,
     )
+    _tell_of_halves(averages.counts)
     references = next_references(
         averages.averages,
         averages.halves,
@@ -155,6 +160,7 @@ def next_round(
         center=settings.center,
         pixel_size=pixel_size,
         resolution=settings.resolution,
+        unknown=start_resolution(settings),
     )
     row = {"round": state.number + 1, **told, **round_changes(state.table, table)}
     row["score"] = float(table["score"].mean())
@@ -238,3 +244,17 @@ def classify_images(
         if on_round is not None:
             on_round(one)
     return last
+
+
+def _tell_of_halves(counts: np.ndarray) -> None:
+    """Warn of classes whose images are all, or nearly all, of one half: no FRC tells of them."""
+    for c, (one, two) in enumerate(counts.T.tolist()):
+        if one + two >= _MANY and min(one, two) < _LEAN * (one + two):
+            _log.warning(
+                "class %d has %d and %d images in its halves, its FRC tells nothing; where views "
+                "alternate in the stack, give the images a coordinate half of 1 and 2",
+                c + 1,
+                one,
+                two,
+            )
+            return

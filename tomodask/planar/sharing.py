@@ -87,7 +87,7 @@ def fill_empty2d(
         1 or 2; each half of the images is split by itself.
     classes : int
     least : int
-        Images that a class needs in each half.
+        Half of the images that a class needs.
     by_score : bool
         What class gives its images: that of the lowest mean score, as one that two views share has;
         by default the largest.
@@ -101,7 +101,8 @@ def fill_empty2d(
     label = label.copy()
     filled: list[tuple[int, int]] = []
     for c in range(classes):
-        if min(np.count_nonzero((label == c) & (half == h)) for h in (1, 2)) >= least:
+        # All of them: of a stack in which views alternate, a view's images are of one half.
+        if np.count_nonzero(label == c) >= 2 * least:
             continue
         size = np.bincount(label[label >= 0], minlength=classes)
         giver = int(np.argmax(size))
