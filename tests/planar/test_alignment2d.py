@@ -15,7 +15,7 @@ from tomodask.arrays.optics import ctf, image_frequencies
 from tomodask.errors import InputError
 from tomodask.planar.alignment2d import align_batch, align_images, corrected, plan_alignment2d
 from tomodask.planar.plan2d import shift_grid
-from tomodask.planar.poses2d import Poses2D, rendered, wrapped
+from tomodask.planar.poses2d import Poses2D, looked_up, rendered, wrapped
 
 PIXEL = 2.5
 
@@ -440,3 +440,31 @@ def test_grid_of_shifts(shift_range):
     offsets = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
     for shift, nine in zip(shifts[:searched], around, strict=True):
         assert [tuple(s) for s in shifts[nine] - shift] == offsets
+
+
+def test_what_relion_reads_of_a_table_is_the_pose(tmp_path):
+    """Aligned, written as STAR, read by RELION's names, and drawn by RELION's own formulas."""
+    import starfile
+
+    from tomodask.data.image_table import write_image_table
+
+    references = views((41, 41), 1, radius=12)
+    images, _, _ = shown(references, 6)
+    table = align_images(
+        stack(images), as_references(references), radius=15 * PIXEL, shift_range=3 * PIXEL
+    ).compute()
+    assert table["mirror"].nunique() == 2
+    names = [f"{i + 1:06d}@stack.mrcs" for i in range(len(table))]
+    write_image_table(table.assign(image=names), tmp_path / "aligned.star", pixel_size=PIXEL)
+    rows = starfile.read(tmp_path / "aligned.star")["particles"]
+    y, x = np.indices((41, 41)) - 20
+    for image, (_, row) in zip(images, rows.iterrows(), strict=True):
+        # RELION moves an image by its origin, then looks the reference up at A⁻¹ of each pixel.
+        x_moved = x + row["rlnOriginXAngst"] / PIXEL
+        y_moved = y + row["rlnOriginYAngst"] / PIXEL
+        a = np.deg2rad(row["rlnAnglePsi"])
+        u, v = np.cos(a) * x_moved - np.sin(a) * y_moved, np.sin(a) * x_moved + np.cos(a) * y_moved
+        if row["rlnAngleTilt"] == 180:  # half a turn about y
+            u = -u
+        drawn = looked_up(references[0], v, u)
+        assert np.corrcoef(drawn.ravel(), image.ravel())[0, 1] > 0.995

@@ -94,7 +94,7 @@ def shift_grid(shift_range: float, step: float) -> tuple[np.ndarray, np.ndarray,
     --------
     >>> shifts, searched, around = shift_grid(4.0, 1.0)
     >>> len(shifts), int(searched), shifts[around[1]].mean(axis=0).tolist() == shifts[1].tolist()
-    (81, 49, True)
+    (89, 49, True)
     """
     reach = int(np.floor(shift_range / step + 1e-9))
     axis = np.arange(-reach - 1, reach + 2)
