@@ -173,7 +173,7 @@ def plot_embedding(
     classes : sequence of int
         Of each image, from 1; 0 is drawn grey.
     averages : array, shape (classes, y, x), optional
-        Drawn small beside the median of their class.
+        Drawn small above the points of their class.
     name : str
         Of the axes.
     """
@@ -199,7 +199,8 @@ def plot_embedding(
             continue
         at = np.median(mine, axis=0)
         if averages is not None and count <= _NAMED:
-            _stamp(axes, np.asarray(averages)[number - 1], at, shade(number, count))
+            top = np.array([at[0], np.percentile(mine[:, 1], 97)])
+            _stamp(axes, np.asarray(averages)[number - 1], top, shade(number, count))
         elif count > _NAMED:
             axes.annotate(str(number), at, color=INK, fontsize=8, ha="center", va="center",
                           bbox={"facecolor": "white", "alpha": 0.7, "pad": 1, "lw": 0})  # fmt: skip
@@ -211,6 +212,7 @@ def plot_embedding(
     dressed(axes, x=f"{name} 1", y=f"{name} 2", title=f"{len(points):,} images by class")
     axes.set_xticks([])
     axes.set_yticks([])
+    axes.margins(0.06, 0.14)  # room for the averages above
     return figure
 
 
@@ -221,8 +223,8 @@ def _stamp(axes: Any, image: np.ndarray, at: np.ndarray, color: Any) -> None:
     scaled = np.clip((image - low) / (high - low), 0, 1)
     picture = OffsetImage(scaled[::-1], cmap="gray", zoom=34 / max(image.shape))
     axes.add_artist(
-        AnnotationBbox(picture, tuple(at), frameon=True, pad=0.12,
-                       bboxprops={"edgecolor": color, "lw": 1.4})
+        AnnotationBbox(picture, tuple(at), (0, 24), boxcoords="offset points", frameon=True,
+                       pad=0.1, bboxprops={"edgecolor": color, "lw": 1.4})
     )  # fmt: skip
 
 
