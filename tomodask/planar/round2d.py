@@ -56,6 +56,9 @@ class Settings2D:
         Finest detail of the references, Å; by default what the FRC of each class says.
     start_resolution : float, optional
         Of the images that the classes start from, Å; by default 2/9 of the radius.
+    coarse : int
+        Rounds in which several classes are compared by that band alone, so that a small class does
+        not lose its images to others that show more; 0 where they start from known references.
     rounds : int
         At most.
     seed : int
@@ -74,6 +77,7 @@ class Settings2D:
     ctf: Correction | None = None
     resolution: float | None = None
     start_resolution: float | None = None
+    coarse: int = 5
     rounds: int = 30
     seed: int = 0
     batch: int | None = None
@@ -153,7 +157,7 @@ def check_settings(images: xr.DataArray, settings: Settings2D) -> tuple[int, flo
         pixel_size=pixel_size,
     )
     check_correction(settings.ctf)
-    for name, least in (("rounds", 1), ("seed", 0), ("batch", 1)):
+    for name, least in (("rounds", 1), ("coarse", 0), ("seed", 0), ("batch", 1)):
         value = getattr(settings, name)
         if value is not None and value < least:
             raise InputError(f"{name} must be at least {least}, got {value}")

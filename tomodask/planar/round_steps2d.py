@@ -15,7 +15,13 @@ from tomodask.planar.averages2d import half_numbers, image_numbers
 from tomodask.planar.image_optics import corrected_images
 from tomodask.planar.plan2d import plan_alignment2d
 from tomodask.planar.poses2d import FAULTS, POSE2D, Poses2D, composed
-from tomodask.planar.round2d import LEAST, Round2D, Settings2D, search_settings, start_resolution
+from tomodask.planar.round2d import (
+    LEAST,
+    Round2D,
+    Settings2D,
+    search_settings,
+    start_resolution,
+)
 from tomodask.planar.sharing import equal_classes2d, fill_empty2d
 from tomodask.planar.splitting import split_class
 from tomodask.planar.twins import find_twins, half_reliability, pose_changes2d
@@ -113,7 +119,8 @@ def shared_out(
     tries = state.history["round"][state.history["twins"] > 0]
     tried, last = len(tries), tries.max() if len(tries) else 0
     # A class that has just been split off resembles that it comes of, until it finds a view.
-    calm = state.number >= last + _REST and np.mean(before != label) < _CALM
+    wait = max(last + _REST, settings.coarse + 1)
+    calm = state.number >= wait and np.mean(before != label) < _CALM
     if classes > 1 and calm and tried < _TRIES:
         reliability = half_reliability(state.halves, settings.radius / state.pixel_size)
         sizes = np.bincount(label[label >= 0], minlength=classes)
@@ -194,7 +201,9 @@ def round_changes(before: pd.DataFrame, after: pd.DataFrame) -> dict[str, float]
 def settled(history: pd.DataFrame, settings: Settings2D, pixel_size: float) -> bool:
     """Whether the last round of a history was the last one needed."""
     last = history.iloc[-1]
-    if last["twins"] or len(history) < 2:
+    # Scores of the first rounds are of another band, or with single images, which fit themselves.
+    first = 2 if settings.classes == 1 else max(2, settings.coarse + 1)
+    if last["twins"] or len(history) <= (1 if settings.classes == 1 else first):
         return False
     rim = math.degrees(_RIM * pixel_size / settings.radius)
     still = last["turned"] <= rim and last["moved"] <= _WAY * pixel_size
@@ -202,8 +211,7 @@ def settled(history: pd.DataFrame, settings: Settings2D, pixel_size: float) -> b
         # So calm a round has looked for twins, as long as that is tried, and found none.
         return True
     since = history["round"][history["twins"] > 0].max()
-    # The scores of the first two rounds are those with single images, each of which fits itself.
-    score = history["score"].to_numpy(float)[2 if np.isnan(since) else max(int(since), 2) :]
+    score = history["score"].to_numpy(float)[first if np.isnan(since) else max(int(since), first) :]
     if len(score) <= _PATIENCE:
         return False
     return bool(score[-_PATIENCE:].max() <= score[:-_PATIENCE].max() * (1 + _GAIN))

@@ -159,7 +159,7 @@ def next_round(
         radius=settings.radius / pixel_size,
         center=settings.center,
         pixel_size=pixel_size,
-        resolution=settings.resolution,
+        resolution=_band(state.number + 1, settings),
         unknown=start_resolution(settings),
     )
     row = {"round": state.number + 1, **told, **round_changes(state.table, table)}
@@ -221,7 +221,8 @@ def classify_images(
         Is given each round as it ends.
     **settings
         The rest of `Settings2D`: ``shift_step``, ``mirror``, ``equal``, ``center``, ``ctf``,
-        ``resolution``, ``start_resolution``, ``rounds``, ``seed``, ``batch``.
+        ``resolution``, ``start_resolution``, ``coarse`` (0 by default where references are given),
+        ``rounds``, ``seed``, ``batch``.
 
     Returns
     -------
@@ -237,6 +238,8 @@ def classify_images(
     for name in settings:
         if name not in known:
             raise InputError(f"{name} is no setting; known are {', '.join(sorted(known))}")
+    if references is not None:
+        settings = {"coarse": 0, **settings}
     plan = Settings2D(classes, radius, shift_range, **settings)
     last = start_round(images, plan, references=references)
     for one in rounds_of(images, plan, state=last):
@@ -258,3 +261,14 @@ def _tell_of_halves(counts: np.ndarray) -> None:
                 two,
             )
             return
+
+
+def _band(number: int, settings: Settings2D) -> float | None:
+    """Finest detail, Å, that the references after a round may hold; None is what the FRC says.
+
+    While classes find their views all are compared by one band, that of the start: a small class's
+    own FRC would leave it less than the others have, and it would lose its images to them.
+    """
+    if settings.classes == 1 or number > settings.coarse:
+        return settings.resolution
+    return max(start_resolution(settings), settings.resolution or 0.0)
