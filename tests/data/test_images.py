@@ -127,6 +127,28 @@ def test_a_star_lists_images_of_several_stacks_in_its_own_order(tmp_path):
     assert blocks["optics"]["rlnVoltage"].tolist() == [300]
 
 
+def test_groups_of_several_microscopes_tell_each_image_its_own(tmp_path):
+    write_stack(tmp_path / "a.mrcs", stack(3))
+    optics = pd.DataFrame(
+        {"rlnOpticsGroup": [1, 2], "rlnOpticsGroupName": ["a", "b"], "rlnVoltage": [300.0, 200.0],
+         "rlnSphericalAberration": [2.7, 2.7], "rlnImagePixelSize": [4.0, 4.0]}
+    )  # fmt: skip
+    particles = pd.DataFrame(
+        {"rlnImageName": [f"{i}@a.mrcs" for i in (1, 2, 3)], "rlnOpticsGroup": [2, 1, 2]}
+    )
+    starfile.write({"optics": optics, "particles": particles}, tmp_path / "in.star")
+    images = open_images(tmp_path / "in.star")
+    assert images["voltage"].to_numpy().tolist() == [200, 300, 200]
+    assert images.attrs["spherical_aberration"] == 2.7
+    write_image_table(image_table(images), tmp_path / "out.star")
+    again = open_images(tmp_path / "out.star")
+    assert again["voltage"].to_numpy().tolist() == [200, 300, 200]
+    blocks = starfile.read(tmp_path / "out.star")
+    assert "voltage" not in blocks["particles"]
+    assert blocks["optics"]["rlnVoltage"].tolist() == [300, 200]
+    assert blocks["particles"]["rlnOpticsGroup"].tolist() == [2, 1, 2]
+
+
 def test_old_stars_count_shifts_in_pixels(tmp_path):
     write_stack(tmp_path / "a.mrcs", stack(2))
     block = pd.DataFrame(
@@ -194,6 +216,23 @@ def test_zarr_comes_back_with_its_table_whatever_the_chunks(tmp_path):
     assert xr.open_zarr(tmp_path / "a.zarr", consolidated=False)["images"].shape == (70, 10, 12)
     with pytest.raises(InputError, match="exists already"):
         save_images(images, tmp_path / "a.zarr")
+
+
+def test_damage_of_a_store_is_seen(tmp_path):
+    values = stack(70)
+    values[:64] = 0  # a chunk of nothing is there all the same
+    table = pd.DataFrame(index=range(70))
+    save_images(images_array(values, table, pixel_size=SIZE), tmp_path / "a.zarr")
+    np.testing.assert_array_equal(open_images(tmp_path / "a.zarr"), values)
+    chunk = tmp_path / "a.zarr" / "images" / "c" / "1" / "0" / "0"
+    whole = bytearray(chunk.read_bytes())
+    whole[100] ^= 1
+    chunk.write_bytes(whole)
+    with pytest.raises(InputError, match="damaged"):
+        open_images(tmp_path / "a.zarr").compute()
+    chunk.unlink()
+    with pytest.raises(InputError, match=r"1 of 2 chunks are missing, the first is images/c/1/0/0"):
+        open_images(tmp_path / "a.zarr")
 
 
 def test_a_plain_zarr_array_is_a_stack_too(tmp_path):

@@ -213,6 +213,23 @@ def test_a_run_that_was_stopped_is_looked_at_and_goes_on(files, finished, tmp_pa
         open_average2d(tmp_path)
 
 
+def test_the_report_is_whole_while_it_works(files, tmp_path, monkeypatch, report_writer):
+    monkeypatch.setattr(averaging2d_steps, "write_averaging2d_report", report_writer)
+    monkeypatch.setattr(averaging2d_steps, "_PATIENCE", 0.0)
+
+    def stop(state):
+        if state.number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        averaged(files, tmp_path / "out", on_round=stop)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "still at work" in page
+    assert "this page shows round 1" in page
+    assert "http-equiv" in page  # it loads itself again
+    assert page.count("<img") == 4
+
+
 def test_chunks_and_where_images_lie_change_no_bit(files, finished, tmp_path):
     folder, _ = files
     stack = open_images(folder / "stack.mrcs")

@@ -85,8 +85,11 @@ class ZarrImages:
 
         array: Any = _opened(lambda: zarr.open_array(self.store, path=self.name, mode="r"), self)
         run = _slice_or_rows(rows)
-        chosen = array[run] if isinstance(run, slice) else array.get_orthogonal_selection((run,))
-        return np.asarray(chosen, np.float32)
+        try:
+            read = array[run] if isinstance(run, slice) else array.get_orthogonal_selection((run,))
+        except ValueError as error:  # a checksum that does not fit
+            raise InputError(f"{self.store}: damaged ({error}); copy or make it again") from None
+        return np.asarray(read, np.float32)
 
 
 @dataclass(frozen=True)

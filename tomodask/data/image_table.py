@@ -213,11 +213,18 @@ def _read_star(path: Path, pixel_size: float | None) -> pd.DataFrame:
     if size is not None:
         table.attrs["pixel_size"] = size
     for name, theirs in MICROSCOPE.items():
-        told = {float(row[theirs]) for row in optics.rows if theirs in row}
+        by_group = {row.get(_GROUP): float(row[theirs]) for row in optics.rows if theirs in row}
         if theirs in particles:
-            told = set(particles[theirs].astype(float))
-        if len(told) == 1:
-            table.attrs[name] = told.pop()
+            told = particles[theirs].astype(float)
+        elif _GROUP in particles and by_group:
+            told = particles[_GROUP].map(by_group).astype(float)
+        else:
+            told = pd.Series(list(by_group.values()), dtype=float)
+        kinds = told.unique()
+        if len(kinds) == 1 and told.notna().all():
+            table.attrs[name] = float(told.iloc[0])
+        elif len(told) == len(table) and len(kinds) > 1:
+            table[name] = told.to_numpy()  # microscopes of several kinds
     if optics.rows:
         table.attrs["optics"] = optics.rows
     return table
@@ -269,6 +276,11 @@ def _write_star(table: pd.DataFrame, part: Path, pixel_size: float | None) -> No
     if "score" in table:
         columns[SCORE_COLUMNS[0]] = table["score"]
     ours_all = set(_PLAIN) | {"psi", "mirror", "score", *_SHIFTS}
+    for ours, theirs in MICROSCOPE.items():  # told by the optics groups, or by columns of theirs
+        if ours in table:
+            ours_all.add(ours)
+            if theirs not in table and not table.attrs.get("optics"):
+                columns[theirs] = table[ours]
     for name in table:
         if name not in ours_all and name not in columns:
             columns[str(name)] = table[name]

@@ -22,6 +22,7 @@ import zarr
 from dask.base import tokenize
 from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph
+from zarr.codecs import Crc32cCodec
 
 from tomodask.data.blocks import block_corners, compute_blocks
 from tomodask.data.image_files import (
@@ -284,6 +285,7 @@ def _stored_table(path: Path, reader: ImageReader) -> tuple[pd.DataFrame, dict[s
     if path.is_dir():
         group = zarr.open(str(path), mode="r")
         if isinstance(group, zarr.Group) and group.attrs.get("tomodask") == _STORE_MARK:
+            _check_whole(path, group)
             columns = group.attrs["columns"]
             assert isinstance(columns, list)
             for name in columns:
@@ -296,6 +298,18 @@ def _stored_table(path: Path, reader: ImageReader) -> tuple[pd.DataFrame, dict[s
             known_attrs: Any = group.attrs.get("known", {})
             attrs = dict(known_attrs)
     return table, attrs
+
+
+def _check_whole(path: Path, group: Any) -> None:
+    """Refuse a store of ours that lacks chunks: Zarr reads zeros there, without a word."""
+    array = group["images"]
+    chunks = range(-(-array.shape[0] // array.chunks[0]))
+    missing = [i for i in chunks if not Path(path, "images", "c", str(i), "0", "0").exists()]
+    if missing:
+        raise InputError(
+            f"{path}: {len(missing)} of {len(chunks)} chunks are missing, the first is "
+            f"images/c/{missing[0]}/0/0; copy or make the store again"
+        )
 
 
 def _lazy(readers: Sequence[ImageReader], which: np.ndarray, rows: np.ndarray) -> da.Array:
@@ -336,13 +350,15 @@ def _write_zarr(
     data = data.rechunk((most, -1, -1))  # a block a chunk: no two tasks write one
     group = zarr.open_group(part, mode="w", zarr_format=3)
     names = {name: _LONG_NAMES.get(str(name), str(name)) for name in table}
-    zarr.create_array(
+    target = zarr.create_array(
         part,
         name="images",
         shape=data.shape,
         chunks=data.chunksize,
         dtype="float32",
-        compressors=None,  # noise does not compress
+        compressors=[Crc32cCodec()],  # noise does not compress, but damage is to be seen
+        fill_value=0,
+        config={"write_empty_chunks": True},  # so that a missing one is damage, too
         dimension_names=("image", "y", "x"),
         attributes={"coordinates": " ".join(names.values())},
     )
@@ -361,7 +377,7 @@ def _write_zarr(
             "known": known,
         }
     )
-    write = delayed(partial(_write_block, store=str(part), path=str(path)), pure=False)
+    write = delayed(partial(_write_block, target=target, path=str(path)), pure=False)
     compute_blocks(
         [write(block, corner) for block, corner in block_corners(data)],
         label="images",
@@ -369,10 +385,9 @@ def _write_zarr(
     )
 
 
-def _write_block(block: np.ndarray, corner: tuple[int, ...], *, store: str, path: str) -> None:
-    array: Any = zarr.open_array(store, path="images", mode="r+")
+def _write_block(block: np.ndarray, corner: tuple[int, ...], *, target: Any, path: str) -> None:
     try:
-        array[corner[0] : corner[0] + len(block)] = block
+        target[corner[0] : corner[0] + len(block)] = block
     except OSError as error:
         if no_space(error, Path(path)) is not None:
             raise full_disk(Path(path)) from None
