@@ -50,8 +50,8 @@ class Plan2D:
         Of the reference, (y, x) pixels.
     around : array of int64, shape (searched shift, 9)
         Which of the moved references are at and around each.
-    columns : array of float32, shape (reference, shift, 2, packed)
-        Moved references ring by ring, with a rim beyond the searched shifts.
+    columns : array of float32, shape (reference, shift, 2, number)
+        Moved references in `ring_order`, with a rim beyond the searched shifts.
     tiled : array of float32, flat
         Of the searched shifts, as `search_lanes` reads them.
     """
@@ -186,6 +186,7 @@ def plan_alignment2d(
     grid = polar_grid(round(radius / pixel_size))
     shifts, searched, around = shift_grid(shift_range / pixel_size, step / pixel_size)
     order, _ = ring_order(grid)
+    known = order >= 0
     count = len(references)
     images = np.ascontiguousarray(references, np.float32)
     faults = np.zeros(count, np.uint8)
@@ -199,14 +200,14 @@ def plan_alignment2d(
             "leave it out, or start it again from an image"
         )
     packed = np.empty((count, searched, grid.size), np.complex64)
-    columns = np.empty((count, len(shifts), 2, grid.size), np.float32)
+    columns = np.zeros((count, len(shifts), 2, len(order)), np.float32)
     for at, (y, x) in enumerate(shifts):
         table = sample_table(grid, shape, shift_y=y, shift_x=x)
         for group, scratch in enumerate(scratches):
             lanes = polar_lanes(grid, shape, table, scratch).reshape(grid.size, 2, LANES)
             those = slice(group * LANES, min((group + 1) * LANES, count))
             part = lanes[:, :, : those.stop - those.start]
-            columns[those, at] = part[order].transpose(2, 1, 0)
+            columns[those, at][:, :, known] = part[order[known]].transpose(2, 1, 0)
             if at < searched:
                 packed[those, at] = (part[:, 0] + 1j * part[:, 1]).T
     return Plan2D(

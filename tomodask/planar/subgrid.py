@@ -12,7 +12,7 @@ import math
 import numba
 import numpy as np
 
-from tomodask.arrays.lanes import LANES
+from tomodask.arrays.lanes import LANES, fma, load, splat, store
 from tomodask.planar.polar import PolarGrid
 
 __all__ = ["refine_lanes", "ring_order"]
@@ -23,43 +23,66 @@ STILL = 1e-5
 
 
 def ring_order(grid: PolarGrid) -> tuple[np.ndarray, np.ndarray]:
-    """Packed numbers ring by ring, int64 (packed,), and where each ring begins, (ring + 1,)."""
-    order = [
-        grid.starts[np.arange(band)] + ring - grid.first[np.arange(band)]
-        for ring, band in enumerate(grid.bands)
-    ]
-    return np.concatenate(order), np.concatenate([[0], np.cumsum(grid.bands)])
+    """Packed numbers ring by ring, each ring filled up to whole vectors.
+
+    Returns
+    -------
+    order : array of int64
+        Which packed number stands there, -1 where none does.
+    rings : array of int64, shape (ring + 1,)
+        Where each ring begins.
+    """
+    order = []
+    for ring, band in enumerate(grid.bands):
+        m = np.arange(band)
+        part = np.full(-(-band // LANES) * LANES, -1)
+        part[:band] = grid.starts[m] + ring - grid.first[m]
+        order.append(part)
+    return np.concatenate(order), np.concatenate([[0], np.cumsum([len(one) for one in order])])
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
-def _series(real, imaginary, column, rings, mirror, g):  # type: ignore[no-untyped-def]
-    """The Fourier series over the angle of an image's correlation with one column: g (2, m)."""
+def _series(image, columns, start, rings, mirror, g):  # type: ignore[no-untyped-def]
+    """The Fourier series over the angle of an image's correlation with one column.
+
+    `image` and, from `start` on, `columns` hold real parts, then imaginary parts, ring by ring;
+    `g` becomes as many real parts as it has numbers in half of it, then imaginary parts.
+    """
+    size, half = rings[-1], len(g) // 2
     g[:] = np.float32(0.0)
-    sign = np.float32(-1.0) if mirror else np.float32(1.0)
+    sign = splat(np.float32(-1.0) if mirror else np.float32(1.0))
+    minus = splat(np.float32(-1.0))
     for ring in range(len(rings) - 1):
-        start = rings[ring]
-        for m in range(rings[ring + 1] - start):
-            a, b = real[start + m], imaginary[start + m]
-            c, d = column[0, start + m], -sign * column[1, start + m]
-            g[0, m] += a * c - b * d
-            g[1, m] += a * d + b * c
+        for at in range(rings[ring], rings[ring + 1], LANES):
+            m = at - rings[ring]
+            a, b = load(image, at), load(image, size + at)
+            c, d = load(columns, start + at), sign * load(columns, start + size + at)
+            # x times the conjugate of y, or times y itself.
+            store(g, m, fma(a, c, fma(b, d, load(g, m))))
+            store(g, half + m, fma(b, c, fma(minus * a, d, load(g, half + m))))
     if mirror:
-        for m in range(1, g.shape[1], 2):
-            g[0, m], g[1, m] = -g[0, m], -g[1, m]
+        for m in range(1, half, 2):
+            g[m], g[half + m] = -g[m], -g[half + m]
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
 def _at_angle(g, psi, value):  # type: ignore[no-untyped-def]
-    """Correlation, its first and its second derivative by the angle (radians): value (3,)."""
+    """Correlations, their first and second derivatives by the angle (radians): value (3, 9).
+
+    `g` is (m, real and imaginary, 9): one wave serves all nine.
+    """
     c1, s1 = math.cos(psi), -math.sin(psi)
     c, s = 1.0, 0.0
-    value[0], value[1], value[2] = np.float64(g[0, 0]), 0.0, 0.0
-    for m in range(1, g.shape[1]):
+    for j in range(9):
+        value[0, j], value[1, j], value[2, j] = g[0, 0, j], 0.0, 0.0
+    for m in range(1, g.shape[0]):
         c, s = c * c1 - s * s1, c * s1 + s * c1
-        real, imaginary = g[0, m] * c - g[1, m] * s, g[0, m] * s + g[1, m] * c
-        value[0] += 2 * real
-        value[1] += 2 * m * imaginary
-        value[2] -= 2.0 * m * m * real
+        twice, slope, bend = 2.0, 2.0 * m, 2.0 * m * m
+        for j in range(9):
+            real = g[m, 0, j] * c - g[m, 1, j] * s
+            value[0, j] += twice * real
+            value[1, j] += slope * (g[m, 0, j] * s + g[m, 1, j] * c)
+            value[2, j] -= bend * real
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
@@ -76,19 +99,19 @@ def _model(g, psi, v, u, ly, lx, value, out):  # type: ignore[no-untyped-def]
     _lagrange(v, ly)
     _lagrange(u, lx)
     out[:] = 0.0
+    _at_angle(g, psi, value)
     for j in range(9):
-        _at_angle(g[j], psi, value)
         y, x = j // 3, j % 3
-        out[0] += ly[0, y] * lx[0, x] * value[0]
-        out[1] += ly[0, y] * lx[0, x] * value[1]
-        out[2] += ly[1, y] * lx[0, x] * value[0]
-        out[3] += ly[0, y] * lx[1, x] * value[0]
-        out[4] += ly[0, y] * lx[0, x] * value[2]
-        out[5] += ly[2, y] * lx[0, x] * value[0]
-        out[6] += ly[0, y] * lx[2, x] * value[0]
-        out[7] += ly[1, y] * lx[0, x] * value[1]
-        out[8] += ly[0, y] * lx[1, x] * value[1]
-        out[9] += ly[1, y] * lx[1, x] * value[0]
+        out[0] += ly[0, y] * lx[0, x] * value[0, j]
+        out[1] += ly[0, y] * lx[0, x] * value[1, j]
+        out[2] += ly[1, y] * lx[0, x] * value[0, j]
+        out[3] += ly[0, y] * lx[1, x] * value[0, j]
+        out[4] += ly[0, y] * lx[0, x] * value[2, j]
+        out[5] += ly[2, y] * lx[0, x] * value[0, j]
+        out[6] += ly[0, y] * lx[2, x] * value[0, j]
+        out[7] += ly[1, y] * lx[0, x] * value[1, j]
+        out[8] += ly[0, y] * lx[1, x] * value[1, j]
+        out[9] += ly[1, y] * lx[1, x] * value[0, j]
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
@@ -117,7 +140,7 @@ def _newton(f, step):  # type: ignore[no-untyped-def]
 @numba.njit(cache=True, nogil=True, boundscheck=False)
 def _climb(g, start, sample, out):  # type: ignore[no-untyped-def]
     """Psi (radians), v, u in steps of the grid, and the correlation there: out (4,)."""
-    ly, lx, value = np.empty((3, 3)), np.empty((3, 3)), np.empty(3)
+    ly, lx, value = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 9))
     f, trial, step = np.empty(10), np.empty(10), np.zeros(3)
     psi, v, u = start, 0.0, 0.0
     _model(g, psi, v, u, ly, lx, value, f)
@@ -170,8 +193,10 @@ def refine_lanes(  # type: ignore[no-untyped-def]
         Result: psi in radians, shift along y and x from the best in steps, correlation.
     """
     size = len(order)
-    real, imaginary = np.empty(size, np.float32), np.empty(size, np.float32)
-    g = np.empty((9, 2, frequencies), np.float32)
+    image = np.empty(2 * size, np.float32)
+    half = (frequencies + LANES - 1) // LANES * LANES
+    g, series = np.empty((frequencies, 2, 9)), np.empty(2 * half, np.float32)
+    flat = columns.reshape(-1)
     sample = 2 * math.pi / angles
     for lane in range(LANES):
         filled = False
@@ -180,13 +205,18 @@ def refine_lanes(  # type: ignore[no-untyped-def]
                 continue
             if not filled:
                 for t in range(size):
-                    real[t] = packed[order[t] * 32 + lane]
-                    imaginary[t] = packed[order[t] * 32 + 16 + lane]
+                    if order[t] >= 0:
+                        image[t] = packed[order[t] * 32 + lane]
+                        image[size + t] = packed[order[t] * 32 + 16 + lane]
+                    else:
+                        image[t], image[size + t] = np.float32(0.0), np.float32(0.0)
                 filled = True
             mirrored = place[reference, lane] >= angles
             for j in range(9):
-                column = columns[reference, around[index[reference, lane], j]]
-                _series(real, imaginary, column, rings, mirrored, g[j])
+                column = reference * columns.shape[1] + around[index[reference, lane], j]
+                _series(image, flat, column * 2 * size, rings, mirrored, series)
+                for m in range(frequencies):
+                    g[m, 0, j], g[m, 1, j] = series[m], series[half + m]
             # The transform runs over exp(+i m angle), the correlation over exp(-i m psi).
             start = -sample * (place[reference, lane] % angles)
             _climb(g, start, sample, pose[reference, lane])
