@@ -149,6 +149,19 @@ def test_each_round_is_told():
     assert seen[-1] is last
 
 
+def test_classes_are_compared_by_one_band_first():
+    images, _ = stack(40, SIZE, views=2, noise=0.3)
+    settings = Settings2D(2, RADIUS, SHIFT, coarse=2, start_resolution=30.0)
+    power = []
+    for one in rounds_of(images, dataclasses.replace(settings, rounds=3)):
+        spectrum = np.abs(np.fft.fft2(one.references)) ** 2
+        k = np.fft.fftfreq(SIZE, PIXEL)
+        fine = np.hypot(k[:, None], k) > 1 / 20
+        power.append((spectrum[:, fine].sum(1) / spectrum[:, ~fine].sum(1)).min())
+    assert max(power[:2]) < 1e-6
+    assert power[2] > 1e-4
+
+
 def test_equal_classes_deal_the_best_pairs_first():
     rng = np.random.default_rng(0)
     scores = rng.random((25, 4))

@@ -22,7 +22,9 @@ import scipy.fft
 import xarray as xr
 from dask.delayed import Delayed, delayed
 
+from tomodask.arrays.backend import to_numpy
 from tomodask.averaging.fsc import resolution_at
+from tomodask.data.images import images_per_block
 from tomodask.errors import InputError
 from tomodask.planar.class_sums import ClassSums, sum_images, unit_bits
 from tomodask.planar.frc import frc, ring_mean
@@ -34,7 +36,6 @@ __all__ = ["ClassAverages", "average_images", "check_images", "half_numbers", "i
 
 _log = logging.getLogger(__name__)
 _SHARE = 0.1  # of the mean weight of a ring, added to each weight
-_PIXELS = 2**23  # of a batch: half a second of work or less
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def average_images(
         Correct for the contrast transfer: images times their CTF, the sum over that of CTF²; or
         images times its sign, the sum over their number.
     batch : int, optional
-        Images that a task sums.
+        Images that a task sums; by default `images_per_block`.
     split_every : int
         Sums that one task of the reduction takes.
 
@@ -139,7 +140,7 @@ def average_images(
     n, pixel_size = check_images(images)
     check_correction(ctf)
     if batch is None:
-        batch = max(1, _PIXELS // n**2)
+        batch = images_per_block(images.sizes["image"], n**2)
     if batch < 1 or split_every < 2:
         raise InputError(f"need batch ≥ 1 and split_every ≥ 2, got {batch=}, {split_every=}")
     edge = n * pixel_size
@@ -294,7 +295,7 @@ def _slots(table: pd.DataFrame, numbers: np.ndarray, classes: int | None) -> tup
 
 
 def _sums(block: np.ndarray, *args: Any, **settings: Any) -> list[ClassSums]:
-    return [sum_images(np.asarray(block), *args, **settings)]
+    return [sum_images(to_numpy(block), *args, **settings)]
 
 
 def _merge(parts: Any) -> ClassSums:

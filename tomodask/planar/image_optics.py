@@ -10,6 +10,7 @@ import numpy as np
 import scipy.fft
 import xarray as xr
 
+from tomodask.arrays.backend import to_numpy
 from tomodask.arrays.optics import ctf, image_frequencies
 from tomodask.errors import InputError
 
@@ -149,7 +150,9 @@ def corrected(images: np.ndarray, optics: ImageOptics, correction: Correction) -
     """
     n = images.shape[-1]
     out = np.empty(images.shape, np.float32)
-    for i, image in enumerate(images):  # one by one: a transform's bits do not hang on the batch
+    for i, image in enumerate(
+        to_numpy(images)
+    ):  # one by one: a transform's bits do not hang on the batch
         if image.min() == image.max():  # a constant image stays one, to be set aside as such
             out[i] = image
             continue
@@ -180,7 +183,7 @@ def corrected_images(images: xr.DataArray, correction: Correction | None) -> xr.
         return images
     optics = image_optics(images)
     if not isinstance(images.data, da.Array):
-        return images.copy(data=corrected(np.asarray(images.data), optics, correction))
+        return images.copy(data=corrected(images.data, optics, correction))
     lazy = images.data.rechunk({1: -1, 2: -1})
     place = da.arange(len(lazy), chunks=(lazy.chunks[0],)).reshape(-1, 1, 1)
     data = da.map_blocks(
