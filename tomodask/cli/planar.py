@@ -98,7 +98,7 @@ __all__ = ["average2d"]
 @overwrite_option
 @cluster_options(default="a local cluster of this machine's cores")
 def average2d(images: Path, **options: Any) -> None:
-    """Align and average images in two dimensions, in one or several classes.
+    """Align and average images in 2D, by class.
 
     IMAGES is an MRC stack, a STAR that lists images, HDF5 or a Zarr store; with --project z, what
     `tomodask align` takes.  Rounds end when classes and poses stand still.  An averaging that was
