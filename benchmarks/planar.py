@@ -143,14 +143,14 @@ def aspire(
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder, "in.npz"), Path(folder, "out.npz")
         np.savez(given, images=images, references=references, reach=int(REACH))
-        script = Path(__file__).parent / "engines" / "aspire_planar.py"
+        script = Path(__file__).resolve().parent / "engines" / "aspire_planar.py"
         environment = {
             **{k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
             **{f"{name}_NUM_THREADS": str(CORES) for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")},
         }
         subprocess.run(
             [python, str(script), str(given), str(found)],
-            check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            check=True, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         with np.load(found) as out:
             return float(out["seconds"]), int(out["shifts"]), out["score"].argmax(axis=0) + 1
