@@ -150,7 +150,8 @@ def aspire(
         }
         subprocess.run(
             [python, str(script), str(given), str(found)],
-            check=True, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            check=True, cwd=folder, env=environment,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         with np.load(found) as out:
             return float(out["seconds"]), int(out["shifts"]), out["score"].argmax(axis=0) + 1
