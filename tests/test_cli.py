@@ -24,7 +24,7 @@ from tomodask.simulation.phantom import phantom_map, phantom_tomogram
 
 COMMANDS = (
     "info", "convert", "density", "simulate", "reconstruct", "match", "train", "segment",
-    "pick", "score", "extract", "align", "average", "fsc", "refine", "run", "demo",
+    "pick", "score", "extract", "align", "average", "fsc", "refine", "average2d", "run", "demo",
 )  # fmt: skip
 HERE_ALONE = ("info", "density", "train", "score", "fsc")  # run in the process that was called
 HERE = ("--scheduler", "synchronous")

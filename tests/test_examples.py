@@ -37,6 +37,7 @@ def figures(text, pattern):
 def test_every_example_is_tested():
     names = {path.name for path in EXAMPLES.glob("*.py")}
     assert names == {
+        "classes_2d.py",
         "first_steps.py",
         "microtubule.py",
         "microtubule_network.py",
@@ -53,6 +54,31 @@ def test_first_steps(tmp_path):
     assert figures(text, r"shift error: ([\d.]+)")[0] < 0.5
     pictures = {path.stem for path in (tmp_path / "first_steps").glob("*.png")}
     assert pictures == {"scores", "tomogram", "average", "fsc"}
+
+
+def test_classes_2d(tmp_path):
+    text = run_example("classes_2d.py", tmp_path)
+    before, after = figures(
+        text, r"after 2 rounds: purity ([\d.]+) after \d+ rounds: purity ([\d.]+)"
+    )
+    assert after > 0.98
+    assert before < after
+    assert figures(text, r"K-means without alignment: purity ([\d.]+)")[0] < 0.6
+    right, angle, shift = figures(
+        text, r"mirror right ([\d.]+); median errors ([\d.]+)°, ([\d.]+) pixel"
+    )
+    assert right > 0.98
+    assert angle < 1
+    assert shift < 0.3
+    kept, true, there, empty = figures(
+        text, r"kept (\d+) of 60 picks: (\d+) particles of (\d+), (\d+) empty"
+    )
+    assert true == there
+    assert kept == true + empty
+    assert empty <= 2
+    pictures = {path.stem for path in (tmp_path / "classes_2d").glob("*.png")}
+    assert pictures == {"averages", "poses", "frc", "embedding", "cleaning"}
+    assert (tmp_path / "classes_2d" / "kept.star").exists()
 
 
 def test_microtubule(tmp_path):

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from tomodask.averaging.local_resolution import local_resolution
     from tomodask.averaging.sharpening import b_factor, sharpen
     from tomodask.cluster import compute, connect
+    from tomodask.data.class_averages import save_class_averages
     from tomodask.data.describe import describe
+    from tomodask.data.image_table import read_image_table, write_image_table
+    from tomodask.data.images import image_table, open_images, save_images
     from tomodask.data.particles import (
         orientations,
         read_particles,
@@ -54,12 +57,30 @@ if TYPE_CHECKING:
     )
     from tomodask.picking.training import EpochReport, TrainingSettings, train_picker
     from tomodask.picking.training_view import watch_training
-    from tomodask.project import Refinement, Run, refine, run
+    from tomodask.planar.aligned import transform_images
+    from tomodask.planar.alignment2d import align_images
+    from tomodask.planar.averages2d import ClassAverages, average_images
+    from tomodask.planar.embedding import embed_images
+    from tomodask.planar.projections import boxes_with_classes, project_subtomograms
+    from tomodask.planar.round2d import Round2D, Settings2D
+    from tomodask.planar.rounds2d import classify_images, rounds_of
+    from tomodask.planar.sharing import class_stability
+    from tomodask.planar.two_stage import TwoStageReduction
+    from tomodask.project import (
+        Averaging2D,
+        Refinement,
+        Run,
+        average2d,
+        open_average2d,
+        refine,
+        run,
+    )
     from tomodask.reconstruction.tomogram import reconstruct, save_reconstruction
     from tomodask.simulation.boxes import simulate_subtomograms
     from tomodask.simulation.density import structure_density
     from tomodask.simulation.phantom import phantom_map, phantom_subtomograms, phantom_tomogram
     from tomodask.simulation.tomogram import Simulation, simulate
+    from tomodask.simulation.views import phantom_images, phantom_views
 
 _HOMES = {
     "averaging.averages": ("Average", "average_classes", "average_subtomograms"),
@@ -86,6 +107,19 @@ _HOMES = {
     ),
     "data.tilt_series": ("open_tilt_series", "write_tilt_series"),
     "data.tomograms": ("open_tomogram", "save_tomogram"),
+    "data.class_averages": ("save_class_averages",),
+    "data.image_table": ("read_image_table", "write_image_table"),
+    "data.images": ("image_table", "open_images", "save_images"),
+    "planar.aligned": ("transform_images",),
+    "planar.alignment2d": ("align_images",),
+    "planar.averages2d": ("ClassAverages", "average_images"),
+    "planar.embedding": ("embed_images",),
+    "planar.projections": ("boxes_with_classes", "project_subtomograms"),
+    "planar.round2d": ("Round2D", "Settings2D"),
+    "planar.rounds2d": ("classify_images", "rounds_of"),
+    "planar.sharing": ("class_stability",),
+    "planar.two_stage": ("TwoStageReduction",),
+    "simulation.views": ("phantom_images", "phantom_views"),
     "errors": ("InputError",),
     "nets.architecture": ("Architecture",),
     "nets.model_file": ("PickingModel", "read_model", "write_model"),
@@ -102,7 +136,15 @@ _HOMES = {
     ),
     "picking.training": ("EpochReport", "TrainingSettings", "train_picker"),
     "picking.training_view": ("watch_training",),
-    "project": ("Refinement", "Run", "refine", "run"),
+    "project": (
+        "Averaging2D",
+        "Refinement",
+        "Run",
+        "average2d",
+        "open_average2d",
+        "refine",
+        "run",
+    ),
     "reconstruction.tomogram": ("reconstruct", "save_reconstruction"),
     "simulation.boxes": ("simulate_subtomograms",),
     "simulation.density": ("structure_density",),
@@ -113,32 +155,47 @@ _HOMES = {
 __all__ = [
     "Architecture",
     "Average",
+    "Averaging2D",
+    "ClassAverages",
     "EpochReport",
     "InputError",
     "PickingModel",
     "Refinement",
+    "Round2D",
     "Run",
     "Scores",
+    "Settings2D",
     "Simulation",
     "TrainingSettings",
+    "TwoStageReduction",
     "__version__",
+    "align_images",
     "align_subtomograms",
     "angular_distance",
+    "average2d",
     "average_classes",
+    "average_images",
     "average_subtomograms",
     "b_factor",
+    "boxes_with_classes",
+    "class_stability",
+    "classify_images",
     "collect_centers",
     "compute",
     "connect",
     "corrected_fsc",
     "describe",
+    "embed_images",
     "extract_subtomograms",
     "find_blobs",
     "find_centers",
     "fsc",
     "fsc_by_cone",
+    "image_table",
     "local_resolution",
     "match_template",
+    "open_average2d",
+    "open_images",
     "open_scores",
     "open_segmentation",
     "open_subtomograms",
@@ -146,11 +203,15 @@ __all__ = [
     "open_tomogram",
     "orientations",
     "particle_table",
+    "phantom_images",
     "phantom_map",
     "phantom_subtomograms",
     "phantom_tomogram",
+    "phantom_views",
     "pick_particles",
     "pick_segmentation",
+    "project_subtomograms",
+    "read_image_table",
     "read_model",
     "read_particles",
     "reconstruct",
@@ -158,7 +219,10 @@ __all__ = [
     "resolution_at",
     "resolution_by_direction",
     "rotation_grid",
+    "rounds_of",
     "run",
+    "save_class_averages",
+    "save_images",
     "save_reconstruction",
     "save_scores",
     "save_segmentation",
@@ -171,8 +235,10 @@ __all__ = [
     "simulate_subtomograms",
     "structure_density",
     "train_picker",
+    "transform_images",
     "watch_training",
     "with_orientations",
+    "write_image_table",
     "write_model",
     "write_particles",
     "write_tilt_series",

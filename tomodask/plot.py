@@ -24,13 +24,27 @@ from tomodask.averaging.fsc import resolution_at
 from tomodask.data.particles import orientations
 from tomodask.errors import InputError
 from tomodask.picking.training_pictures import class_color, plot_training
+from tomodask.plot2d import plot_class_gallery, plot_embedding, plot_frc, plot_poses2d
+from tomodask.plot_style import (
+    BLUE,
+    GREEN,
+    GRID,
+    INK,
+    ORANGE,
+    SOFT,
+    dressed,
+    gray_range,
+    new_figure,
+)
 
 __all__ = [
-    "dress",
-    "new_figure",
     "plot_average",
+    "plot_class_gallery",
+    "plot_embedding",
+    "plot_frc",
     "plot_fsc",
     "plot_orientations",
+    "plot_poses2d",
     "plot_scores",
     "plot_segmentation",
     "plot_surfaces",
@@ -38,32 +52,6 @@ __all__ = [
     "plot_training",
     "surface_level",
 ]
-
-INK, SOFT, GRID = "#1b1f24", "#5b6570", "#d9dee3"
-BLUE, ORANGE, GREEN = "#0b6e99", "#c8553d", "#3f7d4e"
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, inches."""
-    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
-
-
-def dress(axes: Any, *, x: str = "", y: str = "", title: str = "") -> Any:
-    """One look for all axes."""
-    axes.set_xlabel(x, color=INK, fontsize=10)
-    axes.set_ylabel(y, color=INK, fontsize=10)
-    if title:
-        axes.set_title(title, color=INK, fontsize=10.5, loc="left", pad=7)
-    axes.tick_params(colors=SOFT, labelsize=9, length=3)
-    for name, spine in axes.spines.items():
-        spine.set_color(GRID)
-        spine.set_visible(name in ("left", "bottom", "geo", "polar"))
-    return axes
-
-
-def _gray_range(image: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(image, [0.5, 99.5])
-    return (float(low), float(high)) if high > low else (float(low) - 1, float(low) + 1)
 
 
 def plot_tomogram(
@@ -99,7 +87,7 @@ def plot_tomogram(
         first = max(0, n // 2 - count // 2)
         slab = tomogram.isel({axis: slice(first, first + count)}).data
         image = np.asarray(slab.mean(axis=0 if axis == "z" else 1, dtype=np.float64))
-        low, high = _gray_range(image)
+        low, high = gray_range(image)
         extent = _extent(image, size)
         axes.imshow(
             image, cmap="gray", vmin=low, vmax=high, origin="lower", extent=extent,
@@ -115,7 +103,7 @@ def plot_tomogram(
             title += f", {len(near)} of {len(picks)} picks"
         axes.set_xlim(extent[0], extent[1])
         axes.set_ylim(extent[2], extent[3])
-        dress(axes, x="x (nm)", y=f"{other} (nm)", title=title)
+        dressed(axes, x="x (nm)", y=f"{other} (nm)", title=title)
     return figure
 
 
@@ -174,7 +162,7 @@ def plot_segmentation(
     width = 4.9
     height = width * image.shape[0] / image.shape[1]
     figure = new_figure(2 * width, min(height, 8.0) + 0.9)
-    low, high = _gray_range(image)
+    low, high = gray_range(image)
     panels = figure.subplots(1, 2, sharex=True, sharey=True)
     titles = (
         f"Slab of {min(count, depth) * size / 10:.0f} nm at z = {centre / 10:.0f} nm",
@@ -193,7 +181,7 @@ def plot_segmentation(
             title += f", {len(near)} of {len(picks)} picks"
         axes.set_xlim(*_extent(image, size)[:2])
         axes.set_ylim(*_extent(image, size)[2:])
-        dress(axes, x="x (nm)", y="" if drawn else "y (nm)", title=title)
+        dressed(axes, x="x (nm)", y="" if drawn else "y (nm)", title=title)
     names = [str(name) for name in probability["class"].to_numpy()]
     figure.legend(
         handles=[Patch(color=c, label=n) for n, c in zip(names, colors, strict=True)],
@@ -252,7 +240,7 @@ def plot_scores(
         frameon=False, fontsize=9, labelcolor=INK, loc="lower left", bbox_to_anchor=(0, 1), ncols=2,
         borderaxespad=0,
     )  # fmt: skip
-    dress(axes, x="score", y="number")
+    dressed(axes, x="score", y="number")
     return figure
 
 
@@ -286,14 +274,14 @@ def plot_orientations(table: pd.DataFrame) -> Figure:
         bar.ax.tick_params(labelsize=8, colors=SOFT)
     globe.grid(color=GRID, lw=0.6)
     globe.set_axisbelow(True)
-    dress(globe, title="Direction of the reference's z axis")
+    dressed(globe, title="Direction of the reference's z axis")
     globe.tick_params(labelsize=7)
     rose = figure.add_subplot(grid[1], projection="polar")
     counts, edges = np.histogram(own, bins=24, range=(-np.pi, np.pi))
     rose.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=BLUE, alpha=0.85, lw=0)
     rose.grid(color=GRID, lw=0.6)
     rose.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-    dress(rose, title="Turn about it")
+    dressed(rose, title="Turn about it")
     rose.tick_params(labelsize=7)
     return figure
 
@@ -317,7 +305,7 @@ def plot_average(
     rows = len(maps)
     figure = new_figure(8.4, 2.75 * rows + 0.35)
     panels = np.atleast_2d(figure.subplots(rows, 3))
-    limits = _gray_range(np.asarray(next(iter(maps.values()))))
+    limits = gray_range(np.asarray(next(iter(maps.values()))))
     for line, (name, volume) in zip(panels, maps.items(), strict=True):
         volume = np.asarray(volume)
         c = [n // 2 for n in volume.shape]
@@ -338,7 +326,7 @@ def plot_average(
                 angle = np.linspace(0, 2 * np.pi, 200)
                 radius = diameter / 20
                 axes.plot(radius * np.cos(angle), radius * np.sin(angle), ":", c="#ffb000", lw=1.1)
-            dress(axes, x=f"{h} (nm)", y=f"{v} (nm)", title=f"{name}, {v}{h} plane")
+            dressed(axes, x=f"{h} (nm)", y=f"{v} (nm)", title=f"{name}, {v}{h} plane")
     return figure
 
 
@@ -477,5 +465,5 @@ def plot_fsc(
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{1 / value:.1f}" if value > 0 else "∞")
     )
-    dress(axes, x="resolution (Å)", y="Fourier shell correlation")
+    dressed(axes, x="resolution (Å)", y="Fourier shell correlation")
     return figure

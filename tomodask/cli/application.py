@@ -43,6 +43,7 @@ _COMMANDS = {
     "average": "averaging",
     "fsc": "resolution",
     "refine": "refinement",
+    "average2d": "planar",
     "run": "runs",
     "demo": "runs",
 }

@@ -31,6 +31,7 @@ def write_mrc(
     path: Path,
     voxel_size: float,
     labels: list[str],
+    stack: bool = False,
 ) -> Statistics:
     """Write a lazy volume to `part`; `path` is what messages call it.  Computes.
 
@@ -42,6 +43,8 @@ def write_mrc(
         Å.
     labels : list of str
         At most 10 of at most 80 ASCII characters.
+    stack : bool
+        The sections are images of their own, and not a volume's; the header says so.
     """
     array = array.rechunk(_full_rows(array))
     itemsize = array.dtype.itemsize
@@ -58,6 +61,9 @@ def write_mrc(
     )
     statistics = Statistics.of_all(parts)
     header = _header(array.shape, array.dtype, voxel_size, labels, statistics)
+    if stack:
+        header["space_group"] = 0
+        header["sampling_xyz"][2], header["cell_xyz"][2] = 1, voxel_size
     with part.open("r+b") as file:
         file.write(header.tobytes())
         file.flush()

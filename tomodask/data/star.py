@@ -31,7 +31,7 @@ from tomodask.data.relion_optics import Optics, pixel_sizes
 from tomodask.data.relion_tomograms import centre_offsets, optimisation_set, set_beside
 from tomodask.errors import InputError
 
-__all__ = ["SCORE_COLUMNS", "STYLES", "read_star", "write_star"]
+__all__ = ["SCORE_COLUMNS", "STYLES", "printed_block", "read_blocks", "read_star", "write_star"]
 
 STYLES = ("relion3.1", "relion4", "relion5")
 SCORE_COLUMNS = (
@@ -203,9 +203,13 @@ def write_star(
     particles = pd.DataFrame(
         {name: np.asarray(values) for name, values in columns.items()}, index=range(len(table))
     )
-    blocks: Blocks = {"optics": _printed(pd.DataFrame(optics.rows))} if optics.rows else {}
+    blocks: Blocks = {"optics": printed_block(pd.DataFrame(optics.rows))} if optics.rows else {}
     starfile.write(
-        {**blocks, "particles": _printed(particles)}, part, sep="\t", na_rep="nan", overwrite=True
+        {**blocks, "particles": printed_block(particles)},
+        part,
+        sep="\t",
+        na_rep="nan",
+        overwrite=True,
     )
     if not part.exists():  # starfile adds .star to a name without it
         part.with_suffix(part.suffix + ".star").rename(part)
@@ -267,7 +271,7 @@ def _centres(
     return centre_offsets(path, names, shape, voxel_size, read_blocks)
 
 
-def _printed(block: pd.DataFrame) -> pd.DataFrame:
+def printed_block(block: pd.DataFrame) -> pd.DataFrame:
     """Floats as text of ten digits that reads as a float; text checked for what STAR lacks."""
     out = {}
     for name, values in block.items():

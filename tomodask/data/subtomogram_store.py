@@ -35,7 +35,7 @@ from tomodask.data.subtomogram_table import TABLE_NAMES, particle_table, tilt_se
 from tomodask.data.writing import no_space, put_in_place
 from tomodask.errors import InputError
 
-__all__ = ["StoredBox", "is_store", "open_store", "read_box", "save_subtomograms"]
+__all__ = ["StoredBox", "is_store", "open_store", "read_box", "save_subtomograms", "write_column"]
 
 VERSION = 1
 _NAME = "subtomogram"
@@ -130,7 +130,7 @@ def _begin(subtomograms: xr.Dataset, part: Path, token: str) -> None:
     )
     for name, values in subtomograms.coords.items():
         if values.dims == ("particle",):
-            _write_column(part, str(name), values.to_numpy())
+            write_column(part, str(name), values.to_numpy())
     # Last: a store without this attribute was not even begun.
     group.attrs.update(
         {
@@ -161,7 +161,10 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _write_column(store: Path, name: str, values: np.ndarray) -> None:
+def write_column(
+    store: Path, name: str, values: np.ndarray, *, dimension: str = "particle"
+) -> None:
+    """Write a column of a table as a small array of a Zarr store; text as codes."""
     attributes = {}
     if values.dtype == object:  # Zarr has no settled type for text
         codes, categories = pd.factorize(values)
@@ -171,7 +174,7 @@ def _write_column(store: Path, name: str, values: np.ndarray) -> None:
         name=name,
         data=np.ascontiguousarray(values),
         chunks=values.shape,
-        dimension_names=("particle",),
+        dimension_names=(dimension,),
         attributes=attributes,
     )
 

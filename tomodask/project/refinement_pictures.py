@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from tomodask.picking.training_pictures import class_color
-from tomodask.plot import BLUE, GREEN, GRID, INK, ORANGE, SOFT, dress, new_figure, surface_level
+from tomodask.plot import surface_level
+from tomodask.plot_style import BLUE, GREEN, GRID, INK, ORANGE, SOFT, dressed, new_figure
 
 __all__ = ["plot_class_curves", "plot_classes", "plot_local_resolution", "plot_rounds"]
 
@@ -38,7 +39,7 @@ def plot_rounds(history: pd.DataFrame) -> Figure:
         FuncFormatter(lambda value, _: f"{1 / value:.0f}" if value > 0 else "∞")
     )
     left.legend(frameon=False, fontsize=8.5, labelcolor=INK, loc="lower right")
-    dress(left, x="iteration", y="resolution (Å)", title="Resolution")
+    dressed(left, x="iteration", y="resolution (Å)", title="Resolution")
     right.plot(rounds, history["turned"], "o-", ms=4, lw=1.6, color=BLUE, label="turned (°)")
     right.plot(rounds, history["moved"], "o-", ms=4, lw=1.6, color=ORANGE, label="moved (Å)")
     changed = 100 * history["reassigned"].to_numpy(float)
@@ -46,7 +47,7 @@ def plot_rounds(history: pd.DataFrame) -> Figure:
         right.plot(rounds, changed, "o-", ms=4, lw=1.6, color=GREEN, label="other class (%)")
     right.set_ylim(0, None)
     right.legend(frameon=False, fontsize=8.5, labelcolor=INK)
-    dress(right, x="iteration", title="Change since the round before (medians)")
+    dressed(right, x="iteration", title="Change since the round before (medians)")
     for axes in (left, right):
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlim(rounds.min() - 0.4, rounds.max() + 0.4)
@@ -76,7 +77,7 @@ def plot_classes(shares: Mapping[int, Mapping[int, float]]) -> Figure:
         loc="center left", bbox_to_anchor=(1, 0.5), reverse=True,
     )  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    dress(axes, x="iteration", y="particles (%)")
+    dressed(axes, x="iteration", y="particles (%)")
     return figure
 
 
@@ -95,7 +96,7 @@ def plot_class_curves(curves: Mapping[int, pd.DataFrame]) -> Figure:
     axes.xaxis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{1 / value:.1f}" if value > 0 else "∞")
     )
-    dress(axes, x="resolution (Å)", y="Fourier shell correlation")
+    dressed(axes, x="resolution (Å)", y="Fourier shell correlation")
     return figure
 
 
@@ -142,7 +143,7 @@ def plot_local_resolution(
             axes.contour(
                 axis, axis, density[cut], [surface_level(density)], colors=[INK], linewidths=0.9
             )
-            dress(axes, x=f"{h} (nm)", y=f"{v} (nm)", title=f"{name}, {v}{h} plane")
+            dressed(axes, x=f"{h} (nm)", y=f"{v} (nm)", title=f"{name}, {v}{h} plane")
     bar = figure.colorbar(image, ax=panels, shrink=0.9, pad=0.015)
     bar.set_label("local resolution (Å)", color=INK, fontsize=10)
     bar.ax.tick_params(colors=SOFT, labelsize=9, length=3)

@@ -1,0 +1,470 @@
+"""Alignment in the plane: against brute force in real space, whatever the chunks, bad input."""
+
+import dask
+import dask.array as da
+import hypothesis.strategies as st
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.ndimage as ndi
+import xarray as xr
+from helpers import irregular_chunks
+from hypothesis import given, settings
+
+from tomodask.arrays.optics import ctf, image_frequencies
+from tomodask.errors import InputError
+from tomodask.planar.alignment2d import align_batch, align_images, corrected, plan_alignment2d
+from tomodask.planar.plan2d import shift_grid
+from tomodask.planar.poses2d import Poses2D, looked_up, rendered, wrapped
+
+PIXEL = 2.5
+
+
+def views(shape, count, seed=0, width=1.8, radius=None):
+    """References without symmetry: soft random blobs within a disc."""
+    rng = np.random.default_rng(seed)
+    y, x = np.ogrid[: shape[0], : shape[1]]
+    away = np.hypot(y - shape[0] // 2, x - shape[1] // 2)
+    disc = np.clip((radius or min(shape) / 2 - 5) - away, 0, 3) / 3
+    out = np.stack([ndi.gaussian_filter(rng.normal(size=shape), width) for _ in range(count)])
+    out = (out - out.mean()) * disc
+    return (out / out.std(axis=(1, 2), keepdims=True)).astype(np.float32)
+
+
+def shown(references, count, *, shift=2.0, noise=0.0, mirror=True, seed=1):
+    """Images of references at random poses, the poses (pixels), and the classes from 1."""
+    rng = np.random.default_rng(seed)
+    psi, away = rng.uniform(-180, 180, count), shift * np.sqrt(rng.uniform(size=count))
+    angle = rng.uniform(0, 2 * np.pi, count)
+    truth = Poses2D(
+        psi, away * np.sin(angle), away * np.cos(angle), mirror & (rng.random(count) < 0.5)
+    )
+    classes = rng.integers(len(references), size=count)
+    images = np.stack(
+        [
+            rendered(references[c], psi=p, shift_y=y, shift_x=x, mirror=m)
+            for c, p, y, x, m in zip(
+                classes, truth.psi, truth.shift_y, truth.shift_x, truth.mirror, strict=True
+            )
+        ]
+    )
+    return (images + noise * rng.normal(size=images.shape)).astype(np.float32), truth, classes + 1
+
+
+def stack(images, **attrs):
+    return xr.DataArray(images, dims=("image", "y", "x"), attrs={"pixel_size": PIXEL, **attrs})
+
+
+def as_references(maps):
+    return xr.DataArray(maps, dims=("class", "y", "x"), attrs={"pixel_size": PIXEL})
+
+
+@pytest.mark.parametrize("shape", [(40, 40), (41, 41), (40, 45), (41, 38)])
+def test_finds_known_poses(shape):
+    """Odd and even sizes, mirrors, the sign of the angle, shifts with their fractions."""
+    references = views(shape, 3, radius=12)
+    images, truth, classes = shown(references, 30)
+    plan = plan_alignment2d(references, radius=15, shift_range=3)
+    found = align_batch(images, plan)
+    assert (found["class"] == classes).all()
+    assert (found["mirror"] == truth.mirror).all()
+    assert np.abs(wrapped(found["psi"] - truth.psi)).max() < 0.3
+    assert np.hypot(found["shift_y"] - truth.shift_y, found["shift_x"] - truth.shift_x).max() < 0.05
+    assert found["score"].min() > 0.98
+    assert (np.abs(found["score"]) <= 1).all()
+
+
+def turned_references(references, angles, shifts, mirrors, disc):
+    """Every reference at every pose of a grid, by a spline in real space, within the disc."""
+    _, ny, nx = references.shape
+    y, x = (part[disc] for part in np.indices((ny, nx)))
+    y, x = y - ny // 2, x - nx // 2
+    rows, poses = [], []
+    for c, reference in enumerate(references):
+        spline = ndi.spline_filter(reference, 5)
+        for psi in angles:
+            cos, sin = np.cos(np.deg2rad(psi)), np.sin(np.deg2rad(psi))
+            for sy, sx in shifts:
+                # image(q) = reference(M Rz(psi) (q - shift)), spelled out
+                u = cos * (x - sx) - sin * (y - sy)
+                v = sin * (x - sx) + cos * (y - sy)
+                for mirror in mirrors:
+                    at = (v + ny // 2, (-u if mirror else u) + nx // 2)
+                    row = ndi.map_coordinates(spline, at, order=5, prefilter=False)
+                    row = row - row.mean()
+                    rows.append(row / np.linalg.norm(row))
+                    poses.append((c + 1, psi, sy, sx, mirror))
+    return np.array(rows), np.array(poses)
+
+
+def test_against_brute_force_in_real_space():
+    """50 noisy images: the best of all turns and shifts, done one by one on the pixels."""
+    references = views((27, 27), 2, radius=9)
+    images, truth, _ = shown(references, 50, noise=1.0, shift=1.8)
+    radius = 10
+    y, x = np.ogrid[:27, :27]
+    disc = np.hypot(y - 13, x - 13) <= radius
+    shifts, searched, _ = shift_grid(2.0, 1.0)
+    rows, poses = turned_references(
+        references, np.arange(0, 360, 6), shifts[:searched], (False, True), disc
+    )
+    data = images[:, disc] - images[:, disc].mean(axis=1, keepdims=True)
+    data /= np.linalg.norm(data, axis=1, keepdims=True)
+    score = data @ rows.T
+    brute, top = poses[score.argmax(axis=1)], score.max(axis=1)
+    found = align_batch(images, plan_alignment2d(references, radius=radius, shift_range=2))
+    assert (found["class"] == brute[:, 0]).all()
+    assert (found["mirror"] == brute[:, 4]).all()
+    turn = np.abs(wrapped(found["psi"] - brute[:, 1]))
+    move = np.hypot(found["shift_y"] - brute[:, 2], found["shift_x"] - brute[:, 3])
+    assert turn.max() < 7
+    assert move.max() < 1.2
+    # Pixels and rings weigh the disc alike, to what a rim of pixels is of it.
+    assert np.abs(found["score"] - top).max() < 0.06
+    assert found["score"].mean() > top.mean()
+    # And between the grid's points it comes nearer to the truth.
+    error = np.abs(wrapped(found["psi"] - truth.psi))
+    assert np.median(error) < np.median(np.abs(wrapped(brute[:, 1] - truth.psi)))
+
+
+def test_the_score_is_the_correlation_at_the_pose():
+    references = views((40, 40), 1, radius=12)
+    images, _, _ = shown(references, 4, noise=0.7)
+    found = align_batch(images, plan_alignment2d(references, radius=14, shift_range=3))
+    y, x = np.ogrid[:40, :40]
+    disc = np.hypot(y - 20, x - 20) <= 14
+    for image, pose in zip(images, found, strict=True):
+        at = {name: pose[name] for name in ("psi", "shift_y", "shift_x", "mirror")}
+        model = rendered(references[0], **at)
+        assert np.corrcoef(image[disc], model[disc])[0, 1] == pytest.approx(pose["score"], abs=0.03)
+
+
+def test_lengths_are_in_angstrom():
+    references = views((36, 36), 2, radius=11)
+    images, _, _ = shown(references, 8)
+    one = align_batch(images, plan_alignment2d(references, radius=13, shift_range=3))
+    other = align_batch(
+        images,
+        plan_alignment2d(references, radius=13 * PIXEL, shift_range=3 * PIXEL, pixel_size=PIXEL),
+    )
+    np.testing.assert_allclose(other["shift_x"], PIXEL * one["shift_x"], rtol=1e-12)
+    assert (other["psi"] == one["psi"]).all()
+
+
+def test_a_finer_and_a_coarser_grid_of_shifts():
+    references = views((36, 36), 1, radius=11)
+    images, truth, _ = shown(references, 12)
+    for step in (0.5, 2.0):
+        plan = plan_alignment2d(references, radius=13, shift_range=3, shift_step=step)
+        found = align_batch(images, plan)
+        error = np.hypot(found["shift_y"] - truth.shift_y, found["shift_x"] - truth.shift_x)
+        assert error.max() < (0.05 if step < 1 else 0.3)
+
+
+def test_without_mirror():
+    references = views((36, 36), 2, radius=11)
+    images, truth, classes = shown(references, 20, mirror=False)
+    plan = plan_alignment2d(references, radius=13, shift_range=3, mirror=False)
+    found = align_batch(images, plan)
+    assert not found["mirror"].any()
+    assert (found["class"] == classes).all()
+    assert np.abs(wrapped(found["psi"] - truth.psi)).max() < 0.4
+
+
+def test_every_class():
+    """The best of the poses for all references is the pose for the best."""
+    references = views((32, 32), 3, radius=10)
+    images, _, classes = shown(references, 20, noise=0.5)
+    images[7] = np.nan
+    plan = plan_alignment2d(references, radius=11, shift_range=2)
+    every, best = align_batch(images, plan, every_class=True), align_batch(images, plan)
+    assert every.shape == (20, 3)
+    assert (every["class"][np.arange(20) != 7] == [1, 2, 3]).all()
+    good = np.delete(np.arange(20), 7)
+    assert (every[good, best["class"][good] - 1] == best[good]).all()
+    assert (best["class"][good] == classes[good]).all()
+    assert np.isnan(every["score"][7]).all()
+    # One reference alone gives what it gives beside others.
+    alone = align_batch(images, plan_alignment2d(references[1:2], radius=11, shift_range=2))
+    for name in ("psi", "shift_y", "score"):
+        assert (alone[name][good] == every[name][good, 1]).all()
+
+
+def test_many_references():
+    """More than a vector of them."""
+    references = views((32, 32), 19, radius=10)
+    images, _, classes = shown(references, 30, noise=0.3)
+    found = align_batch(images, plan_alignment2d(references, radius=11, shift_range=2))
+    assert (found["class"] == classes).all()
+
+
+@given(data=st.data(), count=st.integers(1, 40))
+@settings(deadline=None, max_examples=25)
+def test_chunks_batches_and_neighbours_change_nothing(data, count):
+    references = views((24, 25), 2, radius=7)
+    rng = np.random.default_rng(count)
+    images = rng.normal(size=(count, 24, 25)).astype(np.float32)
+    options = {"radius": 9 * PIXEL, "shift_range": 1.5 * PIXEL}
+    whole = align_images(stack(images), as_references(references), **options)
+    chunks = data.draw(irregular_chunks(images.shape))
+    lazy = align_images(
+        stack(da.from_array(images, chunks=chunks)),
+        as_references(references),
+        batch=data.draw(st.none() | st.integers(1, 50)),
+        **options,
+    )
+    order = rng.permutation(count)
+    mixed = align_images(stack(images[order]), as_references(references), **options)
+    with dask.config.set(scheduler=data.draw(st.sampled_from(["sync", "threads"]))):
+        want = whole.compute()
+        pd.testing.assert_frame_equal(lazy.compute(), want, check_exact=True)
+        there = mixed.compute().reset_index(drop=True)
+        pd.testing.assert_frame_equal(
+            there, want.iloc[order].reset_index(drop=True), check_exact=True
+        )
+
+
+def test_workers_change_nothing():
+    references = views((24, 24), 2, radius=7)
+    images = np.random.default_rng(0).normal(size=(60, 24, 24)).astype(np.float32)
+    graph = align_images(
+        stack(da.from_array(images, chunks=(17, 24, 24))), as_references(references),
+        radius=9 * PIXEL, shift_range=PIXEL, batch=16,
+    )  # fmt: skip
+    one = graph.compute(scheduler="sync")
+    pd.testing.assert_frame_equal(
+        graph.compute(scheduler="processes", num_workers=2), one, check_exact=True
+    )
+
+
+def test_builds_a_graph_and_computes_nothing():
+    def never(*args, **kwargs):
+        raise AssertionError("the graph was computed while it was being built")
+
+    images = stack(da.zeros((100, 24, 24), chunks=(10, 24, 24)))
+    with dask.config.set(scheduler=never):
+        align_images(
+            images, as_references(da.from_array(views((24, 24), 2))),
+            radius=9 * PIXEL, shift_range=PIXEL,
+        )  # fmt: skip
+
+
+def test_images_set_aside(caplog):
+    references = views((24, 24), 2, radius=7)
+    images, _, _ = shown(references, 5)
+    images[1, 3, 3] = np.nan
+    images[3] = 7.5
+    numbered = stack(images).assign_coords(image=[4, 5, 6, 9, 11])
+    table = align_images(
+        numbered, as_references(references), radius=9 * PIXEL, shift_range=PIXEL
+    ).compute()
+    assert table.index.tolist() == [4, 5, 6, 9, 11]
+    assert table.index.name == "image"
+    assert table["reason"].tolist() == ["", "not finite", "", "constant", ""]
+    aside = table["reason"] != ""
+    assert (table.loc[aside, "class"] == 0).all()
+    assert table.loc[aside, ["psi", "shift_y", "shift_x", "score"]].isna().all(axis=None)
+    assert "2 of 5 images are set aside, without a pose: 5 (not finite), 9 (constant)" in (
+        caplog.text
+    )
+    # Those beside them are what they are without them.
+    good = align_images(
+        numbered[[0, 2, 4]], as_references(references), radius=9 * PIXEL, shift_range=PIXEL
+    ).compute()
+    assert "reason" not in good
+    pd.testing.assert_frame_equal(table.loc[~aside, list(good)], good, check_exact=True)
+
+
+def test_all_rows_of_an_image():
+    references = views((24, 24), 3, radius=7)
+    images, _, _ = shown(references, 4)
+    images[2] = 0
+    table = align_images(
+        stack(images), as_references(references), radius=9 * PIXEL, shift_range=PIXEL, keep="all"
+    ).compute()
+    assert table.index.tolist() == np.repeat(np.arange(4), 3).tolist()
+    assert table["class"].tolist() == [1, 2, 3, 1, 2, 3, 0, 0, 0, 1, 2, 3]
+
+
+def test_one_reference_without_a_class():
+    references = views((24, 24), 1, radius=7)
+    one = xr.DataArray(references[0], dims=("y", "x"))
+    table = align_images(
+        stack(references), one, radius=9 * PIXEL, shift_range=PIXEL, mirror=False
+    ).compute()
+    assert table["score"][0] == pytest.approx(1, abs=1e-5)
+    assert abs(table["psi"][0]) < 0.02
+
+
+def test_goes_on_where_it_stopped(tmp_path):
+    references = views((24, 24), 2, radius=7)
+    images = np.random.default_rng(0).normal(size=(40, 24, 24)).astype(np.float32)
+    options = {"radius": 9 * PIXEL, "shift_range": PIXEL, "batch": 10}
+    first = align_images(
+        stack(images), as_references(references), checkpoint=tmp_path / "kept", **options
+    ).compute()
+    (tmp_path / "kept" / "batch000002.npy").unlink()
+    again = align_images(
+        stack(images), as_references(references), checkpoint=tmp_path / "kept", **options
+    )
+    assert sum("_align_block" in str(key) for key in again.dask) == 1
+    pd.testing.assert_frame_equal(again.compute(), first, check_exact=True)
+    with pytest.raises(InputError, match="another job"):
+        align_images(
+            stack(images + 1), as_references(references), checkpoint=tmp_path / "kept", **options
+        )
+
+
+def test_contrast_transfer():
+    """Phases that the CTF turned over are turned back, and classes are found."""
+    n = 48
+    references = views((n, n), 2, radius=14, width=1.2)
+    clean, truth, classes = shown(references, 24)
+    rng = np.random.default_rng(5)
+    defocus = rng.uniform(8000, 20000, 24)
+    optics = {"voltage": 300.0, "spherical_aberration": 2.7, "amplitude_contrast": 0.1}
+    ky, kx = image_frequencies((n, n), PIXEL)
+    images = np.empty_like(clean)
+    for i, image in enumerate(clean):
+        response = ctf(ky, kx, defocus_u=defocus[i], defocus_v=defocus[i], **optics)
+        images[i] = np.fft.irfft2(np.fft.rfft2(image) * response, s=image.shape)
+    images += 0.3 * rng.normal(size=images.shape).astype(np.float32)
+    numbered = stack(images, **optics).assign_coords(defocus_u=("image", defocus))
+    options = {"radius": 17 * PIXEL, "shift_range": 3 * PIXEL}
+    found = {
+        how: align_images(numbered, as_references(references), ctf=how, **options).compute()
+        for how in (None, "flip", "multiply")
+    }
+    assert (found["multiply"]["class"] == classes).all()
+    assert (found["flip"]["class"] == classes).all()
+    for how in ("flip", "multiply"):
+        assert found[how]["score"].mean() > found[None]["score"].mean() + 0.1
+        assert np.abs(wrapped(found[how]["psi"] - truth.psi)).max() < 3
+    with pytest.raises(InputError, match="no defocus_u"):
+        align_images(stack(images, **optics), as_references(references), ctf="flip", **options)
+
+
+def test_correction_of_one_image_does_not_see_the_others():
+    from tomodask.planar.image_optics import image_optics
+
+    images = np.random.default_rng(0).normal(size=(7, 30, 30)).astype(np.float32)
+    many = stack(images, voltage=300.0, spherical_aberration=2.7, amplitude_contrast=0.1)
+    many = many.assign_coords(defocus_u=("image", np.linspace(5000, 9000, 7)))
+    optics = image_optics(many)
+    whole = corrected(images, optics, "multiply")
+    assert (corrected(images[3:4], optics[3:4], "multiply")[0] == whole[3]).all()
+
+
+BAD = {
+    "radius": ({"radius": 40 * PIXEL}, r"radius 100 Å is 40.0 pixels and reaches beyond images"),
+    "small radius": ({"radius": 1.0}, r"radius must be 2 pixels"),
+    "no radius": ({"radius": float("nan")}, r"radius must be 2 pixels"),
+    "range": ({"shift_range": -1.0}, r"shift_range must be 0 to half the image"),
+    "far": ({"shift_range": 1e3}, r"shift_range must be .* got 1000 Å"),
+    "step": ({"shift_step": 0.0}, r"shift_step must be above 0 Å, got 0"),
+    "keep": ({"keep": "some"}, r"keep must be 'best' or 'all', got 'some'"),
+    "ctf": ({"ctf": "divide"}, r"ctf must be 'multiply', 'flip' or None, got 'divide'"),
+    "batch": ({"batch": 0}, r"batch must be 1 image at least, got 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_parameters(case):
+    options, message = BAD[case]
+    arguments = {"radius": 9 * PIXEL, "shift_range": PIXEL, **options}
+    images = stack(np.zeros((3, 24, 24), np.float32))
+    with pytest.raises(InputError, match=message):
+        align_images(images, as_references(views((24, 24), 2)), **arguments)
+
+
+def test_bad_images_and_references():
+    options = {"radius": 9 * PIXEL, "shift_range": PIXEL}
+    images, good = stack(np.zeros((3, 24, 24), np.float32)), as_references(views((24, 24), 2))
+    with pytest.raises(InputError, match=r"dims \(image, y, x\), got \('a', 'y', 'x'\)"):
+        align_images(images.rename(image="a"), good, **options)
+    with pytest.raises(InputError, match="hold no image"):
+        align_images(images[:0], good, **options)
+    with pytest.raises(InputError, match="carry no pixel_size"):
+        align_images(images.drop_attrs(), good, **options)
+    with pytest.raises(InputError, match="pixel_size must be above 0"):
+        align_images(images.assign_attrs(pixel_size=0.0), good, **options)
+    with pytest.raises(InputError, match="references are of 25 × 24 pixels, images of 24 × 24"):
+        align_images(images, as_references(np.ones((1, 25, 24))), **options)
+    with pytest.raises(InputError, match="one image at least"):
+        align_images(images, good[:0], **options)
+    with pytest.raises(InputError, match=r"pixel size of 3 Å, images of 2\.5 Å"):
+        align_images(images, good.assign_attrs(pixel_size=3.0), **options)
+    with pytest.raises(InputError, match="reference 2 is constant"):
+        align_images(images, good * xr.DataArray([1.0, 0.0], dims="class"), **options)
+    broken = good.copy(deep=True)
+    broken[0, 0, 0] = np.nan
+    with pytest.raises(InputError, match="reference 1 is not finite"):
+        align_images(images, broken, **options)
+    # Only beyond the disc is there anything: told when the plan is made.
+    rim = np.zeros((1, 24, 24), np.float32)
+    rim[0, 0, 0] = 1
+    with pytest.raises(InputError, match="reference 1 is constant within the radius of 20 Å"):
+        plan_alignment2d(rim, radius=20.0, shift_range=0.0, pixel_size=PIXEL)
+    plan = plan_alignment2d(good.to_numpy(), radius=9, shift_range=1)
+    with pytest.raises(InputError, match="shape of the references, 24 × 24 pixels"):
+        align_batch(np.zeros((2, 24, 23), np.float32), plan)
+
+
+def test_no_images_at_all():
+    plan = plan_alignment2d(views((24, 24), 2), radius=9, shift_range=1)
+    assert align_batch(np.zeros((0, 24, 24), np.float32), plan).shape == (0,)
+    assert align_batch(np.zeros((0, 24, 24)), plan, every_class=True).shape == (0, 2)
+
+
+def test_whole_numbers_and_other_orders_in_memory():
+    references = views((24, 24), 2, radius=7)
+    images, _, _ = shown(references, 6)
+    whole = np.round(100 * images).astype(np.int16)
+    plan = plan_alignment2d(references, radius=9, shift_range=1)
+    want = align_batch(whole.astype(np.float32), plan)
+    assert (align_batch(whole, plan) == want).all()
+    assert (align_batch(np.asfortranarray(whole), plan) == want).all()
+    assert (align_batch(whole.astype(">f8"), plan) == want).all()
+
+
+@pytest.mark.parametrize("shift_range", [0.0, 0.9, 1.0, 2.0, 3.7])
+def test_grid_of_shifts(shift_range):
+    shifts, searched, around = shift_grid(shift_range, 1.0)
+    axis = np.arange(-5, 6)
+    y, x = np.meshgrid(axis, axis, indexing="ij")
+    inside = {
+        (a, b) for a, b in zip(y.ravel(), x.ravel(), strict=True) if np.hypot(a, b) <= shift_range
+    }
+    assert {tuple(s) for s in shifts[:searched].astype(int)} == inside
+    assert (shifts[0] == 0).all()
+    offsets = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    for shift, nine in zip(shifts[:searched], around, strict=True):
+        assert [tuple(s) for s in shifts[nine] - shift] == offsets
+
+
+def test_what_relion_reads_of_a_table_is_the_pose(tmp_path):
+    """Aligned, written as STAR, read by RELION's names, and drawn by RELION's own formulas."""
+    import starfile
+
+    from tomodask.data.image_table import write_image_table
+
+    references = views((41, 41), 1, radius=12)
+    images, _, _ = shown(references, 6)
+    table = align_images(
+        stack(images), as_references(references), radius=15 * PIXEL, shift_range=3 * PIXEL
+    ).compute()
+    assert table["mirror"].nunique() == 2
+    names = [f"{i + 1:06d}@stack.mrcs" for i in range(len(table))]
+    write_image_table(table.assign(image=names), tmp_path / "aligned.star", pixel_size=PIXEL)
+    rows = starfile.read(tmp_path / "aligned.star")["particles"]
+    y, x = np.indices((41, 41)) - 20
+    for image, (_, row) in zip(images, rows.iterrows(), strict=True):
+        # RELION moves an image by its origin, then looks the reference up at A⁻¹ of each pixel.
+        x_moved = x + row["rlnOriginXAngst"] / PIXEL
+        y_moved = y + row["rlnOriginYAngst"] / PIXEL
+        a = np.deg2rad(row["rlnAnglePsi"])
+        u, v = np.cos(a) * x_moved - np.sin(a) * y_moved, np.sin(a) * x_moved + np.cos(a) * y_moved
+        if row["rlnAngleTilt"] == 180:  # half a turn about y
+            u = -u
+        drawn = looked_up(references[0], v, u)
+        assert np.corrcoef(drawn.ravel(), image.ravel())[0, 1] > 0.995

@@ -1,0 +1,433 @@
+"""2D averaging as a job: right, kept by rounds, and killed at any moment it ends with the same."""
+
+import logging
+import re
+import sys
+import types
+from pathlib import Path
+
+import dask
+import dask.array as da
+import numpy as np
+import pandas as pd
+import pytest
+import xarray as xr
+from click.testing import CliRunner
+from helpers import killed_at, run_killed
+
+from tomodask.cli import main
+from tomodask.data.class_averages import class_table, read_class_table, write_class_table
+from tomodask.data.image_table import read_image_table
+from tomodask.data.images import image_table, images_array, open_images, save_images
+from tomodask.data.particles import read_particles
+from tomodask.data.subtomogram_table import subtomogram_dataset
+from tomodask.data.subtomograms import save_subtomograms
+from tomodask.errors import InputError
+from tomodask.planar.round2d import Round2D
+from tomodask.project import averaging2d, averaging2d_steps
+from tomodask.project.averaging2d import average2d, open_average2d
+from tomodask.project.averaging2d_rounds import read_round2d, write_round2d
+from tomodask.project.averaging2d_view import _NotebookGallery
+from tomodask.simulation.phantom import phantom_particle
+from tomodask.simulation.views import phantom_images, phantom_views
+
+SETTINGS = {"radius": 140.0, "shift_range": 20.0, "embed": 0, "rounds": 4}
+
+
+@pytest.fixture(autouse=True)
+def report_writer(monkeypatch):
+    """No pictures but for the tests that look at them: they are given what writes them."""
+    real = averaging2d_steps.write_averaging2d_report
+    monkeypatch.setattr(
+        averaging2d_steps,
+        "write_averaging2d_report",
+        lambda folder: (folder.path / "report.html").write_text(""),
+    )
+    return real
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Images of two views in a stack, views to begin with, and the truth."""
+    folder = tmp_path_factory.mktemp("input")
+    images, truth = phantom_images(60, views=2, box=32, pixel_size=12.0, snr=0.5, seed=4)
+    views = phantom_views(2, box=32, pixel_size=12.0, seed=4)
+    with dask.config.set(scheduler="synchronous"):
+        save_images(images, folder / "stack.mrcs")
+        save_images(
+            images_array(views.to_numpy(), pd.DataFrame(index=range(2)), pixel_size=12.0),
+            folder / "views.mrcs",
+        )
+    return folder, truth
+
+
+def averaged(files, output, **options):
+    folder, _ = files
+    given = {"references": folder / "views.mrcs", **SETTINGS, **options}
+    return average2d(folder / "stack.mrcs", output=output, scheduler="synchronous", **given)
+
+
+@pytest.fixture(scope="module")
+def finished(files, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(
+            averaging2d_steps,
+            "write_averaging2d_report",
+            lambda folder: (folder.path / "report.html").write_text(""),
+        )
+        return averaged(files, tmp_path_factory.mktemp("whole") / "out")
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """All results; of a STAR all but the line in which it tells when it was written."""
+    out = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".mrcs", ".star", ".csv", ".npz"):
+            whole = path.read_bytes()
+            if whole.startswith(b"# Created"):
+                whole = whole.partition(b"\n")[2]
+            out[str(path.relative_to(folder))] = whole
+    return out
+
+
+def test_finds_views_and_poses_and_keeps_every_round(files, finished):
+    folder, truth = files
+    table = finished.table
+    assert (table["class"].to_numpy() == truth["class"].to_numpy()).mean() > 0.95
+    same = table["mirror"].to_numpy() == truth["mirror"].to_numpy()
+    turned = (table["psi"].to_numpy() - truth["psi"].to_numpy() + 180) % 360 - 180
+    assert same.mean() > 0.95
+    assert np.median(np.abs(turned[same])) < 2
+    moved = np.hypot(
+        *(table[name].to_numpy() - truth[name].to_numpy() for name in ("shift_y", "shift_x"))
+    )
+    assert np.median(moved) < 12.0
+    assert finished.history["round"].tolist() == list(range(1, len(finished.history) + 1))
+    assert {p.name for p in (finished.output / "round_01").iterdir()} == {
+        "averages.mrcs", "half1.mrcs", "half2.mrcs", "classes.star", "classes.csv", "frc.csv",
+        "state.npz",
+    }  # fmt: skip
+    again = open_images(finished.output / "averages.mrcs")
+    np.testing.assert_array_equal(again, finished.averages)
+    np.testing.assert_array_equal(open_images(finished.output / "averages.zarr"), again)
+    assert again.attrs["pixel_size"] == 12
+    listed = image_table(open_images(finished.particles))
+    assert listed["class"].tolist() == table["class"].tolist()
+    assert listed["mirror"].tolist() == table["mirror"].tolist()
+    np.testing.assert_allclose(listed["psi"], table["psi"], rtol=1e-9)
+    np.testing.assert_array_equal(
+        open_images(finished.particles), open_images(folder / "stack.mrcs")
+    )
+    as_csv = read_image_table(finished.output / "particles.csv")
+    np.testing.assert_array_equal(as_csv["psi"], table["psi"])
+    classes = read_class_table(finished.output / "classes.star")
+    assert classes["images"].tolist() == finished.round.counts.tolist()
+
+
+def test_a_round_in_a_folder_is_the_round(finished, tmp_path):
+    state = finished.round
+    table = state.table.assign(reason=[None, "constant"] + [""] * 58)
+    odd = Round2D(**{**vars(state), "table": table})
+    write_round2d(tmp_path / "one", odd)
+    again = read_round2d(tmp_path / "one")
+    for name in ("references", "averages", "halves"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(odd, name))
+    for name in ("table", "frc", "history"):
+        pd.testing.assert_frame_equal(
+            getattr(again, name), getattr(odd, name), check_exact=True, check_index_type=False
+        )
+    assert (again.number, again.settled, again.pixel_size) == (odd.number, odd.settled, 12.0)
+
+
+def test_what_is_finished_is_not_done_again_and_more_rounds_may_follow(
+    files, finished, tmp_path, monkeypatch
+):
+    def never(*args, **kwargs):
+        raise AssertionError("a cluster was started")
+
+    with monkeypatch.context() as context:
+        context.setattr(averaging2d, "connect", never)
+        again = averaged(files, finished.output)
+        pd.testing.assert_frame_equal(again.history, finished.history, check_exact=True)
+    one = averaged(files, tmp_path / "out", rounds=1)
+    assert len(one.history) == 1
+    assert not one.settled
+    seen = []
+    more = averaged(files, tmp_path / "out", on_round=seen.append)
+    assert [state.number for state in seen] == more.history["round"].tolist()[1:]
+    assert results(tmp_path / "out") == results(finished.output)
+
+
+AVERAGES = """
+    from tomodask.project.averaging2d import average2d
+    images, references, output = sys.argv[1:]
+    average2d(images, references=references, output=output, scheduler="synchronous", **SETTINGS)
+"""
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bytes(files, finished, tmp_path):
+    folder, _ = files
+    arguments = [folder / "stack.mrcs", folder / "views.mrcs", tmp_path / "out"]
+    moments = (
+        ("round_01/batches/batch000000.npy", "after"),
+        ("round_02/state.npz", "after"),
+        ("out/particles.star", "before"),
+    )
+    killed_at(AVERAGES.replace("SETTINGS", repr(SETTINGS)), arguments, moments)
+    so_far = open_average2d(tmp_path / "out")
+    assert so_far.history["round"].tolist() == finished.history["round"].tolist()
+    averaged(files, tmp_path / "out")
+    assert results(tmp_path / "out") == results(finished.output)
+    hidden = [p.name for p in (tmp_path / "out").rglob(".*") if p.name != ".lock"]
+    assert hidden == []
+    assert not list((tmp_path / "out").rglob("batches"))
+
+
+def test_killed_wherever_it_was_it_goes_on(files, finished, tmp_path):
+    folder, _ = files
+    out = tmp_path / "out"
+    script = f"""
+        from tomodask.project.averaging2d import average2d
+        average2d({str(folder / "stack.mrcs")!r}, references={str(folder / "views.mrcs")!r},
+                  output={str(out)!r}, scheduler="synchronous", **{SETTINGS!r})
+    """
+    run_killed(script, (out / "round_01" / "state.npz").exists)
+    averaged(files, out)
+    assert results(out) == results(finished.output)
+
+
+def test_a_run_that_was_stopped_is_looked_at_and_goes_on(files, finished, tmp_path):
+    def stop(state):
+        if state.number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        averaged(files, tmp_path / "out", on_round=stop)
+    so_far = open_average2d(tmp_path / "out")
+    assert so_far.history["round"].tolist() == [1, 2]
+    assert so_far.averages.dims == ("class", "y", "x")
+    assert not so_far.report.exists()
+    averaged(files, tmp_path / "out")
+    assert results(tmp_path / "out") == results(finished.output)
+    with pytest.raises(InputError, match="no folder of a run"):
+        open_average2d(tmp_path)
+
+
+def test_the_report_is_whole_while_it_works(files, tmp_path, monkeypatch, report_writer):
+    monkeypatch.setattr(averaging2d_steps, "write_averaging2d_report", report_writer)
+    monkeypatch.setattr(averaging2d_steps, "_PATIENCE", 0.0)
+
+    def stop(state):
+        if state.number == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        averaged(files, tmp_path / "out", on_round=stop)
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "still at work" in page
+    assert "this page shows round 1" in page
+    assert "http-equiv" in page  # it loads itself again
+    assert page.count("<img") == 4
+
+
+def test_chunks_and_where_images_lie_change_no_bit(files, finished, tmp_path):
+    folder, _ = files
+    stack = open_images(folder / "stack.mrcs")
+    result = average2d(
+        stack.copy(data=da.from_array(stack.to_numpy(), chunks=(7, 20, 9))),
+        output=tmp_path / "out", references=folder / "views.mrcs", scheduler="synchronous",
+        **SETTINGS,
+    )  # fmt: skip
+    for name in ("averages", "halves", "references"):
+        np.testing.assert_array_equal(getattr(result.round, name), getattr(finished.round, name))
+    pd.testing.assert_frame_equal(result.table, finished.table, check_exact=True)
+
+
+def test_without_references_one_class_and_several_with_the_report(
+    files, tmp_path, monkeypatch, report_writer
+):
+    monkeypatch.setattr(averaging2d_steps, "write_averaging2d_report", report_writer)
+    _, truth = files
+    one = averaged(files, tmp_path / "one", references=None, rounds=2)
+    assert one.averages.shape == (1, 32, 32)
+    assert one.round.counts.tolist() == [60]
+    several = averaged(files, tmp_path / "several", references=None, classes=2, rounds=6, embed=40)
+    both = pd.crosstab(several.table["class"].to_numpy(), truth["class"].to_numpy()).to_numpy()
+    assert both.max(axis=1).sum() >= 50  # purity
+    page = several.report.read_text()
+    assert page.count("<img") == 5
+    assert "http-equiv" not in page  # it does not load itself again
+    for word in ("Class averages", "Likeness", "Poses", "tomodask average2d"):
+        assert word in page
+    points = pd.read_csv(several.output / "embedding.csv")
+    assert len(points) == 40
+    assert one.report.read_text().count("<img") == 4
+    assert not (one.output / "embedding.csv").exists()
+
+
+def test_bad_images_are_named_and_set_aside(tmp_path, caplog, files, monkeypatch, report_writer):
+    monkeypatch.setattr(averaging2d_steps, "write_averaging2d_report", report_writer)
+    folder, _ = files
+    values = open_images(folder / "stack.mrcs").to_numpy()
+    values[3, 5, 5], values[8] = np.nan, 2.5
+    stack = images_array(values, pd.DataFrame({"image": [f"{i:06d}@a.mrcs" for i in range(1, 61)]}),
+                         pixel_size=12.0)  # fmt: skip
+    with caplog.at_level(logging.WARNING, "tomodask"):
+        result = average2d(stack, output=tmp_path / "out", references=folder / "views.mrcs",
+                           scheduler="synchronous", **{**SETTINGS, "rounds": 2})  # fmt: skip
+    said = "2 images are set aside, they have class 0: 000004@a.mrcs (not finite), 000009@a.mrcs"
+    assert said in caplog.text
+    assert result.round.counts.sum() == 58
+    table = read_image_table(result.particles)
+    assert table["class"].tolist().count(0) == 2
+    assert table["reason"].tolist()[3] == "not finite"
+    assert np.isnan(table["psi"][3])
+    page = result.report.read_text()
+    assert "Set aside" in page
+    assert "000009@a.mrcs" in page
+
+
+def test_projections_of_boxes_tell_particles_from_rings(tmp_path):
+    particle, ring = phantom_particle(), phantom_particle("decoy")
+    rng = np.random.default_rng(3)
+    kinds = rng.integers(0, 2, 24)
+    from scipy.spatial.transform import Rotation
+
+    boxes = np.stack(
+        [
+            (ring if kind else particle).density(
+                box=28, voxel_size=12.0, shift_zyx=rng.uniform(-12, 12, 3),
+                rotation=Rotation.from_euler("z", rng.uniform(0, 360), degrees=True),
+            )
+            for kind in kinds
+        ]
+    )  # fmt: skip
+    boxes += rng.normal(scale=boxes.std(), size=boxes.shape).astype(np.float32)
+    table = pd.DataFrame({"tomogram": "t", "z": 1.0, "y": 2.0, "x": np.arange(24.0)})
+    with dask.config.set(scheduler="synchronous"):
+        save_subtomograms(
+            subtomogram_dataset(
+                da.from_array(boxes, chunks=(5, 28, 28, 28)), table, voxel_size=12.0, attrs={}
+            ),
+            tmp_path / "boxes.zarr",
+        )  # fmt: skip
+    result = average2d(
+        tmp_path / "boxes.zarr", output=tmp_path / "out", project="z", classes=2,
+        scheduler="synchronous", **{**SETTINGS, "rounds": 8},
+    )  # fmt: skip
+    both = pd.crosstab(result.table["class"].to_numpy(), kinds).to_numpy()
+    assert both.max(axis=1).sum() >= 22
+    cleaned = read_particles(result.particles)
+    np.testing.assert_allclose(cleaned["x"], table["x"], rtol=1e-9)
+    assert cleaned["class"].tolist() == result.table["class"].tolist()
+    np.testing.assert_allclose(cleaned["planar_psi"], result.table["psi"], rtol=1e-9)
+    assert cleaned["image"].str.endswith("boxes.zarr").all()
+
+
+def test_bad_input_is_refused_before_any_work(files, finished, tmp_path, monkeypatch):
+    def never(*args, **kwargs):
+        raise AssertionError("a cluster was started")
+
+    monkeypatch.setattr(averaging2d, "connect", never)
+    folder, _ = files
+    stack = open_images(folder / "stack.mrcs")
+    constant = xr.DataArray(np.ones((2, 32, 32)), dims=("class", "y", "x"))
+    for options, said in (
+        ({"classes": 61, "references": None}, "at most the number of images, 60, got 61"),
+        ({"classes": 3}, "classes is 3 and there are 2 references"),
+        ({"classes": 0, "references": None}, "classes must be a whole number, at least 1, got 0"),
+        ({"radius": 400.0}, "radius 400 Å is 33.3 pixels and reaches beyond images of 32 × 32"),
+        ({"radius": "wide"}, "radius must be a number, got 'wide'"),
+        ({"shift_range": -1.0}, "shift_range"),
+        ({"rounds": 0}, "rounds must be a whole number, at least 1, got 0"),
+        ({"rounds": 100}, "rounds must be at most 99, got 100"),
+        ({"embed": -1}, "embed must be a whole number, at least 0, got -1"),
+        ({"ctf": "multiply"}, "images carry no defocus_u"),
+        ({"ctf": "best"}, "ctf must be 'multiply', 'flip' or None, got 'best'"),
+        ({"resolution": 3.0}, "resolution must be at least two pixels, 24 Å, got 3"),
+        ({"project": "x"}, "project must be 'z'"),
+        ({"thickness": 30.0}, "thickness is of projections"),
+        ({"references": constant}, "reference 1 is constant or not finite"),
+        ({"references": constant[:, :30]}, "references must have 32×32 pixels"),
+        ({"references": constant.assign_attrs(pixel_size=6.0)}, "references' pixels are 6 Å"),
+        ({"seed": -1}, "seed must be a whole number, at least 0, got -1"),
+    ):
+        with pytest.raises(InputError, match=said):
+            averaged(files, tmp_path / "none", **options)
+    with pytest.raises(InputError, match=r"must be square, got 32 rows of 30 pixels"):
+        average2d(stack[:, :, :30], output=tmp_path / "none", **SETTINGS)
+    with pytest.raises(InputError, match=r"dims \(image, y, x\)"):
+        average2d(stack[0], output=tmp_path / "none", **SETTINGS)
+    with pytest.raises(InputError, match=r"another run: radius is 140.0 there and 130.0 here"):
+        averaged(files, finished.output, radius=130.0)
+    assert not (tmp_path / "none").exists()
+
+
+def test_the_command_tells_what_it_found_and_refuses_in_a_sentence(files, finished):
+    folder, _ = files
+    words = [
+        "average2d", folder / "stack.mrcs", "-o", finished.output, "--reference",
+        folder / "views.mrcs", "--radius", 140, "--shift", 20, "--embed", 0, "--rounds", 4,
+        "--scheduler", "synchronous",
+    ]  # fmt: skip
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    assert re.search(
+        r"60 images in 2 classes, 0 set aside, \d rounds.* best resolution", done.output
+    )
+    assert f"report: {finished.report}" in done.output
+    done = CliRunner().invoke(main, [str(word) for word in [*words, "--ctf", "flip"]])
+    assert done.exit_code == 2
+    assert "images carry no defocus_u" in done.output
+    assert done.output.count("\n") == 1
+
+
+def test_the_command_of_a_call_is_the_one_to_type(files):
+    command = averaging2d._command(
+        {"images": "a.star", "output": "out", "radius": 90.0, "shift_range": 10.0, "mirror": False,
+         "equal": True, "classes": 5, "references": None, "overwrite": True}
+    )  # fmt: skip
+    assert command == (
+        "tomodask average2d a.star -o out --radius 90 --shift 10 --no-mirror --equal --classes 5"
+    )
+
+
+def test_in_a_notebook_the_averages_are_drawn_again_in_place(finished, monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, one):
+            shown.append(("update", type(one).__name__))
+
+    def display(one, display_id=None):
+        shown.append(("display", type(one).__name__))
+        return Handle()
+
+    class Image:
+        def __init__(self, data):
+            assert data.startswith(b"\x89PNG")
+
+    class Pretty:
+        def __init__(self, data):
+            assert data.startswith("round 1")
+
+    module = types.ModuleType("IPython.display")
+    module.Image, module.Pretty, module.display = Image, Pretty, display
+    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    monkeypatch.setitem(sys.modules, "IPython.display", module)
+    view = _NotebookGallery()
+    row = {**finished.history.iloc[0].to_dict(), "seconds": 1.0}
+    row["round"] = 1
+    for _ in range(2):
+        view.show(row, finished.round)
+    view.close()
+    assert shown == [
+        ("display", "Image"), ("display", "Pretty"), ("update", "Image"), ("update", "Pretty")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("suffix", [".star", ".csv"])
+def test_a_table_of_classes_comes_back(tmp_path, suffix):
+    table = class_table([30, 10, 0], [12.5, np.inf, np.inf])
+    write_class_table(table, tmp_path / f"classes{suffix}")
+    pd.testing.assert_frame_equal(read_class_table(tmp_path / f"classes{suffix}"), table)

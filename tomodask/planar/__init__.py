@@ -1,0 +1,1 @@
+"""2D multireference and reference-free alignment."""
