@@ -28,11 +28,11 @@ $(VENV)/.segmentation: $(VENV)/.core
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.segmentation
-	$(PIP) install -q $(CONSTRAINTS) -e '.[segmentation,training,test]'
+	$(PIP) install -q $(CONSTRAINTS) -e '.[segmentation,training,planar,test]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test
-	$(PIP) install -q $(CONSTRAINTS) -e '.[segmentation,training,test,lint]'
+	$(PIP) install -q $(CONSTRAINTS) -e '.[segmentation,training,planar,test,lint]'
 	@touch $@
 
 demo: $(VENV)/.segmentation
