@@ -227,6 +227,10 @@ def test_finished_batches_are_not_done_again(tmp_path, monkeypatch):
     got = align_subtomograms(dataset, reference, **job).compute()
     assert len(done) == 2
     pd.testing.assert_frame_equal(got, want, check_exact=True)
+    files[1].write_bytes(files[0].read_bytes())  # of other particles: done again
+    got = align_subtomograms(dataset, reference, **job).compute()
+    assert len(done) == 3
+    pd.testing.assert_frame_equal(got, want, check_exact=True)
 
 
 def test_checkpoint_of_another_job_is_refused(tmp_path):
@@ -353,7 +357,7 @@ def test_scores_of_other_references_do_not_stay():
         ({"angular_step": 0.5}, "angular_step must be within 1 to 90°, got 0.5"),
         ({"shift_range": 900.0}, "within 0 to 160 Å, half the box, got 900"),
         ({"resolution": 12.0}, "at least two voxels, 20 Å, got 12"),
-        ({"diameter": 900.0}, "40 to 320 Å, got 900"),
+        ({"diameter": 900.0}, "40 to 320 Å, got 900$"),
         ({"tilt_range": (60, -60)}, "tilt_range must rise within -90 to 90°, got 60 to -60"),
         ({"candidates": 0}, "candidates must be at least 1, got 0"),
         ({"batch": 0}, "batch must be at least 1, got 0"),

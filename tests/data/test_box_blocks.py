@@ -10,7 +10,7 @@ import xarray as xr
 from dask._task_spec import DataNode, Task, execute_graph
 
 from tomodask.data.box_blocks import BoxBlocks, join, partition_edges
-from tomodask.data.subtomograms import lazy_boxes
+from tomodask.data.subtomograms import chosen_boxes, lazy_boxes
 
 N = 4
 
@@ -129,3 +129,24 @@ def test_stored_blocks_are_read_by_the_tasks_that_take_them():
         taken, graph = BoxBlocks(named(data), 3).taken_by(np.array([0, 3, 6]))
         assert all(node.dependencies <= graph.keys() for node in taken)
         assert any(isinstance(node, DataNode) for node in graph.values())
+
+
+@pytest.mark.parametrize("rows", [[3, 90, 41, 7], list(range(1, 100, 2)), [5, 5]], ids=len)
+def test_of_chosen_boxes_those_alone_are_read(rows):
+    read = []
+    rows = np.asarray(rows, np.int64)
+    whole = xr.Dataset(
+        {"subtomogram": named(lazy_boxes([Counted(i, read) for i in range(100)], (N,) * 3))},
+        coords={"particle": np.arange(100), "image": ("particle", [f"b{i}" for i in range(100)])},
+        attrs={"voxel_size": 2.0},
+    )
+    some = chosen_boxes(whole, rows)
+    assert not read
+    some.compute(scheduler="sync")
+    assert sorted(read) == sorted(rows.tolist())
+    assert some.subtomogram.data.name == chosen_boxes(whole, rows).subtomogram.data.name
+    # of what has been worked on, or is there, it is Dask's own choice
+    worked = whole.assign(subtomogram=whole["subtomogram"] + 1)
+    for boxes in (whole, worked, whole.compute(), whole.persist(scheduler="sync")):
+        got, want = chosen_boxes(boxes, rows), boxes.isel(particle=rows)
+        xr.testing.assert_identical(got.compute(scheduler="sync"), want.compute(scheduler="sync"))

@@ -24,6 +24,7 @@ from tomodask.rounds.classes import (
     measured_values,
     posteriors,
     reassigned,
+    short_classes,
 )
 from tomodask.rounds.superposition import Motion, turned_map
 from tomodask.simulation.phantom import phantom_particle
@@ -104,6 +105,23 @@ def test_an_empty_class_takes_the_worst_of_the_largest():
     same, none = fill_empty(weights[:, :2], scores[:, :2], half, least=2)
     assert none == []
     np.testing.assert_array_equal(same, weights[:, :2])
+
+
+def test_classes_that_lie_in_one_half_each_fill_one_another():
+    """Of five and five particles each class has one in a half; none may have none in the end."""
+    for sizes in ((4, 1, 1, 4), (5, 0, 0, 5), (6, 1, 2, 2), (0, 7, 3, 1)):
+        which = np.repeat([0, 1, 0, 1], sizes)
+        half = np.repeat([1, 1, 2, 2], sizes)
+        weights = np.eye(2)[which]
+        scores = np.random.default_rng(0).random(weights.shape)
+        full, filled = fill_empty(weights, scores, half, least=2)
+        assert filled
+        assert short_classes(weights, half, least=2)
+        np.testing.assert_array_equal(full.sum(1), 1)
+        assert all(full[half == h].sum(0).min() >= 1 for h in (1, 2))
+    full, _ = fill_empty(np.eye(2)[np.repeat([0, 1, 0, 1], (5, 0, 0, 5))], np.zeros((10, 2)),
+                         np.repeat([1, 2], 5), least=2)  # fmt: skip
+    assert short_classes(full, np.repeat([1, 2], 5), least=2) == []
 
 
 def test_particles_that_are_set_aside_fill_no_class():

@@ -7,12 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from alignment.scenes import boxes
+from dask.utils import key_split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from tomodask.arrays.symmetry import symmetry_group
 from tomodask.data.particles import with_orientations
+from tomodask.data.subtomograms import open_subtomograms, save_subtomograms
 from tomodask.errors import InputError
 from tomodask.rounds.half_sets import half_sets
 from tomodask.rounds.iterations import (
@@ -105,6 +107,40 @@ def test_one_half_knows_nothing_of_the_other():
         one.loc[half == 1, POSE], two.loc[half == 1, POSE], check_exact=True
     )
     assert (one.loc[half == 2, "score"] != two.loc[half == 2, "score"]).all()
+
+
+def test_each_half_reads_its_own_boxes(tmp_path):
+    """In the tasks that search them: none is read for both, none waits in memory for the other."""
+    dataset, _, reference = boxes(60)
+    save_subtomograms(dataset, tmp_path / "boxes.zarr")
+    stored = open_subtomograms(tmp_path / "boxes.zarr")
+    half = np.random.default_rng(0).permutation(60) % 2 + 1
+    low = start_reference(np.asarray(reference), PLAN)
+    (ready,) = dask.optimize(
+        align_halves(stored, half, (low, low), Search(1, 60.0, 40.0, None), PLAN)
+    )
+    graph = dict(ready.__dask_graph__())
+    named = [key_split(key) for key in graph]
+    assert {name: named.count(name) for name in set(named)} == {
+        "search": 4, "refine": 4, "best": 2, "plan": 2, "settings": 2, "pose_table": 2,
+        "together": 1,
+    }  # fmt: skip
+    found = ready.compute()
+    want = align_halves(dataset, half, (low, low), Search(1, 60.0, 40.0, None), PLAN).compute()
+    pd.testing.assert_frame_equal(found[POSE], want[POSE], check_exact=True)
+
+
+def test_rounds_do_not_name_those_set_aside_each_time(caplog):
+    dataset, _, reference = boxes(6)
+    values = dataset["subtomogram"].to_numpy().copy()
+    values[3] = 0.0
+    dataset["subtomogram"] = (("particle", "z", "y", "x"), values)
+    low = start_reference(np.asarray(reference), PLAN)
+    half = np.array([1, 2] * 3)
+    search = Search(1, 60.0, 40.0, None)
+    found = align_halves(dataset, half, (low, low), search, PLAN).compute()
+    assert found["reason"].fillna("").ne("").tolist() == [False] * 3 + [True] + [False] * 2
+    assert "set aside" not in caplog.text
 
 
 def test_rows_of_several_references_stay_with_their_particle():

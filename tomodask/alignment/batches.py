@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,7 @@ class BatchFolder:
         if self.path is None:
             return
         file = Path(self.path, f"{name}.npy")
-        aside = file.with_name(f"{file.name}.{os.getpid()}.part")
+        aside = _aside(file)
         try:
             with aside.open("wb") as out:
                 np.save(out, rows)
@@ -76,7 +77,12 @@ class BatchFolder:
             ) from error
 
 
+def _aside(path: Path) -> Path:
+    """By chance: processes on two machines, or in two containers, may have the same number."""
+    return path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
+
+
 def _write_whole(path: Path, content: bytes) -> None:
-    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    aside = _aside(path)
     aside.write_bytes(content)
     aside.replace(path)

@@ -57,7 +57,7 @@ def check_alignment(
     """
     edge = box * voxel_size
     if not 1 <= angular_step <= 90:
-        raise InputError(f"angular_step must be within 1 to 90°, got {angular_step}")
+        raise InputError(f"angular_step must be within 1 to 90°, got {angular_step:g}")
     for name, value, least in (
         ("candidates", candidates, 1),
         ("batch", batch, 1),
@@ -68,25 +68,25 @@ def check_alignment(
             raise InputError(f"{name} must be at least {least}, got {value}")
     if shift_range is not None and not 0 <= shift_range <= edge / 2:
         raise InputError(
-            f"shift_range must be within 0 to {edge / 2:g} Å, half the box, got {shift_range}"
+            f"shift_range must be within 0 to {edge / 2:g} Å, half the box, got {shift_range:g}"
         )
     if resolution is not None and not resolution >= 2 * voxel_size:
         raise InputError(
-            f"resolution must be at least two voxels, {2 * voxel_size:g} Å, got {resolution}"
+            f"resolution must be at least two voxels, {2 * voxel_size:g} Å, got {resolution:g}"
         )
     if diameter is not None and not 4 * voxel_size <= diameter <= edge:
         raise InputError(
             f"diameter must be within 4 voxels and the box, {4 * voxel_size:g} to {edge:g} Å, "
-            f"got {diameter}"
+            f"got {diameter:g}"
         )
     finest = 2 * voxel_size if resolution is None else resolution
     if coarsest is not None and not finest < coarsest:
         raise InputError(
-            f"coarsest must be above the finest detail, {finest:g} Å, got {coarsest}; it leaves "
+            f"coarsest must be above the finest detail, {finest:g} Å, got {coarsest:g}; it leaves "
             "out what is larger"
         )
     if local is not None and not 0 <= local <= 180:
-        raise InputError(f"local must be within 0 to 180°, got {local}")
+        raise InputError(f"local must be within 0 to 180°, got {local:g}")
     for name, word, words in (
         ("keep", keep, ("best", "all")),
         ("method", method, ("fourier", "mbgd", "lm")),

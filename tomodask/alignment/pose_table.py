@@ -31,6 +31,7 @@ def pose_table(
     symmetry: str,
     classes: int,
     keep: str,
+    quiet: bool = False,
 ) -> pd.DataFrame:
     """The particle table with the best pose of each particle, or of each on every reference.
 
@@ -47,6 +48,8 @@ def pose_table(
     classes : int
         References; 0 where there is one alone, which is no class.
     keep : {"best", "all"}
+    quiet : bool
+        Do not log which particles are set aside.
 
     Returns
     -------
@@ -84,7 +87,8 @@ def pose_table(
     if aside.any():
         out.loc[aside, QUATERNION] = np.nan
         out["reason"] = np.asarray(FAULTS)[poses["fault"]]
-        _warn_of_those_aside(poses[aside], table)
+        if not quiet:
+            _warn_of_those_aside(poses[aside], table)
     return out
 
 

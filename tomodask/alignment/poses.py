@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,7 @@ def align_subtomograms(
     batch: int | None = None,
     split_every: int = 8,
     checkpoint: str | Path | None = None,
+    quiet: bool = False,
 ) -> Delayed:
     """Find the pose of each subtomogram: global search, then refinement of the best candidates.
 
@@ -120,6 +122,8 @@ def align_subtomograms(
         Partitions that one task of the reduction takes.
     checkpoint : path, optional
         A folder that keeps each finished batch; the same call goes on there.
+    quiet : bool
+        Do not log which particles are set aside: a worker would, out of the caller's sight.
 
     Returns
     -------
@@ -208,7 +212,10 @@ def align_subtomograms(
         tokenize(boxes.data), particles.identities, names,
     )  # fmt: skip
     folder = BatchFolder.open(checkpoint, job)
-    finished = [folder.read(batch_name(number), POSE) for number in range(len(edges) - 1)]
+    finished = [
+        _finished(folder, number, slice(*edge), len(volumes))
+        for number, edge in enumerate(pairwise(edges.tolist()))
+    ]
     done = [rows for rows in finished if rows is not None]
     left = [number for number, rows in enumerate(finished) if rows is None]
     parts: list[Any] = [np.concatenate(done)] if done else []
@@ -235,7 +242,17 @@ def align_subtomograms(
         )  # fmt: skip
         parts.append(best)
     poses_found = parts[0] if len(parts) == 1 else delayed(best_poses)(parts)
-    return delayed(pose_table)(table, poses_found, voxel_size, symmetry, classes, keep)
+    return delayed(pose_table)(table, poses_found, voxel_size, symmetry, classes, keep, quiet)
+
+
+def _finished(folder: BatchFolder, number: int, rows: slice, references: int) -> np.ndarray | None:
+    """The poses of a finished batch, if it holds one of each particle on each reference."""
+    found = folder.read(batch_name(number), POSE)
+    if found is None or not np.array_equal(
+        found["particle"], np.repeat(np.arange(rows.start, rows.stop), references)
+    ):
+        return None
+    return found
 
 
 def _given_poses(

@@ -38,8 +38,9 @@ __all__ = [
 
 #: Of a level: the share of the band's information on the rotation that it looks at, the share of
 #: all rotations that pass it, and how many pass at least.  So few rotations that all would pass the
-#: first are searched flat.
-_LEVELS = ((0.25, 0.25, 96), (0.45, 0.08, 64), (0.7, 0.025, 48))
+#: first are searched flat.  Of few, as with symmetry, little time would be saved by letting
+#: fewer pass, and at low signal some of the best lost.
+_LEVELS = ((0.25, 0.25, 256), (0.45, 0.08, 160), (0.7, 0.025, 96))
 #: Spacing of shifts, in parts of the box over a band's radius: half of it along an axis, the most a
 #: particle is off, is a phase of 1.4 rad at the rim of the band for a level, 1.3 rad in the end.
 _LEVEL_SHIFTS, SHIFTS = 0.45, 0.40

@@ -28,6 +28,7 @@ from tomodask.data.volumes import TOLERANCE, VolumeReader, cubic_voxel_size
 from tomodask.errors import InputError
 
 __all__ = [
+    "chosen_boxes",
     "extract_subtomograms",
     "is_box",
     "open_subtomograms",
@@ -253,11 +254,48 @@ def _open_box(
     return reader, cubic_voxel_size(path, sizes, reader.shape, voxel_size), tilts
 
 
-def lazy_boxes(readers: Sequence[VolumeReader], shape: tuple[int, ...]) -> da.Array:
-    """One array over boxes that are read one by one, many a task (`batch_size`)."""
+def chosen_boxes(subtomograms: xr.Dataset, rows: np.ndarray) -> xr.Dataset:
+    """Some of the boxes, as ``subtomograms.isel(particle=rows)``.  Lazy.
+
+    Boxes that are read from files are read anew, those alone and each once.  Dask would read whole
+    blocks and take them apart: half of all boxes, say, would have all read, and a block that two
+    halves share would lie in memory until both had worked on it.
+    """
+    boxes = subtomograms["subtomogram"]
+    readers = _readers(boxes.data)
+    if readers is None or not len(rows):
+        return subtomograms.isel(particle=rows)
+    data = lazy_boxes(
+        [readers[row] for row in rows], boxes.shape[1:], token=tokenize(boxes.data.name, rows)
+    )
+    some = subtomograms.drop_vars("subtomogram").isel(particle=rows)
+    return some.assign(subtomogram=(boxes.dims, data, boxes.attrs))
+
+
+def _readers(data: Any) -> list[VolumeReader] | None:
+    """What boxes are read by, where they are just as `lazy_boxes` made them."""
+    if not isinstance(data, da.Array):
+        return None
+    graph = data.dask.layers.get(data.name, {})
+    readers: list[VolumeReader] = []
+    for number in range(data.numblocks[0]):
+        node = graph.get((data.name, number, 0, 0, 0))
+        if not isinstance(node, Task) or node.func is not read_boxes:
+            return None
+        readers += node.args[0]
+    return readers
+
+
+def lazy_boxes(
+    readers: Sequence[VolumeReader], shape: tuple[int, ...], *, token: str | None = None
+) -> da.Array:
+    """One array over boxes that are read one by one, many a task (`batch_size`).
+
+    `token` tells them from others, by default what Dask makes of the readers.
+    """
     most = batch_size(len(readers), max(shape))
     starts = range(0, len(readers), most)
-    name = f"open-boxes-{tokenize(readers)}"
+    name = f"open-boxes-{token or tokenize(readers)}"
     graph = {
         (name, number, 0, 0, 0): Task(
             (name, number, 0, 0, 0), read_boxes, list(readers[start : start + most])

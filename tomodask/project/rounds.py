@@ -27,6 +27,7 @@ from tomodask.rounds.classes import (
     measured_values,
     posteriors,
     reassigned,
+    short_classes,
 )
 from tomodask.rounds.iterations import (
     Finished,
@@ -137,11 +138,15 @@ def _assigned(
     weights[~known] = 0.0
     filled = before.filled
     told: dict[str, Any] = {"refilled": [], "given_up": []}
-    full, empty = fill_empty(weights, scores, job.half, least=_LEAST)
+    empty = short_classes(weights, job.half, least=_LEAST)
     if empty and filled < job.reseeds:
-        weights, filled = full, filled + 1
-        told["refilled"] = [labels[one] for one in empty]
-    elif empty:
+        weights, refilled = fill_empty(weights, scores, job.half, least=_LEAST)
+        filled += 1
+        empty = short_classes(weights, job.half, least=_LEAST)  # there was not enough to fill
+        told["refilled"] = [labels[one] for one in refilled if one not in empty]
+    if len(empty) == count:  # each half fills another: one class of all goes on
+        empty.remove(int(weights.sum(0).argmax()))
+    if empty:
         told["given_up"] = [labels[one] for one in empty]
         weights[:, empty] = 0.0
         lost = known & (weights.sum(1) == 0)

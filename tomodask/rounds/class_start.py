@@ -15,9 +15,9 @@ and the division of least misfit gives the first references, low-passed, for bot
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import pandas as pd
 import scipy.ndimage
@@ -31,9 +31,11 @@ from tomodask.arrays.geometry import matrices_zyx
 from tomodask.arrays.sampling import cut_out, half_sphere, padded_spectrum, sample, soft_sphere
 from tomodask.arrays.symmetry import symmetry_group
 from tomodask.averaging.map_filters import from_half_sphere, low_pass_weights, shell_weighted
+from tomodask.data.box_blocks import BoxBlocks, partition_edges
 from tomodask.data.columns import QUATERNION, SHIFT
 from tomodask.data.particles import orientations
 from tomodask.data.subtomogram_table import batch_size, particle_table
+from tomodask.data.subtomograms import chosen_boxes
 from tomodask.errors import InputError
 from tomodask.rounds.start import as_fine, coarse_boxes
 
@@ -94,7 +96,7 @@ def class_maps(
         raise InputError(f"{classes} classes need {2 * classes} particles, got {len(known)}")
     rng = np.random.default_rng([seed, 2])
     rows = np.sort(rng.permutation(known)[: max(particles, 2 * classes)])
-    small = coarse_boxes(subtomograms.isel(particle=rows), resolution)
+    small = coarse_boxes(chosen_boxes(subtomograms, rows), resolution)
     n, edge = int(subtomograms.sizes["x"]), int(small.sizes["x"])
     voxel_size = float(small.attrs["voxel_size"])
     k = half_sphere(min(edge * voxel_size / resolution + 2, edge / 2 - 1))
@@ -151,12 +153,12 @@ def looks(
     matrices = matrices_zyx(orientations(poses))
     group = matrices_zyx(symmetry_group(symmetry))
     shifts = poses[list(SHIFT)].fillna(0.0).to_numpy(float) / voxel_size
-    lazy = boxes.data if isinstance(boxes.data, da.Array) else da.from_array(boxes.data)
     size = batch_size(len(table), n)
-    blocks = lazy.rechunk({0: size, 1: -1, 2: -1, 3: -1}).to_delayed().ravel()
+    blocks = BoxBlocks(boxes, size)
+    edges = partition_edges(blocks.chunks, size)
     parts = []
-    for number, block in enumerate(blocks):
-        here = slice(number * size, (number + 1) * size)
+    for block, edge in zip(blocks.joined(edges), pairwise(edges.tolist()), strict=True):
+        here = slice(*edge)
         mine, place = np.unique(kind[here], return_inverse=True)
         parts.append(
             delayed(_look, pure=True)(

@@ -46,6 +46,7 @@ __all__ = [
     "measured_values",
     "posteriors",
     "reassigned",
+    "short_classes",
 ]
 
 _SURE = 1e-3  # a share below is none
@@ -139,10 +140,18 @@ def reassigned(before: np.ndarray | None, after: np.ndarray) -> float:
     return float("nan") if before is None else float(np.mean(before != after))
 
 
+def short_classes(weights: np.ndarray, half: np.ndarray, *, least: int) -> list[int]:
+    """Classes, from 0, with less than `least` particles in a half; as of `fill_empty`."""
+    held = np.stack([weights[half == h].sum(0) for h in (1, 2)])
+    return [int(c) for c in np.flatnonzero(held.min(0) < least)]
+
+
 def fill_empty(
     weights: np.ndarray, scores: np.ndarray, half: np.ndarray, *, least: int
 ) -> tuple[np.ndarray, list[int]]:
-    """Give classes with too few particles the worst fitting half of the largest class.
+    """Give classes with too few particles the worst fitting half of the largest other class.
+
+    In a half where that has too few itself, of the one that is the largest there.
 
     Parameters
     ----------
@@ -163,14 +172,22 @@ def fill_empty(
     """
     weights, filled = weights.copy(), []
     for c in range(weights.shape[1]):
-        if min(weights[half == h, c].sum() for h in (1, 2)) >= least:
+        if c not in short_classes(weights, half, least=least):
             continue
-        largest = int(np.argmax(weights.sum(0)))
+        total = weights.sum(0)
+        total[c] = -1.0  # it may be the largest, with its particles in one half
         for h in (1, 2):
+            held = weights[half == h].sum(0)
+            mine, held[c] = held[c], -1.0
+            giver = int(np.argmax(total))
+            if held[giver] < 2 * least:
+                if mine >= least:
+                    continue  # it has enough here, and the giver none to spare
+                giver = int(np.argmax(held))
             # Particles that are set aside are of no class, and fill none.
-            mine = (half == h) & (weights.sum(1) > 0) & (weights.argmax(1) == largest)
-            members = np.flatnonzero(mine)
-            worst = members[np.argsort(scores[members, largest], kind="stable")]
+            of_giver = (half == h) & (weights.sum(1) > 0) & (weights.argmax(1) == giver)
+            members = np.flatnonzero(of_giver)
+            worst = members[np.argsort(scores[members, giver], kind="stable")]
             moving = worst[: len(worst) // 2]
             weights[moving] = 0.0
             weights[moving, c] = 1.0

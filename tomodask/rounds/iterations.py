@@ -31,6 +31,7 @@ from tomodask.averaging.map_filters import low_pass_weights, shell_weighted
 from tomodask.data.columns import QUATERNION, SHIFT
 from tomodask.data.particles import orientations
 from tomodask.data.subtomogram_table import particle_table
+from tomodask.data.subtomograms import chosen_boxes
 
 __all__ = [
     "Finished",
@@ -278,13 +279,14 @@ def align_halves(
             options["keep"] = keep
         parts.append(
             align_subtomograms(
-                subtomograms.isel(particle=rows),
+                chosen_boxes(subtomograms, rows),
                 _as_maps(own, plan.voxel_size),
                 angular_step=search.angular_step,
                 resolution=search.resolution,
                 diameter=plan.diameter,
                 symmetry=plan.symmetry,
                 checkpoint=None if checkpoint is None else Path(checkpoint, f"half{number}"),
+                quiet=True,  # of all rounds alike: the caller tells it once
                 **options,
             )
         )

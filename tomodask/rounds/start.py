@@ -30,6 +30,7 @@ from tomodask.alignment.poses import align_subtomograms
 from tomodask.arrays.resampling import fitted, resampled
 from tomodask.averaging.averages import average_subtomograms
 from tomodask.averaging.map_filters import centred, low_pass_weights, shell_weighted
+from tomodask.data.subtomograms import chosen_boxes
 from tomodask.errors import InputError
 from tomodask.rounds.axes import find_axes, symmetrised
 from tomodask.rounds.superposition import turned_map
@@ -158,7 +159,7 @@ def first_map(
     n = int(subtomograms.sizes["x"])
     rng = np.random.default_rng([seed, 1])
     rows = np.sort(rng.permutation(count)[: min(particles, count)])
-    small = coarse_boxes(subtomograms.isel(particle=rows), resolution)
+    small = coarse_boxes(chosen_boxes(subtomograms, rows), resolution)
     # A few megabytes, that all rounds of all attempts look at.
     boxes = np.asarray(compute(small["subtomogram"].data, label="first boxes"))
     sound = np.array([not box_fault(box) for box in boxes])
