@@ -15,13 +15,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 
 from tomodask.alignment.checks import FAULTS, box_fault
-from tomodask.alignment.measurement import FINER, LEAST_WEIGHT
 from tomodask.arrays.fourier import measured
-from tomodask.arrays.sampling import cut_out, half_sphere, padded_spectrum, soft_sphere, trilinear
+from tomodask.arrays.sampling import cut_out, half_sphere, padded_spectrum, soft_sphere
+from tomodask.arrays.turned_samples import sample_words
+from tomodask.averaging.adding import add_turned, add_turned_weighted
 
 __all__ = [
     "AMOUNT_UNIT",
@@ -36,8 +36,6 @@ __all__ = [
 
 #: Amounts of soft assignments are whole multiples of this.
 AMOUNT_UNIT = 2.0**-20
-
-_LEAST_WEIGHT = 0.2  # below, a Fourier voxel at a wedge's edge holds more leakage than particle
 
 
 @dataclass(frozen=True)
@@ -237,6 +235,7 @@ def average(
             reason = "its box holds one value only within its sphere"
             set_aside.append((int(entries.identities[first]), str(entries.names[first]), reason))
             continue
+        words = sample_words(spectrum)
         for i in rows:
             lookup, most = lookups[entries.kind[i]], max(largest[entries.kind[i]], 1.0)
             key = _exponent(math.sqrt(2) * top * most), _exponent(most**2)
@@ -250,16 +249,17 @@ def average(
             slot, share = entries.slot[i], whole * AMOUNT_UNIT
             one = bins[key]
             spare = _spare(size)
-            add = _add if lookup.ndim == 2 else _add_weighted
+            add = add_turned if lookup.ndim == 2 else add_turned_weighted
             for matrix in entries.matrices[i] @ cosets:
                 radial = np.zeros((3, size))
+                back = matrix[::-1, ::-1].T  # particle → reference, xyz
                 add(
-                    spectrum.values,
-                    np.float32(spectrum.padding),
+                    *words,
                     frequencies,
                     shells,
-                    matrix.astype(np.float32),
-                    (2 * np.pi / n * entries.shifts_zyx[i]).astype(np.float32),
+                    back.astype(np.float32),
+                    -(back @ entries.shifts_zyx[i][::-1]).astype(np.float32),
+                    n,
                     lookup,
                     share * 2.0 ** (bits - key[0]),
                     share * 2.0 ** (bits - key[1]),
@@ -305,81 +305,3 @@ def wedge_plane(n: int, tilt_range: tuple[float, float]) -> np.ndarray:
     m = n // 2 + 2
     z, x = np.arange(-m, m + 1)[:, None], np.arange(m + 1)
     return np.asarray(measured(z, x, tilt_range), np.float32)
-
-
-@numba.njit(cache=True, fastmath=True, nogil=True, inline="always")
-def _in_box(matrix, frequencies, j):  # type: ignore[no-untyped-def]
-    """Where a frequency of the reference lies in the particle's box, (z, y, x)."""
-    kz, ky, kx = frequencies[j, 0], frequencies[j, 1], frequencies[j, 2]
-    z = matrix[0, 0] * kz + matrix[0, 1] * ky + matrix[0, 2] * kx
-    y = matrix[1, 0] * kz + matrix[1, 1] * ky + matrix[1, 2] * kx
-    x = matrix[2, 0] * kz + matrix[2, 1] * ky + matrix[2, 2] * kx
-    return z, y, x
-
-
-@numba.njit(cache=True, fastmath=True, nogil=True, inline="always")
-def _put(values, padding, z, y, x, phase, w, scale, weight_scale, shell, data, weight, radial):  # type: ignore[no-untyped-def]
-    """Add one sample: whole multiples of the units to `data` and `weight`, bare to `radial`."""
-    re, im, _, _, _, _, _, _ = trilinear(values, padding * z, padding * y, padding * x)
-    angle = phase[0] * z + phase[1] * y + phase[2] * x
-    c, s = np.cos(angle), np.sin(angle)
-    wide = np.float64(w) * scale
-    data[0] += np.int64(np.rint(wide * (re * c - im * s)))
-    data[1] += np.int64(np.rint(wide * (re * s + im * c)))
-    radial[0, shell] += np.float64(re) * re + np.float64(im) * im
-    radial[1, shell] += np.float64(w) * w
-    radial[2, shell] += 1.0
-    return np.int64(np.rint(np.float64(w) * w * weight_scale))
-
-
-@numba.njit(cache=True, fastmath=True, nogil=True)
-def _add(  # type: ignore[no-untyped-def]
-    values, padding, frequencies, shells, matrix, phase, wedge, scale, weight_scale,
-    data, weight, radial,
-):  # fmt: skip
-    """Add one particle where it was measured, turned back and moved back."""
-    rim = wedge.shape[1] - 1
-    for j in range(frequencies.shape[0]):
-        z, y, x = _in_box(matrix, frequencies, j)
-        beam, across = (z, x) if x >= 0 else (-z, -x)
-        floor = np.floor(beam)
-        iz, ix = int(floor) + rim, int(across)
-        az, ax = beam - floor, across - ix
-        w = (1 - az) * ((1 - ax) * wedge[iz, ix] + ax * wedge[iz, ix + 1]) + az * (
-            (1 - ax) * wedge[iz + 1, ix] + ax * wedge[iz + 1, ix + 1]
-        )
-        if w < _LEAST_WEIGHT:
-            continue
-        weight[j] += _put(
-            values, padding, z, y, x, phase, w, scale, weight_scale, shells[j],
-            data[j], weight, radial,
-        )  # fmt: skip
-
-
-@numba.njit(cache=True, fastmath=True, nogil=True)
-def _add_weighted(  # type: ignore[no-untyped-def]
-    values, padding, frequencies, shells, matrix, phase, volume, scale, weight_scale,
-    data, weight, radial,
-):  # fmt: skip
-    """`_add` with the weights of a tilt series, looked up trilinearly."""
-    rim = volume.shape[2] - 1
-    for j in range(frequencies.shape[0]):
-        z, y, x = _in_box(matrix, frequencies, j)
-        sign = FINER if x >= 0 else -FINER
-        beam, axis, across = sign * z, sign * y, sign * x
-        floor, level = np.floor(beam), np.floor(axis)
-        iz, iy, ix = int(floor) + rim, int(level) + rim, int(across)
-        az, ay, ax = beam - floor, axis - level, across - ix
-        near = (1 - ay) * ((1 - ax) * volume[iz, iy, ix] + ax * volume[iz, iy, ix + 1]) + ay * (
-            (1 - ax) * volume[iz, iy + 1, ix] + ax * volume[iz, iy + 1, ix + 1]
-        )
-        far = (1 - ay) * (
-            (1 - ax) * volume[iz + 1, iy, ix] + ax * volume[iz + 1, iy, ix + 1]
-        ) + ay * ((1 - ax) * volume[iz + 1, iy + 1, ix] + ax * volume[iz + 1, iy + 1, ix + 1])
-        w = (1 - az) * near + az * far
-        if abs(w) < LEAST_WEIGHT:
-            continue
-        weight[j] += _put(
-            values, padding, z, y, x, phase, w, scale, weight_scale, shells[j],
-            data[j], weight, radial,
-        )  # fmt: skip
