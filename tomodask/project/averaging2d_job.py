@@ -140,6 +140,8 @@ def checked_job2d(
         ctf=ctf,
         resolution=number("resolution", resolution),
         start_resolution=number("start_resolution", start_resolution),
+        # Known references are told apart by all that they show, from the first round on.
+        coarse=Settings2D.coarse if given is None else 0,
         rounds=rounds,
         seed=seed,
     )
