@@ -376,6 +376,7 @@ def test_bad_input_is_refused_before_any_work(files, finished, tmp_path, monkeyp
         ({"project": "x"}, "project must be 'z'"),
         ({"thickness": 30.0}, "thickness is of projections"),
         ({"references": constant}, "reference 1 is constant or not finite"),
+        ({"references": np.ones((2, 32, 32))}, "must be a path or a DataArray .* got ndarray"),
         ({"references": constant[:, :30]}, "references must have 32×32 pixels"),
         ({"references": constant.assign_attrs(pixel_size=6.0)}, "references' pixels are 6 Å"),
         ({"seed": -1}, "seed must be a whole number, at least 0, got -1"),

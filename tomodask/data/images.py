@@ -268,7 +268,10 @@ def _of_table(
         rows[row] = int(number) - 1 if at else 0
         count = readers[which[row]].count
         if rows[row] >= count:
-            raise InputError(f"{path}: {image} of row {row + 1}: the stack has {count} images only")
+            raise InputError(
+                f"{path}: {image} of row {row + 1}: the stack has {count} images only; is it whole, "
+                "and the one that the table was made for?"
+            )
         if not at and count != 1:
             raise InputError(
                 f"{path}: {image} of row {row + 1} holds {count} images; say which (000001@{name})"

@@ -215,8 +215,13 @@ def _references(references: Any, n: int, pixel_size: float) -> xr.DataArray:
         given = references
         if given.ndim == 3:
             given = given.rename(dict(zip(given.dims, ("image", "y", "x"), strict=True)))
-    else:
+    elif isinstance(references, str | os.PathLike):
         given = open_images(references)
+    else:
+        raise InputError(
+            "references must be a path or a DataArray with the dims (class, y, x), got "
+            f"{type(references).__name__}; wrap an array in xarray.DataArray"
+        )
     where = str(given.attrs.get("source", "references"))
     if given.ndim != 3 or given.shape[1:] != (n, n):
         raise InputError(
