@@ -269,8 +269,8 @@ def _of_table(
         count = readers[which[row]].count
         if rows[row] >= count:
             raise InputError(
-                f"{path}: {image} of row {row + 1}: the stack has {count} images only; is it whole, "
-                "and the one that the table was made for?"
+                f"{path}: {image} of row {row + 1}: the stack has {count} images only; is it "
+                "whole, and the one that the table was made for?"
             )
         if not at and count != 1:
             raise InputError(
