@@ -176,7 +176,7 @@ def test_a_reference_is_itself():
     assert found["score"] == pytest.approx(1.0, abs=1e-6)
     assert not found["mirror"].any()
     for name in ("psi", "shift_y", "shift_x"):
-        assert np.abs(found[name]).max() < 1e-3
+        assert np.abs(found[name]).max() < 5e-3
 
 
 def test_radius_and_shift_may_reach_the_border():
@@ -187,14 +187,17 @@ def test_radius_and_shift_may_reach_the_border():
         most = (min(shape) - 1) // 2
         found = align_batch(images, plan_alignment2d(references, radius=most, shift_range=most))
         assert (found["class"] == classes).all()
-        assert np.abs(wrapped(found["psi"] - truth.psi)).max() < 1
-        assert np.abs(found["shift_y"] - truth.shift_y).max() < 0.2
+        turn = np.abs(wrapped(found["psi"] - truth.psi))  # of particles of 6 pixels
+        assert turn.max() < 4
+        assert np.median(turn) < 1.6
+        assert np.abs(found["shift_y"] - truth.shift_y).max() < 0.15
+        assert found["score"].min() > 0.99
 
 
 def test_a_plan_that_does_not_fit_into_memory_is_refused(monkeypatch):
     import psutil
 
-    free = psutil.virtual_memory()._replace(available=1_000_000)
+    free = psutil.virtual_memory()._replace(available=500_000)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
     with pytest.raises(InputError, match=r"2 references at 49 shifts .* are free; give a larger"):
         plan_alignment2d(views((40, 40), 2), radius=15, shift_range=4)

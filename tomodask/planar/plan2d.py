@@ -155,8 +155,8 @@ def _check_memory(references: int, searched: int, moved: int, grid: PolarGrid) -
     if wanted > there:
         raise InputError(
             f"{references} references at {searched} shifts and a radius of {len(grid.rings)} "
-            f"pixels need {wanted / 1e9:.1f} GB, {there / 1e9:.1f} GB are free; give a larger shift_step, "
-            "a smaller shift_range or binned images"
+            f"pixels need {wanted / 1e9:.1f} GB, {there / 1e9:.1f} GB are free; give a larger "
+            "shift_step, a smaller shift_range or binned images"
         )
 
 

@@ -16,7 +16,7 @@ from tomodask.planar.alignment2d import poses_of, with_faults
 from tomodask.planar.plan2d import Plan2D
 from tomodask.planar.polar import FLAT, MARGIN
 from tomodask.planar.poses2d import POSE2D
-from tomodask.planar.subgrid import STEPS, STILL, ring_order
+from tomodask.planar.subgrid import STEPS, STILL, TURN, ring_order
 
 __all__ = ["align_portable"]
 
@@ -226,7 +226,8 @@ def _climbed(
     pose = np.stack([start, np.zeros(len(start)), np.zeros(len(start))], axis=1)
     f = model(pose)
     scale = np.array([spacing, 1.0, 1.0])
-    low, high = pose - scale, pose + scale
+    farthest = scale * (TURN, 1, 1)
+    low, high = pose - farthest, pose + farthest
     share, at = np.ones(len(start)), plan.shifts[shift] / plan.step
     for _ in range(STEPS):
         new = np.clip(pose + share[:, None] * _steps(f, scale), low, high)

@@ -16,11 +16,13 @@ import numpy as np
 from tomodask.arrays.lanes import LANES, fma, load, splat, store
 from tomodask.planar.polar import PolarGrid
 
-__all__ = ["refine_lanes", "ring_order"]
+__all__ = ["STEPS", "STILL", "TURN", "refine_lanes", "ring_order"]
 
 #: Steps of Newton's method; it ends sooner where a step is below STILL samples.
 STEPS = 12
 STILL = 1e-5
+#: Samples that the angle may turn by: a small particle half a pixel off its place turns by several.
+TURN = 4
 
 
 def ring_order(grid: PolarGrid) -> tuple[np.ndarray, np.ndarray]:
@@ -157,7 +159,8 @@ def _climb(g, start, sample, at_y, at_x, reach, out):  # type: ignore[no-untyped
                 hill = -f[4 + i]
                 uphill = 0.25 * scale[i] * (1.0 if f[1 + i] > 0 else -1.0)
                 step[i] = f[1 + i] / hill if hill > 0 else uphill
-        new_psi = min(max(psi + share * step[0], start - sample), start + sample)
+        new_psi = psi + share * step[0]
+        new_psi = min(max(new_psi, start - TURN * sample), start + TURN * sample)
         new_v = min(max(v + share * step[1], -1.0), 1.0)
         new_u = min(max(u + share * step[2], -1.0), 1.0)
         away = math.hypot(at_y + new_v, at_x + new_u)
