@@ -406,6 +406,22 @@ def test_correction_of_one_image_does_not_see_the_others():
     assert (corrected(images[3:4], optics[3:4], "multiply")[0] == whole[3]).all()
 
 
+def test_a_constant_image_stays_one_and_a_wrong_defocus_is_named():
+    options = {"radius": 9 * PIXEL, "shift_range": PIXEL, "ctf": "multiply"}
+    optics = {"voltage": 300.0, "spherical_aberration": 2.7, "amplitude_contrast": 0.1}
+    images = np.random.default_rng(0).normal(size=(3, 24, 24)).astype(np.float32)
+    images[1] = 1234.5
+    many = stack(images, **optics).assign_coords(
+        defocus_u=("image", np.full(3, 9000.0)), image=[40, 41, 42]
+    )
+    references = as_references(views((24, 24), 2, radius=7))
+    found = align_images(many, references, **options).compute()
+    assert found["reason"].tolist() == ["", "constant", ""]
+    lacking = many.assign_coords(defocus_u=("image", [9000.0, 9000.0, np.nan]))
+    with pytest.raises(InputError, match="defocus_u of image 42 is nan"):
+        align_images(lacking, references, **options)
+
+
 BAD = {
     "radius": ({"radius": 40 * PIXEL}, r"radius 100 Å is 40.0 pixels and reaches beyond images"),
     "small radius": ({"radius": 1.0}, r"radius must be 2 pixels"),
