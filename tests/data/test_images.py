@@ -347,3 +347,4 @@ def test_pixels_that_are_not_square_are_refused(tmp_path):
     write_stack(tmp_path / "a.mrcs", stack(3), size=(2.0, 3.0, 1.0))
     with pytest.raises(InputError, match=r"2 × 3 Å \(x, y\) are not square"):
         open_images(tmp_path / "a.mrcs")
+    assert open_images(tmp_path / "a.mrcs", pixel_size=2.5).attrs["pixel_size"] == 2.5

@@ -13,8 +13,10 @@ from hypothesis import given, settings
 
 from tomodask.arrays.optics import ctf, image_frequencies
 from tomodask.errors import InputError
-from tomodask.planar.alignment2d import align_batch, align_images, corrected, plan_alignment2d
+from tomodask.planar.alignment2d import align_batch, align_images, plan_alignment2d
+from tomodask.planar.image_optics import corrected, image_optics
 from tomodask.planar.plan2d import shift_grid
+from tomodask.planar.portable import align_portable
 from tomodask.planar.poses2d import Poses2D, looked_up, rendered, wrapped
 
 PIXEL = 2.5
@@ -149,6 +151,57 @@ def test_lengths_are_in_angstrom():
     )
     np.testing.assert_allclose(other["shift_x"], PIXEL * one["shift_x"], rtol=1e-12)
     assert (other["psi"] == one["psi"]).all()
+
+
+@pytest.mark.parametrize("portable", [False, True])
+@pytest.mark.parametrize("shift_range", [0.0, 0.6, 2.0])
+def test_no_pose_lies_beyond_the_range(shift_range, portable):
+    """Particles farther out are found at the range's end, and no range means no shift."""
+    references = views((36, 36), 1, radius=10)
+    images, truth, _ = shown(references, 12, shift=3.5)
+    plan = plan_alignment2d(references, radius=13, shift_range=shift_range)
+    found = (align_portable if portable else align_batch)(images, plan)
+    away = np.hypot(found["shift_y"], found["shift_x"])
+    assert away.max() <= shift_range + 1e-9
+    far = np.hypot(truth.shift_y, truth.shift_x) > shift_range + 1
+    assert far.any()
+    assert away[far] == pytest.approx(shift_range, abs=0.1)
+
+
+def test_a_reference_is_itself():
+    references = views((30, 30), 3)
+    found = align_batch(references, plan_alignment2d(references, radius=12, shift_range=1))
+    assert found["class"].tolist() == [1, 2, 3]
+    assert (found["score"] <= 1).all()
+    assert found["score"] == pytest.approx(1.0, abs=1e-6)
+    assert not found["mirror"].any()
+    for name in ("psi", "shift_y", "shift_x"):
+        assert np.abs(found[name]).max() < 5e-3
+
+
+def test_radius_and_shift_may_reach_the_border():
+    """The largest disc, moved as far as is allowed: beyond the border there is nothing."""
+    for shape in ((24, 24), (25, 25), (24, 29)):
+        references = views(shape, 2, radius=6)
+        images, truth, classes = shown(references, 6, shift=4.5)
+        most = (min(shape) - 1) // 2
+        found = align_batch(images, plan_alignment2d(references, radius=most, shift_range=most))
+        assert (found["class"] == classes).all()
+        turn = np.abs(wrapped(found["psi"] - truth.psi))  # of particles of 6 pixels
+        assert turn.max() < 4
+        assert np.median(turn) < 1.6
+        assert np.abs(found["shift_y"] - truth.shift_y).max() < 0.15
+        assert found["score"].min() > 0.99
+
+
+def test_a_plan_that_does_not_fit_into_memory_is_refused(monkeypatch):
+    import psutil
+
+    free = psutil.virtual_memory()._replace(available=500_000)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: free)
+    with pytest.raises(InputError, match=r"2 references at 49 shifts .* are free; give a larger"):
+        plan_alignment2d(views((40, 40), 2), radius=15, shift_range=4)
+    plan_alignment2d(views((40, 40), 1), radius=5, shift_range=1)
 
 
 def test_a_finer_and_a_coarser_grid_of_shifts():
@@ -345,14 +398,28 @@ def test_contrast_transfer():
 
 
 def test_correction_of_one_image_does_not_see_the_others():
-    from tomodask.planar.image_optics import image_optics
-
     images = np.random.default_rng(0).normal(size=(7, 30, 30)).astype(np.float32)
     many = stack(images, voltage=300.0, spherical_aberration=2.7, amplitude_contrast=0.1)
     many = many.assign_coords(defocus_u=("image", np.linspace(5000, 9000, 7)))
     optics = image_optics(many)
     whole = corrected(images, optics, "multiply")
     assert (corrected(images[3:4], optics[3:4], "multiply")[0] == whole[3]).all()
+
+
+def test_a_constant_image_stays_one_and_a_wrong_defocus_is_named():
+    options = {"radius": 9 * PIXEL, "shift_range": PIXEL, "ctf": "multiply"}
+    optics = {"voltage": 300.0, "spherical_aberration": 2.7, "amplitude_contrast": 0.1}
+    images = np.random.default_rng(0).normal(size=(3, 24, 24)).astype(np.float32)
+    images[1] = 1234.5
+    many = stack(images, **optics).assign_coords(
+        defocus_u=("image", np.full(3, 9000.0)), image=[40, 41, 42]
+    )
+    references = as_references(views((24, 24), 2, radius=7))
+    found = align_images(many, references, **options).compute()
+    assert found["reason"].tolist() == ["", "constant", ""]
+    lacking = many.assign_coords(defocus_u=("image", [9000.0, 9000.0, np.nan]))
+    with pytest.raises(InputError, match="defocus_u of image 42 is nan"):
+        align_images(lacking, references, **options)
 
 
 BAD = {

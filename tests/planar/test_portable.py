@@ -46,6 +46,17 @@ def test_same_as_the_kernels_on_numpy(scene, mirror):
     )
 
 
+def test_the_class_is_the_best_on_the_grid(scene):
+    """Noise, in which references lie close together: here and there the same is chosen."""
+    references, _ = scene
+    noise = np.random.default_rng(9).normal(size=(60, 30, 31)).astype(np.float32)
+    plan = plan_alignment2d(references, radius=12, shift_range=2)
+    every = align_batch(noise, plan, every_class=True)["score"].argmax(axis=1) + 1
+    found = align_batch(noise, plan)
+    assert (every != found["class"]).any()  # between the grid's points another may be best
+    assert (align_portable(noise, plan)["class"] == found["class"]).all()
+
+
 @pytest.mark.parametrize("device", ["CPU_DEVICE", "device1"])
 def test_on_arrays_of_the_standard(scene, device):
     """array-api-strict has the standard's functions and no more; its second device stands in for a

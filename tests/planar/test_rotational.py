@@ -5,7 +5,7 @@ import pytest
 
 from tomodask.arrays.lane_fourier import positions, wave_table
 from tomodask.planar.polar import polar_grid
-from tomodask.planar.rotational import search_lanes, tiles
+from tomodask.planar.rotational import COLUMNS, empty_tiles, search_lanes
 
 
 def random_series(count, grid, seed):
@@ -13,6 +13,13 @@ def random_series(count, grid, seed):
     out = rng.normal(size=(count, grid.size)) + 1j * rng.normal(size=(count, grid.size))
     out[:, : grid.starts[1]].imag = 0
     return out.astype(np.complex64)
+
+
+def tiles(columns):
+    out = empty_tiles(*columns.shape)
+    for column, values in enumerate(columns):
+        out[column // COLUMNS, :, column % COLUMNS] = np.stack([values.real, values.imag], axis=1)
+    return out.ravel()
 
 
 def profiles(x, y, grid):

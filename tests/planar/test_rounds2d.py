@@ -272,6 +272,9 @@ def test_what_does_not_fit_is_named():
     references = images[:3].rename(image="class")
     with pytest.raises(InputError, match="references must be 2 images"):
         start_round(images, settings, references=references)
+    close = images[:2].rename(image="class").assign_attrs(pixel_size=PIXEL * 1.005)
+    with pytest.raises(InputError, match="references have pixels of"):
+        start_round(images, settings, references=close)
     with pytest.raises(InputError, match="start anew"):
         next_round(images[:18], start_round(images, settings), settings)
     nothing = images.copy(data=np.zeros(images.shape, np.float32))

@@ -23,7 +23,9 @@ from tomodask.data.particles import read_particles
 from tomodask.data.subtomogram_table import subtomogram_dataset
 from tomodask.data.subtomograms import save_subtomograms
 from tomodask.errors import InputError
+from tomodask.planar import aligned
 from tomodask.planar.round2d import Round2D
+from tomodask.planar.rounds2d import classify_images
 from tomodask.project import averaging2d, averaging2d_steps
 from tomodask.project.averaging2d import average2d, open_average2d
 from tomodask.project.averaging2d_rounds import read_round2d, write_round2d
@@ -265,6 +267,32 @@ def test_without_references_one_class_and_several_with_the_report(
     assert not (one.output / "embedding.csv").exists()
 
 
+def test_images_of_the_embedding_are_laid_into_their_frame_once(files, tmp_path, monkeypatch):
+    laid, real = [], aligned._transform
+    folder, _ = files
+    images, settings = open_images(folder / "stack.mrcs"), {**SETTINGS, "rounds": 1}
+    given = {"references": folder / "views.mrcs", "scheduler": "synchronous", **settings}
+    average2d(images, output=tmp_path / "out", **given)
+
+    def counted(images, *args, **kwargs):
+        laid.append(len(images))
+        return real(images, *args, **kwargs)
+
+    monkeypatch.setattr(aligned, "_transform", counted)
+    average2d(images, output=tmp_path / "out", **{**given, "embed": 30})
+    assert sum(laid) == 30
+
+
+def test_known_references_are_not_held_to_the_band_of_unknown_ones(files, finished):
+    folder, _ = files
+    stack, views = open_images(folder / "stack.mrcs"), open_images(folder / "views.mrcs")
+    known = {"radius": 140.0, "shift_range": 20.0, "rounds": 4}
+    with dask.config.set(scheduler="synchronous"):
+        result = classify_images(stack, classes=2, references=views, **known)
+    np.testing.assert_array_equal(result.averages, finished.round.averages)
+    pd.testing.assert_frame_equal(result.table, finished.table, check_exact=True)
+
+
 def test_bad_images_are_named_and_set_aside(tmp_path, caplog, files, monkeypatch, report_writer):
     monkeypatch.setattr(averaging2d_steps, "write_averaging2d_report", report_writer)
     folder, _ = files
@@ -348,6 +376,7 @@ def test_bad_input_is_refused_before_any_work(files, finished, tmp_path, monkeyp
         ({"project": "x"}, "project must be 'z'"),
         ({"thickness": 30.0}, "thickness is of projections"),
         ({"references": constant}, "reference 1 is constant or not finite"),
+        ({"references": np.ones((2, 32, 32))}, "must be a path or a DataArray .* got ndarray"),
         ({"references": constant[:, :30]}, "references must have 32×32 pixels"),
         ({"references": constant.assign_attrs(pixel_size=6.0)}, "references' pixels are 6 Å"),
         ({"seed": -1}, "seed must be a whole number, at least 0, got -1"),

@@ -128,7 +128,9 @@ def is_image_file(path: Path) -> bool:
     )
 
 
-def open_image_file(path: Path, *, dataset: str | None) -> tuple[ImageReader, float | None]:
+def open_image_file(
+    path: Path, *, dataset: str | None, pixel_size: float | None = None
+) -> tuple[ImageReader, float | None]:
     """A stack's reader and pixel size (Å; None where the file does not say).
 
     Parameters
@@ -137,6 +139,8 @@ def open_image_file(path: Path, *, dataset: str | None) -> tuple[ImageReader, fl
         Absolute.
     dataset : str, optional
         Of several in an HDF5 file or Zarr store.
+    pixel_size : float, optional
+        Å, where it is known: then what an MRC header says of it is not looked at.
 
     Raises
     ------
@@ -156,7 +160,8 @@ def open_image_file(path: Path, *, dataset: str | None) -> tuple[ImageReader, fl
             f"them, HDF5 ({', '.join(HDF5_SUFFIXES)}) or a Zarr store, by the name; rename it"
         )
     reader, sizes, _, _ = open_mrc(path)
-    return MrcImages(reader), _square(path, sizes[1], sizes[2])
+    size = _square(path, sizes[1], sizes[2]) if pixel_size is None else pixel_size
+    return MrcImages(reader), size
 
 
 def _square(path: Path, high: float | None, wide: float | None) -> float | None:

@@ -90,7 +90,7 @@ def open_images(
         size = table.attrs.get("pixel_size", size)
         attrs |= {n: table.attrs[n] for n in (*MICROSCOPE, "optics") if n in table.attrs}
     else:
-        reader, size = open_image_file(path, dataset=dataset)
+        reader, size = open_image_file(path, dataset=dataset, pixel_size=pixel_size)
         readers, rows = [reader], np.arange(reader.count)
         which = np.zeros(reader.count, np.int64)
         table, more = _stored_table(path, reader)
@@ -251,7 +251,9 @@ def _of_table(
                     "working directory; give the command from the folder of the project, or move "
                     "the table to its stacks"
                 )
-            reader, found = open_image_file(file.absolute(), dataset=dataset)
+            reader, found = open_image_file(
+                file.absolute(), dataset=dataset, pixel_size=table.attrs.get("pixel_size")
+            )
             size = found if size is None else size
             if first is None:
                 first = name, reader.shape
@@ -266,7 +268,10 @@ def _of_table(
         rows[row] = int(number) - 1 if at else 0
         count = readers[which[row]].count
         if rows[row] >= count:
-            raise InputError(f"{path}: {image} of row {row + 1}: the stack has {count} images only")
+            raise InputError(
+                f"{path}: {image} of row {row + 1}: the stack has {count} images only; is it "
+                "whole, and the one that the table was made for?"
+            )
         if not at and count != 1:
             raise InputError(
                 f"{path}: {image} of row {row + 1} holds {count} images; say which (000001@{name})"

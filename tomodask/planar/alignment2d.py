@@ -11,7 +11,6 @@ from typing import Any
 import dask.array as da
 import numpy as np
 import pandas as pd
-import scipy.fft
 import xarray as xr
 from dask.base import tokenize
 from dask.delayed import Delayed, delayed
@@ -21,8 +20,14 @@ from tomodask.arrays.backend import Array, on_device
 from tomodask.arrays.lanes import LANES
 from tomodask.data.images import images_per_block
 from tomodask.errors import InputError
-from tomodask.planar.averages2d import image_numbers
-from tomodask.planar.image_optics import Correction, ImageOptics, check_correction, image_optics
+from tomodask.planar.image_optics import (
+    Correction,
+    ImageOptics,
+    check_correction,
+    corrected,
+    image_optics,
+)
+from tomodask.planar.numbering import image_numbers
 from tomodask.planar.plan2d import Plan2D, check_search, plan_alignment2d
 from tomodask.planar.polar import LaneScratch, fill_lanes, polar_lanes, transform_tables
 from tomodask.planar.poses2d import FAULTS, POSE2D, shift_in_image, wrapped
@@ -34,7 +39,6 @@ __all__ = [
     "align_batch",
     "align_images",
     "check_search",
-    "corrected",
     "plan_alignment2d",
     "poses_of",
     "with_faults",
@@ -68,8 +72,7 @@ def align_images(
     radius : float
         Of the disc about the image's centre that is compared, Å; rounded to whole pixels.
     shift_range : float
-        How far a particle may lie from the centre of its image, Å; the top of the correlation may
-        lie up to a step beyond.
+        How far a particle may lie from the centre of its image, Å.
     shift_step : float, optional
         Of the grid of shifts searched, Å; by default one pixel.
     mirror : bool
@@ -163,21 +166,10 @@ def _align_block(
     name: str,
 ) -> np.ndarray:
     if optics is not None and correction is not None:
-        block = corrected(np.asarray(block), optics, correction)
+        block = corrected(block, optics, correction)
     poses = on_device(partial(align_batch, plan=plan, every_class=every_class), block)
     folder.write(name, poses)
     return np.asarray(poses)
-
-
-def corrected(images: np.ndarray, optics: ImageOptics, correction: Correction) -> np.ndarray:
-    """Square images times their CTF or its sign; float32, one by one, so that none sees another."""
-    out = np.empty(images.shape, np.float32)
-    size = images.shape[-1]
-    for number, image in enumerate(images):
-        spectrum = scipy.fft.rfft2(np.asarray(image, np.float32))
-        spectrum *= optics.response(number, size, correction)
-        out[number] = scipy.fft.irfft2(spectrum, s=image.shape)
-    return out
 
 
 def _table(parts: list[np.ndarray], numbers: np.ndarray) -> pd.DataFrame:
@@ -314,8 +306,8 @@ def align_batch(batch: Array, plan: Plan2D, *, every_class: bool = False) -> np.
         use[:, :lanes] = True if every_class else best == np.arange(count)[:, None]
         place = sample_at[place % grid.angles] + place // grid.angles * grid.angles
         refine_lanes(
-            packed, plan.columns, plan.around, order, rings, grid.frequencies, grid.angles,
-            index, place, use, pose,
+            packed, plan.columns, plan.around, plan.shifts / plan.step, plan.reach, order, rings,
+            grid.frequencies, grid.angles, index, place, use, pose,
         )  # fmt: skip
         chosen = np.tile(np.arange(count), (lanes, 1)) if every_class else best[:, None]
         lane = np.arange(lanes)[:, None]
@@ -356,7 +348,8 @@ def poses_of(
         "shift_y": y * plan.pixel_size,
         "shift_x": x * plan.pixel_size,
         "mirror": mirror,
-        "score": pose[..., 3],
+        # The polynomial through the grid's points may be a little above what a coefficient can be.
+        "score": np.clip(pose[..., 3], -1.0, 1.0),
     }
     for name, values in columns.items():
         out[name] = values

@@ -29,10 +29,11 @@ from tomodask.errors import InputError
 from tomodask.planar.class_sums import ClassSums, sum_images, unit_bits
 from tomodask.planar.frc import frc, ring_mean
 from tomodask.planar.image_optics import Correction, check_correction, image_optics
+from tomodask.planar.numbering import half_numbers, image_numbers
 from tomodask.planar.poses2d import Poses2D
 from tomodask.planar.transforming import soft_disc
 
-__all__ = ["ClassAverages", "average_images", "check_images", "half_numbers", "image_numbers"]
+__all__ = ["ClassAverages", "average_images", "check_images"]
 
 _log = logging.getLogger(__name__)
 _SHARE = 0.1  # of the mean weight of a ring, added to each weight
@@ -189,42 +190,6 @@ def average_images(
         raise InputError("no image is left to average; give poses, or others")
     total = db.from_delayed(parts).reduction(_merge, _merge, split_every=split_every)
     return delayed(_finish, pure=True)(total.to_delayed(), count, pixel_size)
-
-
-def image_numbers(images: xr.DataArray) -> np.ndarray:
-    """The number of each image, which its half and its randomness go by.
-
-    Raises
-    ------
-    InputError
-        If two images have one number, or a number is negative.
-    """
-    if "image" not in images.coords or images.coords["image"].dtype.kind not in "iu":
-        return np.arange(images.sizes["image"], dtype=np.int64)
-    numbers = images.coords["image"].to_numpy().astype(np.int64)
-    if len(np.unique(numbers)) < len(numbers) or (len(numbers) and numbers.min() < 0):
-        raise InputError(
-            "the coordinate image must hold a number of its own, from 0, for each image; drop it, "
-            "or number the images anew"
-        )
-    return np.asarray(numbers, np.int64)
-
-
-def half_numbers(table: pd.DataFrame, numbers: np.ndarray) -> np.ndarray:
-    """1 or 2 for each image: by the column ``half``, else even and odd numbers.
-
-    Raises
-    ------
-    InputError
-        If the column holds something else.
-    """
-    if "half" not in table:
-        return np.asarray(1 + numbers % 2, np.int64)
-    half = table["half"].to_numpy(float)
-    wrong = half[~np.isin(half, (1, 2))]
-    if len(wrong):
-        raise InputError(f"half must be 1 or 2, got {wrong[0]:g}; drop it to have halves drawn")
-    return np.asarray(half, np.int64)
 
 
 def check_images(images: xr.DataArray) -> tuple[int, float]:

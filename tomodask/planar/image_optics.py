@@ -13,6 +13,7 @@ import xarray as xr
 from tomodask.arrays.backend import to_numpy
 from tomodask.arrays.optics import ctf, image_frequencies
 from tomodask.errors import InputError
+from tomodask.planar.numbering import image_numbers
 
 __all__ = [
     "Correction",
@@ -117,7 +118,10 @@ def image_optics(images: xr.DataArray) -> ImageOptics:
         values = np.broadcast_to(np.asarray(value, np.float64), (count,))
         wrong = np.flatnonzero(~np.isfinite(values))
         if len(wrong):
-            raise InputError(f"{name} of image {wrong[0]} is {values[wrong[0]]}; leave it out")
+            raise InputError(
+                f"{name} of image {image_numbers(images)[wrong[0]]} is {values[wrong[0]]}; "
+                "give a number, or leave the image out"
+            )
         return values
 
     u = of("defocus_u")
@@ -150,9 +154,8 @@ def corrected(images: np.ndarray, optics: ImageOptics, correction: Correction) -
     """
     n = images.shape[-1]
     out = np.empty(images.shape, np.float32)
-    for i, image in enumerate(
-        to_numpy(images)
-    ):  # one by one: a transform's bits do not hang on the batch
+    # One by one: a transform's bits do not hang on the batch.
+    for i, image in enumerate(to_numpy(images)):
         if image.min() == image.max():  # a constant image stays one, to be set aside as such
             out[i] = image
             continue

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import psutil
 
 from tomodask.arrays.lanes import LANES
 from tomodask.errors import InputError
@@ -24,7 +25,7 @@ from tomodask.planar.polar import (
     sample_table,
 )
 from tomodask.planar.poses2d import FAULTS
-from tomodask.planar.rotational import tiles
+from tomodask.planar.rotational import COLUMNS, empty_tiles
 from tomodask.planar.subgrid import ring_order
 
 __all__ = ["Plan2D", "check_search", "plan_alignment2d", "shift_grid"]
@@ -42,6 +43,8 @@ class Plan2D:
         Å.
     step : float
         Of the grid of shifts, pixels.
+    reach : float
+        How long a shift may be, steps.
     mirror : bool
     grid : PolarGrid
     table : SampleTable
@@ -59,6 +62,7 @@ class Plan2D:
     shape: tuple[int, int]
     pixel_size: float
     step: float
+    reach: float
     mirror: bool
     grid: PolarGrid
     table: SampleTable
@@ -144,6 +148,18 @@ def check_search(
         raise InputError(f"shift_step must be above 0 Å, got {step:g}; leave it out for one pixel")
 
 
+def _check_memory(references: int, searched: int, moved: int, grid: PolarGrid) -> None:
+    """Refuse a plan that this machine cannot hold: the moved references twice."""
+    wanted = 8 * references * grid.size * (searched + moved)
+    there = int(psutil.virtual_memory().available)
+    if wanted > there:
+        raise InputError(
+            f"{references} references at {searched} shifts and a radius of {len(grid.rings)} "
+            f"pixels need {wanted / 1e9:.1f} GB, {there / 1e9:.1f} GB are free; give a larger "
+            "shift_step, a smaller shift_range or binned images"
+        )
+
+
 def plan_alignment2d(
     references: np.ndarray,
     *,
@@ -172,7 +188,8 @@ def plan_alignment2d(
     Raises
     ------
     InputError
-        If there is no reference, one is constant or not finite, or a length does not fit.
+        If there is no reference, one is constant or not finite, a length does not fit, or the moved
+        references need more memory than is free.
     """
     references = np.asarray(references)
     if references.ndim != 3 or len(references) == 0:
@@ -188,6 +205,7 @@ def plan_alignment2d(
     order, _ = ring_order(grid)
     known = order >= 0
     count = len(references)
+    _check_memory(count, int(searched), len(shifts), grid)
     images = np.ascontiguousarray(references, np.float32)
     faults = np.zeros(count, np.uint8)
     scratches = [LaneScratch.of(grid, shape) for _ in range(0, count, LANES)]
@@ -199,7 +217,7 @@ def plan_alignment2d(
             f"reference {bad + 1} is {FAULTS[faults[bad]]} within the radius of {radius:g} Å; "
             "leave it out, or start it again from an image"
         )
-    packed = np.empty((count, searched, grid.size), np.complex64)
+    tiled = empty_tiles(count * int(searched), grid.size)
     columns = np.zeros((count, len(shifts), 2, len(order)), np.float32)
     for at, (y, x) in enumerate(shifts):
         table = sample_table(grid, shape, shift_y=y, shift_x=x)
@@ -209,16 +227,18 @@ def plan_alignment2d(
             part = lanes[:, :, : those.stop - those.start]
             columns[those, at][:, :, known] = part[order[known]].transpose(2, 1, 0)
             if at < searched:
-                packed[those, at] = (part[:, 0] + 1j * part[:, 1]).T
+                column = np.arange(those.start, those.stop) * searched + at
+                tiled[column // COLUMNS, :, column % COLUMNS] = part.transpose(2, 0, 1)
     return Plan2D(
         shape=shape,
         pixel_size=float(pixel_size),
         step=float(step / pixel_size),
+        reach=float(shift_range / step),
         mirror=bool(mirror),
         grid=grid,
         table=sample_table(grid, shape),
         shifts=shifts[:searched],
         around=around,
         columns=columns,
-        tiled=tiles(packed.reshape(count * searched, grid.size)),
+        tiled=tiled.ravel(),
     )

@@ -105,7 +105,7 @@ class SampleTable:
     index : array of int64, shape (sample,)
         First of the 6 × 6 taps in the image with its margin of 3 pixels, flat.
     weights : array of float32, shape (sample, 12)
-        Along y, then along x; 0 where a sample lies beyond the image.
+        Along y, then along x.
     """
 
     index: np.ndarray
@@ -118,6 +118,8 @@ def sample_table(
     """Polar samples of an image that is moved by (shift_y, shift_x) pixels; rings, then angles.
 
     The angle runs from x to y: sample a of a ring of radius r is at x = r cos(2 pi a / angles).
+    Beyond its border the image goes on as it is there: with 0, its mean within the disc, a particle
+    that is moved would get a rim.
     """
     count = len(grid.rings) * grid.angles
     table = SampleTable(np.empty(count, np.int64), np.empty((count, 2 * _TAPS), np.float32))
@@ -140,19 +142,16 @@ def _spline_weight(distance):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
 def _fill_table(rings, angles, ny, nx, shift_y, shift_x, index, weights):  # type: ignore[no-untyped-def]
-    edge = 1e-9
     for a in range(angles):
         angle = 2 * np.pi * a / angles
         sin, cos = np.sin(angle), np.cos(angle)
         for ring in range(len(rings)):
             y, x = rings[ring] * sin + ny // 2 - shift_y, rings[ring] * cos + nx // 2 - shift_x
-            within = -edge < y < ny - 1 + edge and -edge < x < nx - 1 + edge
             y, x = min(max(y, 0.0), ny - 1.0), min(max(x, 0.0), nx - 1.0)
             low_y, low_x = int(y), int(x)
             sample = ring * angles + a
             for tap in range(_TAPS):  # at -2 ... 3 from the pixel below
-                by = _spline_weight(y - low_y - (tap - 2)) if within else 0.0
-                weights[sample, tap] = by
+                weights[sample, tap] = _spline_weight(y - low_y - (tap - 2))
                 weights[sample, _TAPS + tap] = _spline_weight(x - low_x - (tap - 2))
             first = MARGIN - 2
             index[sample] = (low_y + first) * (nx + 2 * MARGIN) + low_x + first

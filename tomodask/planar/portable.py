@@ -14,9 +14,9 @@ import numpy as np
 from tomodask.arrays.backend import Array, is_cupy, namespace, to_numpy
 from tomodask.planar.alignment2d import poses_of, with_faults
 from tomodask.planar.plan2d import Plan2D
-from tomodask.planar.polar import FLAT, MARGIN, PolarGrid
+from tomodask.planar.polar import FLAT, MARGIN
 from tomodask.planar.poses2d import POSE2D
-from tomodask.planar.subgrid import STEPS, STILL, ring_order
+from tomodask.planar.subgrid import STEPS, STILL, TURN, ring_order
 
 __all__ = ["align_portable"]
 
@@ -61,13 +61,11 @@ def align_portable(batch: Array, plan: Plan2D, *, every_class: bool = False) -> 
     out = []
     for begin in range(0, batch.shape[0], _IMAGES):
         stop = min(begin + _IMAGES, batch.shape[0])
-        out.append(_aligned(library, batch[begin:stop, :, :], plan, columns))
-    poses = np.concatenate(out) if out else np.zeros((0, plan.references), POSE2D)
-    if every_class:
-        return poses
-    score = np.where(np.isnan(poses["score"]), -2.0, poses["score"])
-    best: np.ndarray = poses[np.arange(len(poses)), score.argmax(axis=1)]
-    return best
+        part = batch[begin:stop, :, :]
+        out.append(_aligned(library, part, plan, columns, every_class=every_class))
+    none = np.zeros((0, plan.references if every_class else 1), POSE2D)
+    poses = np.concatenate(out) if out else none
+    return poses if every_class else poses[:, 0]
 
 
 def _dense(plan: Plan2D) -> np.ndarray:
@@ -82,7 +80,10 @@ def _dense(plan: Plan2D) -> np.ndarray:
     return out
 
 
-def _aligned(library: _Library, batch: Array, plan: Plan2D, columns: np.ndarray) -> np.ndarray:
+def _aligned(
+    library: _Library, batch: Array, plan: Plan2D, columns: np.ndarray, *, every_class: bool
+) -> np.ndarray:
+    """Poses (image, reference), or (image, 1) for the reference that is best on the grid."""
     xp, put, grid = library.xp, library.put, plan.grid
     series, faults = _series(library, batch, plan)
     count, references, searched = batch.shape[0], len(columns), len(plan.shifts)
@@ -95,7 +96,8 @@ def _aligned(library: _Library, batch: Array, plan: Plan2D, columns: np.ndarray)
     )
     sign = put(np.where(np.arange(grid.frequencies) % 2, -1, 1).astype(np.float32))
     sign = xp.reshape(sign, (-1, 1, 1))
-    poses = []
+    tops = np.zeros((references, count))
+    shift, mirror, sample = (np.zeros((references, count), np.int64) for _ in range(3))
     for reference in range(references):
         part = columns[reference, :searched]
         both = np.concatenate([part.real, part.imag]).transpose(2, 1, 0)
@@ -109,13 +111,18 @@ def _aligned(library: _Library, batch: Array, plan: Plan2D, columns: np.ndarray)
         profiles = xp.fft.irfft(xp.stack(spectra, axis=0), n=grid.angles, axis=1)
         # (mirror, angle, image, shift) -> image, all others.
         flat = xp.reshape(library.turned(profiles, (2, 3, 0, 1)), (count, -1))
-        best = library.get(xp.argmax(flat, axis=1))
-        shift, rest = np.divmod(best, len(spectra) * grid.angles)
-        mirror, sample = np.divmod(rest, grid.angles)
-        near = columns[reference][plan.around[shift]]  # (image, 9, ring, frequency)
-        pose = _climbed(library, series, near, mirror > 0, sample, grid)
-        which = np.full(count, reference)
-        poses.append(poses_of(plan, which, plan.shifts[shift], mirror > 0, pose))
+        tops[reference] = library.get(xp.max(flat, axis=1))
+        shift[reference], rest = np.divmod(
+            library.get(xp.argmax(flat, axis=1)), len(spectra) * grid.angles
+        )
+        mirror[reference], sample[reference] = np.divmod(rest, grid.angles)
+    chosen = np.tile(np.arange(references)[:, None], count) if every_class else [tops.argmax(0)]
+    poses = []
+    for which in chosen:
+        at, flip, angle = (one[which, np.arange(count)] for one in (shift, mirror > 0, sample))
+        near = columns[which[:, None], plan.around[at]]  # (image, 9, ring, frequency)
+        pose = _climbed(library, series, near, flip, angle, plan, at)
+        poses.append(poses_of(plan, which, plan.shifts[at], flip, pose))
     return with_faults(np.stack(poses, axis=1), faults)
 
 
@@ -185,10 +192,11 @@ def _climbed(
     near: np.ndarray,
     mirror: np.ndarray,
     sample: np.ndarray,
-    grid: PolarGrid,
+    plan: Plan2D,
+    shift: np.ndarray,
 ) -> np.ndarray:
     """As `tomodask.planar.subgrid` does it, all images at once; float64, shape (image, 4)."""
-    xp, put = library.xp, library.put
+    xp, put, grid = library.xp, library.put, plan.grid
     sign = np.where(np.arange(grid.frequencies) % 2, -1, 1)
     # Mirrored, the product is with the reference itself, every second frequency negative.
     near = np.where(mirror[:, None, None, None], near * sign, near.conj()).astype(np.complex64)
@@ -218,10 +226,14 @@ def _climbed(
     pose = np.stack([start, np.zeros(len(start)), np.zeros(len(start))], axis=1)
     f = model(pose)
     scale = np.array([spacing, 1.0, 1.0])
-    low, high = pose - scale, pose + scale
-    share = np.ones(len(start))
+    farthest = scale * (TURN, 1, 1)
+    low, high = pose - farthest, pose + farthest
+    share, at = np.ones(len(start)), plan.shifts[shift] / plan.step
     for _ in range(STEPS):
         new = np.clip(pose + share[:, None] * _steps(f, scale), low, high)
+        moved = at + new[:, 1:]
+        within = plan.reach / np.maximum(np.hypot(moved[:, 0], moved[:, 1]), 1e-300)
+        new[:, 1:] = np.where(within[:, None] < 1, moved * within[:, None] - at, new[:, 1:])
         moving = (np.abs(new - pose) / scale).max(axis=1) >= STILL
         if not moving.any():
             break

@@ -21,30 +21,29 @@ import numpy as np
 from tomodask.arrays.lane_fourier import transformed
 from tomodask.arrays.lanes import LANES, fma, largest, load, splat, store
 
-__all__ = ["COLUMNS", "search_lanes", "tiles"]
+__all__ = ["COLUMNS", "empty_tiles", "search_lanes"]
 
 #: Columns that are multiplied together.
 COLUMNS = 4
 
 
-def tiles(columns: np.ndarray) -> np.ndarray:
-    """Packed references in the order in which the product reads them.
+def empty_tiles(columns: int, size: int) -> np.ndarray:
+    """Room for packed references in the order in which the product reads them.
 
     Parameters
     ----------
-    columns : array of complex64, shape (column, packed)
+    columns : int
+        References times shifts.
+    size : int
+        Packed numbers of a column.
 
     Returns
     -------
-    array of float32, flat: tile, packed number, column of the tile, real and imaginary part
-        The last tile is filled up with zeros.
+    array of float32, shape (tile, size, COLUMNS, 2), of zeros
+        Tile, packed number, column of the tile, real and imaginary part.  What is not filled of
+        the last tile stays zero.
     """
-    count, size = columns.shape
-    out = np.zeros((-(-count // COLUMNS), size, COLUMNS, 2), np.float32)
-    for column in range(count):
-        part = out[column // COLUMNS, :, column % COLUMNS]
-        part[:, 0], part[:, 1] = columns[column].real, columns[column].imag
-    return out.ravel()
+    return np.zeros((-(-columns // COLUMNS), size, COLUMNS, 2), np.float32)
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
@@ -115,7 +114,7 @@ def search_lanes(  # type: ignore[no-untyped-def]
     packed : array of float32, flat
         Of `polar_lanes`.
     tiled : array of float32, flat
-        Of `tiles`; columns are references, and of each its shifts.
+        Of `empty_tiles`, filled; columns are references, and of each its shifts.
     columns, shifts : int
         Of all references; of one.
     starts, angles

@@ -11,8 +11,8 @@ import xarray as xr
 
 from tomodask.cluster import compute
 from tomodask.planar.alignment2d import align_images
-from tomodask.planar.averages2d import half_numbers, image_numbers
 from tomodask.planar.image_optics import corrected_images
+from tomodask.planar.numbering import half_numbers, image_numbers
 from tomodask.planar.plan2d import plan_alignment2d
 from tomodask.planar.poses2d import FAULTS, POSE2D, Poses2D, composed
 from tomodask.planar.round2d import (

@@ -32,7 +32,8 @@ import xarray as xr
 
 from tomodask.cluster import compute
 from tomodask.errors import InputError
-from tomodask.planar.averages2d import ClassAverages, average_images, image_numbers
+from tomodask.planar.averages2d import ClassAverages, average_images
+from tomodask.planar.numbering import image_numbers
 from tomodask.planar.poses2d import POSE2D
 from tomodask.planar.references2d import next_references
 from tomodask.planar.round2d import (

@@ -12,6 +12,7 @@ import pandas as pd
 import scipy.fft
 import xarray as xr
 
+from tomodask.arrays.threads import one_thread_each
 from tomodask.cluster import compute
 from tomodask.planar.aligned import transform_images
 from tomodask.planar.transforming import soft_disc
@@ -91,6 +92,7 @@ def first_component(values: np.ndarray) -> np.ndarray:
     """
     wide = np.asarray(values, np.float64)
     wide = wide - wide.mean(0)
-    _, vectors = np.linalg.eigh(wide.T @ wide)
-    first = vectors[:, -1]
-    return np.asarray(wide @ first * np.sign(first[np.abs(first).argmax()]))
+    with one_thread_each():  # products of several threads have other bits
+        _, vectors = np.linalg.eigh(wide.T @ wide)
+        first = vectors[:, -1]
+        return np.asarray(wide @ first * np.sign(first[np.abs(first).argmax()]))

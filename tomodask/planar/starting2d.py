@@ -91,7 +91,7 @@ def given_references(references: xr.DataArray, images: xr.DataArray, classes: in
             f"of shape {stack.shape}"
         )
     size = references.attrs.get("pixel_size")
-    if size is not None and abs(float(size) / pixel_size - 1) > 0.01:
+    if size is not None and abs(float(size) / pixel_size - 1) > 1e-3:
         raise InputError(
             f"references have pixels of {float(size):g} Å, images of {pixel_size:g} Å; resample "
             "the references"

@@ -2,7 +2,8 @@
 
 The correlation with a reference at nine shifts, the best of the grid and those around it, is known
 at *every* angle, as a Fourier series.  Between the nine it is taken for the biquadratic polynomial
-through them, and Newton's method climbs to the top in angle and both shifts at once.
+through them, and Newton's method climbs to the top in angle and both shifts at once, but never to a
+shift beyond the range that is searched.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import numpy as np
 from tomodask.arrays.lanes import LANES, fma, load, splat, store
 from tomodask.planar.polar import PolarGrid
 
-__all__ = ["refine_lanes", "ring_order"]
+__all__ = ["STEPS", "STILL", "TURN", "refine_lanes", "ring_order"]
 
 #: Steps of Newton's method; it ends sooner where a step is below STILL samples.
 STEPS = 12
 STILL = 1e-5
+#: Samples that the angle may turn by: a small particle half a pixel off its place turns by several.
+TURN = 4
 
 
 def ring_order(grid: PolarGrid) -> tuple[np.ndarray, np.ndarray]:
@@ -138,8 +141,11 @@ def _newton(f, step):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
-def _climb(g, start, sample, out):  # type: ignore[no-untyped-def]
-    """Psi (radians), v, u in steps of the grid, and the correlation there: out (4,)."""
+def _climb(g, start, sample, at_y, at_x, reach, out):  # type: ignore[no-untyped-def]
+    """Psi (radians), v, u in steps of the grid, and the correlation there: out (4,).
+
+    The grid's point is (at_y, at_x); no farther than `reach` from 0 is looked, all in steps.
+    """
     ly, lx, value = np.empty((3, 3)), np.empty((3, 3)), np.empty((3, 9))
     f, trial, step = np.empty(10), np.empty(10), np.zeros(3)
     psi, v, u = start, 0.0, 0.0
@@ -153,9 +159,14 @@ def _climb(g, start, sample, out):  # type: ignore[no-untyped-def]
                 hill = -f[4 + i]
                 uphill = 0.25 * scale[i] * (1.0 if f[1 + i] > 0 else -1.0)
                 step[i] = f[1 + i] / hill if hill > 0 else uphill
-        new_psi = min(max(psi + share * step[0], start - sample), start + sample)
+        new_psi = psi + share * step[0]
+        new_psi = min(max(new_psi, start - TURN * sample), start + TURN * sample)
         new_v = min(max(v + share * step[1], -1.0), 1.0)
         new_u = min(max(u + share * step[2], -1.0), 1.0)
+        away = math.hypot(at_y + new_v, at_x + new_u)
+        if away > reach:
+            new_v = (at_y + new_v) * (reach / away) - at_y
+            new_u = (at_x + new_u) * (reach / away) - at_x
         moved = max(abs(new_psi - psi) / sample, abs(new_v - v), abs(new_u - u))
         if moved < STILL:
             break
@@ -170,8 +181,9 @@ def _climb(g, start, sample, out):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, nogil=True, boundscheck=False)
 def refine_lanes(  # type: ignore[no-untyped-def]
-    packed, columns, around, order, rings, frequencies, angles, index, place, use, pose
-):
+    packed, columns, around, shifts, reach, order, rings, frequencies, angles, index, place, use,
+    pose,
+):  # fmt: skip
     """Refine the best grid point of each lane and reference that is asked for.
 
     Parameters
@@ -182,6 +194,10 @@ def refine_lanes(  # type: ignore[no-untyped-def]
         Ring by ring, real and imaginary parts; shifts with a rim beyond those searched.
     around : array of int64, shape (searched shift, 9)
         The shifts at and around each searched one, (y, x) from -1 to 1.
+    shifts : array of float64, shape (searched shift, 2)
+        In steps.
+    reach : float
+        How long a shift may be, steps.
     order, rings
         Of `ring_order`.
     frequencies, angles : int
@@ -219,4 +235,5 @@ def refine_lanes(  # type: ignore[no-untyped-def]
                     g[m, 0, j], g[m, 1, j] = series[m], series[half + m]
             # The transform runs over exp(+i m angle), the correlation over exp(-i m psi).
             start = -sample * (place[reference, lane] % angles)
-            _climb(g, start, sample, pose[reference, lane])
+            at = shifts[index[reference, lane]]
+            _climb(g, start, sample, at[0], at[1], reach, pose[reference, lane])

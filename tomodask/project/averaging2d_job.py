@@ -140,6 +140,8 @@ def checked_job2d(
         ctf=ctf,
         resolution=number("resolution", resolution),
         start_resolution=number("start_resolution", start_resolution),
+        # Known references are told apart by all that they show, from the first round on.
+        coarse=Settings2D.coarse if given is None else 0,
         rounds=rounds,
         seed=seed,
     )
@@ -213,8 +215,13 @@ def _references(references: Any, n: int, pixel_size: float) -> xr.DataArray:
         given = references
         if given.ndim == 3:
             given = given.rename(dict(zip(given.dims, ("image", "y", "x"), strict=True)))
-    else:
+    elif isinstance(references, str | os.PathLike):
         given = open_images(references)
+    else:
+        raise InputError(
+            "references must be a path or a DataArray with the dims (class, y, x), got "
+            f"{type(references).__name__}; wrap an array in xarray.DataArray"
+        )
     where = str(given.attrs.get("source", "references"))
     if given.ndim != 3 or given.shape[1:] != (n, n):
         raise InputError(

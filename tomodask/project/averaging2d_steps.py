@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import dask.array as da
 import numpy as np
 import pandas as pd
 
@@ -183,6 +184,8 @@ class Averaging:
         images = self.job.images.isel(image=numbers)
         rows = state.table.iloc[numbers]
         laid = transform_images(images, rows, radius=self.job.settings.radius)
+        if isinstance(laid.data, da.Array):  # of bounded size, and 2SDR passes over them often
+            laid = laid.copy(data=laid.data.persist())
         features = TwoStageReduction(_COMPONENTS).fit_transform(laid)
         values = np.asarray(features.to_numpy())
         columns: dict[str, Any] = {
