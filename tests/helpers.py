@@ -92,3 +92,14 @@ def killed_at(script: str, arguments: Iterable[object], moments: Iterable[tuple[
             text=True,
         )
         assert ended.returncode == -signal.SIGKILL, (kill, when, ended.stderr)
+
+
+def told_by_new_process(script: str, cache: Path) -> bytes:
+    """What a script prints in a process that finds compiled kernels in the folder `cache` alone."""
+    return subprocess.run(
+        [sys.executable, "-c", script],
+        check=True,
+        capture_output=True,
+        timeout=600,
+        env={**os.environ, "NUMBA_CACHE_DIR": str(cache)},
+    ).stdout

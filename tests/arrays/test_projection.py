@@ -1,12 +1,9 @@
 """Projection and back-projection against sums written out."""
 
-import os
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import scipy.fft
+from helpers import told_by_new_process
 
 from tomodask.arrays.projection import back_project, fine_rows, project, window
 
@@ -129,16 +126,6 @@ print(hashlib.sha256(images.tobytes() + back.tobytes()).hexdigest())
 
 def test_kernels_compiled_or_found_in_the_cache_tell_the_same(tmp_path):
     """A kernel with fused sums, called by kernels: the first process and later ones agree."""
-    kernels = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    told = [
-        subprocess.run(
-            [sys.executable, "-c", _HASHED],
-            check=True,
-            capture_output=True,
-            timeout=300,
-            env=kernels,
-        ).stdout
-        for _ in range(2)
-    ]
-    assert len(told[0]) > 60
-    assert told[0] == told[1]
+    first, second = (told_by_new_process(_HASHED, tmp_path) for _ in range(2))
+    assert len(first) > 60
+    assert first == second

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import scipy.interpolate
 from alignment.scenes import VOXEL, boxes, dataset_of
+from helpers import told_by_new_process
 
 from tomodask.alignment.pose_matching import match_poses
 from tomodask.arrays.fourier import measured
@@ -298,3 +299,30 @@ def test_dataset_helper_keeps_its_promise():
     dataset, truth, _ = boxes(2, box=16)
     again = dataset_of(dataset["subtomogram"].to_numpy(), truth)
     np.testing.assert_array_equal(again["subtomogram"], dataset["subtomogram"])
+
+
+_HASHED = """
+import hashlib
+import numpy as np
+from scipy.spatial.transform import Rotation
+from tomodask.averaging.half_sums import Entries, average, bits_for, wedge_plane
+
+rng = np.random.default_rng(0)
+boxes = rng.normal(size=(3, 16, 16, 16)).astype(np.float32)
+volume = rng.uniform(0.1, 1, (37, 37, 19)).astype(np.float32)
+entries = Entries(
+    box=np.arange(3), matrices=Rotation.random(3, random_state=1).as_matrix(),
+    shifts_zyx=rng.normal(size=(3, 3)), slot=np.array([0, 1, 0]), amount=np.ones(3),
+    kind=np.array([0, 1, 1]), identities=np.arange(3), names=np.array(["a", "b", "c"]),
+)
+lookups = [wedge_plane(16, (-60, 60)), volume]
+sums = average(boxes, entries, lookups, np.eye(3)[None], slots=2, bits=bits_for(3))[0]
+told = [one.data.tobytes() + one.weight.tobytes() for _, one in sorted(sums.bins.items())]
+print(hashlib.sha256(b"".join(told)).hexdigest())
+"""
+
+
+def test_kernels_compiled_or_found_in_the_cache_tell_the_same(tmp_path):
+    first, second = (told_by_new_process(_HASHED, tmp_path) for _ in range(2))
+    assert len(first) > 60
+    assert first == second

@@ -1,8 +1,6 @@
 """Kernels compiled in this process, and those found in the cache, tell the same to the bit."""
 
-import os
-import subprocess
-import sys
+from helpers import told_by_new_process
 
 _INNER = """
 import numpy as np
@@ -28,20 +26,10 @@ print(hashlib.sha256(told).hexdigest())
 """
 
 
-def _told(script, cache):
-    return subprocess.run(
-        [sys.executable, "-c", script],
-        check=True,
-        capture_output=True,
-        timeout=600,
-        env={**os.environ, "NUMBA_CACHE_DIR": str(cache)},
-    ).stdout
-
-
 def test_kernels_compiled_or_found_in_the_cache_tell_the_same(tmp_path):
     """All compiled here; all from the cache; those that a plan needs from it, the others not."""
-    first = _told(_INNER + _HASHED, tmp_path / "all")
+    first = told_by_new_process(_INNER + _HASHED, tmp_path / "all")
     assert len(first) > 60
-    assert _told(_INNER + _HASHED, tmp_path / "all") == first
-    _told(_INNER, tmp_path / "some")
-    assert _told(_INNER + _HASHED, tmp_path / "some") == first
+    assert told_by_new_process(_INNER + _HASHED, tmp_path / "all") == first
+    told_by_new_process(_INNER, tmp_path / "some")
+    assert told_by_new_process(_INNER + _HASHED, tmp_path / "some") == first
