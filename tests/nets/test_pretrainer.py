@@ -115,6 +115,14 @@ def test_a_slow_encoder_follows_as_the_paper_says():
         MomentumEncoder(fast, momentum=1)
 
 
+def test_a_batch_larger_than_the_queue_changes_nothing():
+    one = pretrainer("moco", queue=2)
+    before = weights_of(one.network)
+    with pytest.raises(InputError, match=r"queue must hold at least a batch \(3 keys\), got 2"):
+        one.train(views(0))
+    assert same(before, weights_of(one.network))
+
+
 def test_nan_stops_with_the_way_out():
     one = pretrainer("moco")
     ((a, b),) = views(0)

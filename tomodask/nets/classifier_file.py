@@ -158,9 +158,9 @@ def read_box_model(path: str | os.PathLike[str]) -> BoxModel:
             history=tuple(told["history"]),
             training=told["training"],
         )
+    except InputError as error:  # a ValueError too, so it comes first
+        raise InputError(f"{source}: {error}") from error
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        if isinstance(error, InputError):
-            raise InputError(f"{source}: {error}") from error
         raise InputError(
             f"{source}: the description of the model is not complete ({error!r}); train it again"
         ) from error

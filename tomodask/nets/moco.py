@@ -41,6 +41,13 @@ class KeyQueue:
         self.keys = unit(torch.randn(length, dimension, generator=generator))
         self.position = 0
 
+    def check(self, count: int) -> None:
+        """Refuse batches that are larger than the queue."""
+        if count > len(self.keys):
+            raise InputError(
+                f"queue must hold at least a batch ({count} keys), got {len(self.keys)}"
+            )
+
     def push(self, keys: torch.Tensor) -> None:
         """Take the keys of a batch, shape (n, dimension), in place of the oldest n.
 
@@ -49,9 +56,8 @@ class KeyQueue:
         InputError
             If there are more than the queue holds.
         """
+        self.check(len(keys))
         length = len(self.keys)
-        if len(keys) > length:
-            raise InputError(f"queue must hold at least a batch ({len(keys)} keys), got {length}")
         at = (self.position + torch.arange(len(keys))) % length
         self.keys[at] = unit(keys.detach()).to(self.keys.device)
         self.position = (self.position + len(keys)) % length

@@ -188,12 +188,12 @@ def read_model(path: str | os.PathLike[str]) -> PickingModel:
             history=tuple(told["history"]),
             training=told["training"],
         )
+    except InputError as error:  # a ValueError too, so it comes first
+        raise InputError(f"{source}: {error}") from error
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{source}: the description of the model is not complete ({error!r}); train it again"
         ) from error
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from error
 
 
 def _one_or_several(value: Any) -> Any:

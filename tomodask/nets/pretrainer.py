@@ -217,6 +217,8 @@ class Pretrainer:
 
     def _step(self, first: np.ndarray, second: np.ndarray) -> float:
         how = self.how
+        if self.queue is not None:
+            self.queue.check(len(first))  # before anything is stepped
         self.optimizer.zero_grad(set_to_none=True)
         # Dropout's numbers belong to the step, not to what was drawn before.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
