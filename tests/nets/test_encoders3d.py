@@ -1,4 +1,4 @@
-"""The three networks: shapes, numbers of weights, seeds, and a slow NumPy version of RB3D."""
+"""The three networks: shapes, numbers of weights, seeds, and slow NumPy versions."""
 
 import numpy as np
 import pytest
@@ -54,30 +54,79 @@ def blocks(x, parts, reduce):
     return reduce(cut, axis=(2, 4, 6))
 
 
-def test_rb3d_is_what_the_paper_draws():
-    built = network("rb3d", 24, 4, seed=3).eval()
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def prepared(name):
+    """A network with biases, its weights by name, a box, and a layer by name."""
+    built = network(name, 24, 4, seed=3).eval()
     rng = np.random.default_rng(0)
-    for values in built.parameters():  # biases too
+    for values in built.parameters():
         values.data += torch.from_numpy(0.05 * rng.normal(size=values.shape).astype(np.float32))
     box = rng.normal(size=(1, 24, 24, 24)).astype(np.float32)
     w = {k: v.detach().numpy().astype(float) for k, v in built.named_parameters()}
 
     def layer(x, name):
-        return convolution(x, w[f"{name}.weight"], w[f"{name}.bias"])
+        weight, bias = w[f"{name}.weight"], w[f"{name}.bias"]
+        return weight @ x + bias if weight.ndim == 2 else convolution(x, weight, bias)
 
-    x = blocks(np.maximum(layer(box, "first"), 0), 12, np.max)
-    for n in range(4):
-        short = layer(x, f"blocks.{n}.short")
-        long = np.maximum(layer(x, f"blocks.{n}.narrow"), 0)
-        long = layer(np.maximum(layer(long, f"blocks.{n}.wide"), 0), f"blocks.{n}.close")
-        x = np.maximum(np.concatenate([short, long]), 0)
-    features = w["hidden.weight"] @ blocks(x, 2, np.mean).ravel() + w["hidden.bias"]
-    features = np.maximum(features, 0)
-    logits = w["last.weight"] @ features + w["last.bias"]
+    return built, box, layer
+
+
+def assert_gives(built, box, features, logits):
     with torch.inference_mode():
         given = torch.from_numpy(box[None])
-        np.testing.assert_allclose(built.features(given)[0].numpy(), features, atol=1e-4)
-        np.testing.assert_allclose(built(given)[0].numpy(), logits, atol=1e-4)
+        for got, expected in ((built.features(given), features), (built(given), logits)):
+            scale = np.abs(expected).max()
+            np.testing.assert_allclose(got[0].numpy(), expected, atol=1e-5 * scale)
+
+
+def test_rb3d_is_what_the_paper_draws():
+    built, box, layer = prepared("rb3d")
+    x = blocks(relu(layer(box, "first")), 12, np.max)
+    for n in range(4):
+        short = layer(x, f"blocks.{n}.short")
+        long = relu(layer(x, f"blocks.{n}.narrow"))
+        long = layer(relu(layer(long, f"blocks.{n}.wide")), f"blocks.{n}.close")
+        x = relu(np.concatenate([short, long]))
+    features = relu(layer(blocks(x, 2, np.mean).ravel(), "hidden"))
+    assert_gives(built, box, features, layer(features, "last"))
+
+
+def test_dsrf3d_is_what_the_paper_draws():
+    built, box, layer = prepared("dsrf3d")
+    x = relu(layer(relu(layer(box, "convolutions.0")), "convolutions.1"))
+    x = blocks(x, 12, np.max)
+    x = relu(layer(relu(layer(x, "convolutions.2")), "convolutions.3"))
+    features = blocks(x, 6, np.max).ravel()
+    for name in ("hidden.0", "hidden.1"):
+        features = relu(layer(features, name))
+    assert_gives(built, box, features, layer(features, "last"))
+
+
+def neighbours(x):
+    """Each voxel with the seven beyond it, where there are all."""
+    n = x.shape[1] - 1
+    parts = [x[:, i : i + n, j : j + n, k : k + n] for i, j, k in np.ndindex(2, 2, 2)]
+    return np.array(parts)
+
+
+def test_inception3d_is_what_the_paper_draws():
+    built, box, layer = prepared("inception3d")
+    x = relu(layer(box, "first")[:, 2:-2, 2:-2, 2:-2])
+    x = blocks(x, 10, np.max)
+    beyond = np.pad(x, [(0, 0)] + [(0, 1)] * 3, constant_values=-np.inf)
+    x = np.concatenate(
+        [
+            layer(x, "single"),
+            layer(relu(layer(x, "to_three")), "three"),
+            layer(relu(layer(x, "to_five")), "five"),
+            layer(neighbours(beyond).max(0), "after_pool"),
+        ]
+    )
+    logits = layer(neighbours(relu(x)).mean(0).ravel(), "last")
+    assert_gives(built, box, logits, logits)
 
 
 @pytest.mark.parametrize("name", NAMES)
