@@ -161,6 +161,10 @@ def test_bad_input_is_refused():
         embed_subtomograms(made, model=Told(8, 10.0))
     with pytest.raises(InputError, match=r"voxels of 10 Å, the model was trained on 20 Å"):
         embed_subtomograms(made, model=Told(BOX, 20.0))
+    within = Matrix()
+    within.model = Told(8, 20.0)  # as a predictor holds what its file says
+    with pytest.raises(InputError, match=r"the model takes 8³"):
+        embed_subtomograms(made, model=within)
     with pytest.raises(InputError, match="predict_features"):
         embed_subtomograms(made, model=3)
     with pytest.raises(InputError, match="together must be"):

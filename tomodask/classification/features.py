@@ -32,8 +32,8 @@ _TOGETHER = 16
 class FeatureModel(Protocol):
     """Whatever makes features of boxes.
 
-    It may say the edge of its boxes, ``box`` (voxels), and their ``voxel_size`` (Å); then boxes
-    that differ are refused.
+    It, or its ``model``, may say the edge of its boxes, ``box`` (voxels), and their ``voxel_size``
+    (Å); then boxes that differ are refused.
     """
 
     def predict_features(self, batch: np.ndarray) -> np.ndarray:
@@ -176,7 +176,8 @@ def _callable(model: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _check_boxes(model: Any, shape: tuple[int, ...], voxel_size: float) -> None:
-    box, size = getattr(model, "box", None), getattr(model, "voxel_size", None)
+    within = getattr(model, "model", None)  # a predictor holds the file's header there
+    box, size = (getattr(model, n, getattr(within, n, None)) for n in ("box", "voxel_size"))
     if box is not None and set(shape) != {int(box)}:
         edges = "×".join(map(str, shape))
         raise InputError(
