@@ -114,6 +114,7 @@ def test_a_store_gives_back_what_was_written(tmp_path):
     model = Matrix()
     made = embed_subtomograms(opened, model=model, batch=8, together=4)
     save_features(made, tmp_path / "f.zarr")
+    assert model.asked == [4] * 9  # once for the number of features, then each box once
     found = open_features(tmp_path / "f.zarr")
     assert found.features.chunks[0] == (8, 8, 8, 6)
     xr.testing.assert_identical(found.load(), made.load().assign_attrs(found.attrs))
