@@ -127,6 +127,18 @@ def test_a_store_gives_back_what_was_written(tmp_path):
     np.testing.assert_array_equal(again, made.features.to_numpy()[3:20])
 
 
+def test_text_of_fixed_width_is_kept_as_text(tmp_path, recwarn):
+    """It went to Zarr as a type that Zarr does not promise to read again."""
+    made = embed_subtomograms(boxes(5), model=Matrix()).assign_coords(
+        kind=("particle", np.array(["a", "bb", "a", "c", "bb"]))
+    )
+    save_features(made, tmp_path / "f.zarr")
+    found = open_features(tmp_path / "f.zarr")
+    assert found.kind.dtype == object
+    assert found.kind.to_numpy().tolist() == ["a", "bb", "a", "c", "bb"]
+    assert not [one for one in recwarn if "Zarr V3 specification" in str(one.message)]
+
+
 def test_a_damaged_store_is_told(tmp_path):
     made = embed_subtomograms(boxes(9), model=Matrix(), batch=4, together=4)
     path = tmp_path / "f.zarr"

@@ -174,7 +174,8 @@ def write_column(
 ) -> None:
     """Write a column of a table as a small array of a Zarr store; text as codes."""
     attributes = {}
-    if values.dtype == object:  # Zarr has no settled type for text
+    if values.dtype.kind in "OU":  # Zarr has no settled type for text
+        values = values.astype(object)
         codes, categories = pd.factorize(values)
         values, attributes["categories"] = codes.astype(np.int32), [str(c) for c in categories]
     zarr.create_array(
