@@ -187,10 +187,10 @@ _NETWORKS = {"rb3d": RB3D, "inception3d": Inception3D, "dsrf3d": DSRF3D}
 
 
 def build_encoder(encoder: Encoder, *, seed: int = 0) -> BoxNetwork:
-    """The network with its first weights: He's, which keep the variance of what a ReLU passes on.
+    """The network with its first weights: Glorot's, and biases of 0, as in the authors' programs.
 
-    Glorot's in the last layer; biases of 0.  The same for the same seed; PyTorch's own random
-    numbers are left as they were.
+    With He's, which are larger, the learning rate 0.01 of [2]_ is too high.  The same weights for
+    the same seed; PyTorch's own random numbers are left as they were.
     """
     state = torch.random.get_rng_state()  # PyTorch's layers draw weights of their own
     built = _NETWORKS[encoder.network](encoder)
@@ -199,10 +199,8 @@ def build_encoder(encoder: Encoder, *, seed: int = 0) -> BoxNetwork:
     for name, values in built.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(values)
-        elif name.startswith("last."):
-            nn.init.xavier_uniform_(values, generator=generator)
         else:
-            nn.init.kaiming_uniform_(values, nonlinearity="relu", generator=generator)
+            nn.init.xavier_uniform_(values, generator=generator)
     return built
 
 
