@@ -35,7 +35,15 @@ from tomodask.data.subtomogram_table import TABLE_NAMES, particle_table, tilt_se
 from tomodask.data.writing import no_space, put_in_place
 from tomodask.errors import InputError
 
-__all__ = ["StoredBox", "is_store", "open_store", "read_box", "save_subtomograms", "write_column"]
+__all__ = [
+    "StoredBox",
+    "is_store",
+    "open_store",
+    "read_box",
+    "read_column",
+    "save_subtomograms",
+    "write_column",
+]
 
 VERSION = 1
 _NAME = "subtomogram"
@@ -166,7 +174,8 @@ def write_column(
 ) -> None:
     """Write a column of a table as a small array of a Zarr store; text as codes."""
     attributes = {}
-    if values.dtype == object:  # Zarr has no settled type for text
+    if values.dtype.kind in "OU":  # Zarr has no settled type for text
+        values = values.astype(object)
         codes, categories = pd.factorize(values)
         values, attributes["categories"] = codes.astype(np.int32), [str(c) for c in categories]
     zarr.create_array(
@@ -356,7 +365,7 @@ def open_store(path: Path) -> tuple[list[StoredBox], pd.DataFrame, dict[str, Any
         )
     try:
         array = group[_NAME]
-        columns = {name: _read_column(group[name]) for name in _columns(group)}
+        columns = {name: read_column(group[name]) for name in _columns(group)}
     except (KeyError, ValueError, OSError, RuntimeError) as error:  # codecs raise the last
         raise InputError(f"{path}: the store is damaged ({error}); extract again") from None
     encoding = array.metadata.chunk_key_encoding
@@ -389,7 +398,8 @@ def _columns(group: Any) -> list[str]:
     return order + sorted(there - set(order))
 
 
-def _read_column(array: Any) -> np.ndarray:
+def read_column(array: Any) -> np.ndarray:
+    """A column that `write_column` wrote."""
     values = np.asarray(array[:])
     if "categories" in array.attrs:
         categories = np.array([*array.attrs["categories"], None], dtype=object)

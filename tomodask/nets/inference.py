@@ -28,10 +28,12 @@ __all__ = [
     "Engine",
     "EngineName",
     "Precision",
+    "exact_gpu",
     "forget_engines",
     "open_engine",
     "require_engine",
     "tile_limit",
+    "torch_threads",
 ]
 
 EngineName = Literal["auto", "openvino", "torch"]
@@ -289,7 +291,7 @@ def _prepare_torch(engine: Engine, shape: tuple[int, ...]) -> Callable[[np.ndarr
 
     def run(tiles: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(tiles).to(device).contiguous(memory_format=torch.channels_last_3d)
-        with _torch_threads(engine.threads), _exact_gpu(torch), torch.inference_mode(), half:
+        with torch_threads(engine.threads), exact_gpu(torch), torch.inference_mode(), half:
             logits = network(x).float()
             out = torch.softmax(logits, 1)[:, 1:] if several else torch.sigmoid(logits)
             return np.asarray(out.cpu().contiguous())
@@ -310,7 +312,8 @@ _threads = _Threads()
 
 
 @contextlib.contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
+    """So many threads of PyTorch on the CPU while inside."""
     torch = _require_torch()
     with _threads.lock:
         if _threads.users == 0:
@@ -326,7 +329,7 @@ def _torch_threads(count: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _exact_gpu(torch: Any) -> Iterator[None]:
+def exact_gpu(torch: Any) -> Iterator[None]:
     """Convolutions in full float32 and in a fixed order of sums, on GPUs."""
     with torch.backends.cudnn.flags(
         enabled=True, benchmark=False, deterministic=True, allow_tf32=False

@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,12 +20,16 @@ import numpy as np
 
 from tomodask.errors import InputError
 from tomodask.nets.architecture import Architecture, weight_shapes
+from tomodask.nets.weights_file import (
+    check_weights,
+    read_arrays,
+    read_header,
+    write_arrays,
+)
 
 __all__ = ["PickingModel", "read_model", "write_model"]
 
 _FORMAT = "tomodask-picking-model/1"
-_HEADER = 16 << 20  # bytes of JSON at most
-_MOST = 4 << 30  # bytes of a file at most: no network of this kind has so many weights
 
 
 @dataclass(frozen=True)
@@ -99,22 +102,8 @@ class PickingModel:
             )
         if not (_positive(self.threshold) and self.threshold < 1):
             raise InputError(f"threshold must be above 0 and below 1, got {self.threshold!r}")
-        expected = weight_shapes(self.architecture)
-        if set(self.weights) != set(expected):
-            odd = sorted(set(self.weights) ^ set(expected))
-            raise InputError(
-                f"the weights are not those of the network described beside them ({len(odd)} "
-                f"names differ, the first is {odd[0]!r})"
-            )
-        for name, shape in expected.items():
-            values = self.weights[name]
-            if values.shape != shape or values.dtype != np.float32:
-                raise InputError(
-                    f"weight {name!r} must be float32 of shape {shape}, got {values.dtype} of "
-                    f"{values.shape}"
-                )
-            if not np.isfinite(values).all():
-                raise InputError(f"weight {name!r} holds NaN or infinite values")
+        check_weights(self.weights, weight_shapes(self.architecture))
+        for name, values in self.weights.items():
             if name.endswith("running_var") and (values < 0).any():
                 raise InputError(f"weight {name!r} is a variance, and below 0")
 
@@ -146,11 +135,6 @@ def write_model(model: PickingModel, path: str | os.PathLike[str]) -> None:
     path : path
         Ends with ``.safetensors``.
     """
-    from safetensors.numpy import save
-
-    target = Path(path)
-    if target.suffix.lower() != ".safetensors":
-        raise InputError(f"a model file must end with .safetensors, got {str(path)!r}")
     told = {
         "architecture": model.architecture.to_dict(),
         "classes": list(model.classes),
@@ -165,18 +149,7 @@ def write_model(model: PickingModel, path: str | os.PathLike[str]) -> None:
         "history": [dict(row) for row in model.history],
         "training": dict(model.training),
     }
-    header = {"format": _FORMAT, "model": json.dumps(told, allow_nan=False)}
-    part = target.with_name(f"{target.name}.part")
-    try:
-        # Not save_file, whose files only their owner can read.
-        part.write_bytes(
-            save({k: np.ascontiguousarray(v) for k, v in model.weights.items()}, header)
-        )
-        os.replace(part, target)
-    except OSError as error:
-        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
+    write_arrays(path, _FORMAT, told, model.weights)
 
 
 def read_model(path: str | os.PathLike[str]) -> PickingModel:
@@ -196,14 +169,8 @@ def read_model(path: str | os.PathLike[str]) -> PickingModel:
         If the file is missing, damaged, of another kind, or does not hold the network it says.
     """
     source = Path(path)
-    told = _header(source)
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    try:
-        weights = load_file(source)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{source} is damaged: {error}; copy or train it again") from error
+    told = read_header(source, _FORMAT, "tomodask train")
+    weights = read_arrays(source)
     try:
         if not all(isinstance(row, dict) for row in (told["training"], *told["history"])):
             raise TypeError("history and training must be tables of names and values")
@@ -221,44 +188,12 @@ def read_model(path: str | os.PathLike[str]) -> PickingModel:
             history=tuple(told["history"]),
             training=told["training"],
         )
+    except InputError as error:  # a ValueError too, so it comes first
+        raise InputError(f"{source}: {error}") from error
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{source}: the description of the model is not complete ({error!r}); train it again"
         ) from error
-    except InputError as error:
-        raise InputError(f"{source}: {error}") from error
-
-
-def _header(path: Path) -> dict[str, Any]:
-    """The description of the model, from the head of its file."""
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(8)
-            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
-            text = file.read(length) if 2 <= length <= min(_HEADER, size - 8) else b""
-    except FileNotFoundError:
-        raise InputError(f"there is no model file {path}; `tomodask train` makes one") from None
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from error
-    # Only where no JSON follows: the length of a sound header may begin with the same bytes.
-    if not text.startswith(b"{") and (head[:2] == b"PK" or head[:1] == b"\x80"):
-        raise InputError(
-            f"{path} is a pickle (a PyTorch checkpoint), which could run any code when it is "
-            "opened; give a model that `tomodask train` wrote"
-        )
-    if size > _MOST:
-        raise InputError(f"{path} has {size} bytes: no model of this kind is so large")
-    wanted = f"{path} is not a model that `tomodask train` wrote"
-    try:
-        known = json.loads(text)["__metadata__"]
-        kind = known.get("format")
-        told = json.loads(known["model"]) if kind == _FORMAT else None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError(f"{wanted}, or it is damaged; copy or train it again") from None
-    if not isinstance(told, dict):
-        raise InputError(f"{wanted} (its format is {kind!r}, not {_FORMAT!r})")
-    return told
 
 
 def _one_or_several(value: Any) -> Any:

@@ -5,10 +5,7 @@ What the trainer knows is in `Trainer.state`; nothing hides in a loader or a los
 
 from __future__ import annotations
 
-import json
-import logging
 import math
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +17,21 @@ import torch
 from tomodask.errors import InputError
 from tomodask.nets.architecture import Architecture
 from tomodask.nets.losses import dice_loss
-from tomodask.nets.memory import is_out_of_memory
+from tomodask.nets.memory import run_in_parts
 from tomodask.nets.resunet import ResUNet3D
+from tomodask.nets.training_state import (
+    moments_of,
+    of_kind,
+    read_state,
+    restore_moments,
+    restore_weights,
+    weights_of,
+    write_state,
+)
 
 __all__ = ["Optimisation", "Trainer", "TrainingDivergedError", "default_precision"]
 
-_log = logging.getLogger(__name__)
-
 _FORMAT = "tomodask-training-state/1"
-_TRACKED = "num_batches_tracked"  # counts batches for averages that are not used here
 Batch = tuple[np.ndarray, np.ndarray]
 
 
@@ -154,32 +157,23 @@ class Trainer:
         return total / max(count, 1)
 
     def _step(self, crops: np.ndarray, labels: np.ndarray) -> float:
-        while True:
-            part = len(crops) if self.part is None else min(self.part, len(crops))
-            try:
-                loss = self._gradients(crops, labels, part)
-                break
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if part == 1:
-                    raise InputError(
-                        f"not even one crop of {crops.shape[-1]}³ voxels fits into the memory of "
-                        "training: lower crop (--crop), or the network's channels (--channels)"
-                    ) from error
-                self.part = part // 2
-            # Outside of the handler, which would keep the failed step's tensors alive.
-            _log.warning(
-                "out of memory with %d crops at once: going on with %d, their gradients summed",
-                part,
-                part // 2,
-            )
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
+        loss, self.part = run_in_parts(
+            lambda part: self._gradients(crops, labels, part),
+            len(crops),
+            self.part,
+            what="crops",
+            too_large=f"not even one crop of {crops.shape[-1]}³ voxels fits into the memory of "
+            "training: lower crop (--crop), or the network's channels (--channels)",
+            release=self._release,
+        )
         if math.isfinite(loss):
             self.optimizer.step()
             self.schedule.step()
         return loss
+
+    def _release(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _gradients(self, crops: np.ndarray, labels: np.ndarray, part: int) -> float:
         self.optimizer.zero_grad(set_to_none=True)
@@ -236,19 +230,11 @@ class Trainer:
 
     def weights(self) -> dict[str, np.ndarray]:
         """The network's state, float32 arrays, copied."""
-        return {
-            name: values.detach().cpu().contiguous().numpy().astype(np.float32, copy=True)
-            for name, values in self.network.state_dict().items()
-            if not name.endswith(_TRACKED)
-        }
+        return weights_of(self.network)
 
     def load_weights(self, weights: dict[str, np.ndarray]) -> None:
         """Take weights that `weights` gave."""
-        state = {name: torch.from_numpy(values.copy()) for name, values in weights.items()}
-        for name in self.network.state_dict():
-            if name.endswith(_TRACKED):
-                state[name] = torch.zeros((), dtype=torch.long)
-        self.network.load_state_dict(state)
+        restore_weights(self.network, weights)
 
     def save(self, path: Path, told: dict[str, Any], best: dict[str, np.ndarray] | None) -> None:
         """Write all that training needs to go on, in one step: weights, moments, schedule.
@@ -261,38 +247,17 @@ class Trainer:
         best : dict of arrays, optional
             Weights of the best epoch.
         """
-        from safetensors.numpy import save_file
-
         arrays = {f"weight/{k}": v for k, v in self.weights().items()}
         arrays |= {f"best/{k}": v for k, v in (best or {}).items()}
-        for number, state in self.optimizer.state_dict()["state"].items():
-            for key, value in state.items():
-                arrays[f"moment/{number}/{key}"] = (
-                    value.detach().cpu().contiguous().numpy().astype(np.float32, copy=True)
-                )
+        moments, groups = moments_of(self.optimizer)
+        arrays |= {f"moment/{k}": v for k, v in moments.items()}
         schedule = {
             k: v
             for k, v in self.schedule.state_dict().items()
             if isinstance(v, (int, float, str, list))
         }
-        groups = [
-            {k: v for k, v in group.items() if isinstance(v, (int, float, str, tuple, list))}
-            for group in self.optimizer.state_dict()["param_groups"]
-        ]
-        header = {
-            "format": _FORMAT,
-            "state": json.dumps(
-                {"schedule": schedule, "groups": groups, "part": self.part, "told": told}
-            ),
-        }
-        part = path.with_name(f"{path.name}.part")
-        try:
-            save_file(arrays, part, header)
-            os.replace(part, path)
-        except OSError as error:
-            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-        finally:
-            part.unlink(missing_ok=True)
+        state = {"schedule": schedule, "groups": groups, "part": self.part, "told": told}
+        write_state(path, _FORMAT, arrays, state)
 
     def load(
         self, path: Path, check: Callable[[dict[str, Any]], None] = lambda told: None
@@ -301,38 +266,11 @@ class Trainer:
 
         `check` gets `told` before anything is taken: it may refuse the state of another network.
         """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="numpy") as file:
-                header = file.metadata() or {}
-                if header.get("format") != _FORMAT:
-                    raise InputError(f"{path} is not a state of training; remove it")
-                state = json.loads(header["state"])
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            told = state["told"]
-        except InputError:
-            raise
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} is damaged: {error}; remove it and train from the start"
-            ) from error
-
+        state, arrays = read_state(path, _FORMAT)
+        told = state["told"]
         check(told)
-
-        def of(kind: str) -> dict[str, np.ndarray]:
-            return {k[len(kind) + 1 :]: v for k, v in arrays.items() if k.startswith(f"{kind}/")}
-
-        self.load_weights(of("weight"))
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, values in of("moment").items():
-            number, key = name.split("/")
-            moments.setdefault(int(number), {})[key] = torch.from_numpy(values.copy())
-        template = self.optimizer.state_dict()["param_groups"]
-        groups = [{**old, **new} for old, new in zip(template, state["groups"], strict=True)]
-        for group in groups:
-            group["betas"] = tuple(group["betas"])
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.load_weights(of_kind("weight", arrays))
+        restore_moments(self.optimizer, of_kind("moment", arrays), state["groups"])
         self.schedule.load_state_dict(state["schedule"])
         self.part = state["part"]
-        return told, of("best") or None
+        return told, of_kind("best", arrays) or None

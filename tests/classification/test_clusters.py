@@ -1,0 +1,95 @@
+"""Clusters: sizes, members, an average without a reference, the nearest known structure."""
+
+import dask
+import numpy as np
+import pytest
+from alignment.scenes import boxes
+from scipy.spatial.transform import Rotation
+
+from tomodask.classification.cluster_averages import average_cluster
+from tomodask.classification.clusters import cluster_table, evenness, members, nearest_known
+from tomodask.classification.kmeans import KMeans
+from tomodask.cluster import compute
+from tomodask.errors import InputError
+from tomodask.simulation.phantom import phantom_particle
+
+VOXEL = 10.0
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process():
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+def test_the_table_tells_sizes_radii_and_kinds():
+    values = np.array([[0.0, 0], [2, 0], [np.nan, 1], [9, 9], [9, 9], [9, 12]])
+    found = KMeans(2).fit(values)
+    table = cluster_table(values, found, names=["a", "b", "a", "c", "c", "a"])
+    assert table["particles"].tolist() == [3, 2]
+    np.testing.assert_allclose(table["radius"], [2**0.5, 1.0])
+    assert table["kind"].tolist() == ["c", "a"]
+    np.testing.assert_allclose(table["purity"], [2 / 3, 1 / 2])
+    assert members(values, found, 0).tolist() == [3, 4, 5]
+    assert members(values, found, 0, most=2).tolist() == [3, 4]
+    assert evenness([3, 2]) == pytest.approx(-(0.6 * np.log2(0.6) + 0.4 * np.log2(0.4)))
+    with pytest.raises(InputError, match="cluster must be within"):
+        members(values, found, 2)
+    with pytest.raises(InputError, match="one a particle"):
+        cluster_table(values, found, names=["a"])
+    with pytest.raises(InputError, match="those that the clusters were found in"):
+        cluster_table(values[:3], found)
+    with pytest.raises(InputError, match="not fitted"):
+        cluster_table(values, KMeans(2))
+    with pytest.raises(InputError, match="two clusters"):
+        evenness([4])
+
+
+def known_maps():
+    still = {"rotation": Rotation.identity(), "shift_zyx": np.zeros(3)}
+    return {
+        kind: phantom_particle(kind).density(box=32, voxel_size=VOXEL, **still)
+        for kind in ("particle", "decoy")
+    }
+
+
+def test_the_nearest_known_structure_is_found_however_it_lies():
+    turn = Rotation.from_euler("ZYZ", [40, 70, -120], degrees=True)
+    volume = phantom_particle("particle").density(
+        box=32, voxel_size=VOXEL, rotation=turn, shift_zyx=np.array([8.0, -5.0, 3.0])
+    )
+    table = nearest_known(volume, known_maps(), voxel_size=VOXEL, resolution=40.0, diameter=280.0)
+    assert table["name"].tolist() == ["particle", "decoy"]
+    assert table["correlation"][0] > 0.98 > 0.9 > table["correlation"][1]
+    assert table["discrepancy"][0] < 30 < table["discrepancy"][1]
+    with pytest.raises(InputError, match="empty"):
+        nearest_known(volume, {}, voxel_size=VOXEL, resolution=40.0, diameter=280.0)
+    with pytest.raises(InputError, match="resample"):
+        nearest_known(volume[:-1], known_maps(), voxel_size=VOXEL, resolution=40.0, diameter=280.0)
+
+
+def test_a_cluster_is_averaged_without_a_reference():
+    dataset, _, _ = boxes(16, snr=1.0, shift_range=10.0, chunks=4)
+    labels = []
+
+    def computing(graph, *, label, **options):
+        labels.append(label)
+        return compute(graph, label=label, **options)
+
+    found = average_cluster(
+        dataset, diameter=280.0, angular_step=30.0, iterations=2, compute=computing
+    )
+    assert found.average.particles == (8, 8)
+    assert len(found.rounds) == 2
+    assert len(found.poses) == 16
+    assert found.resolution < 40
+    table = nearest_known(
+        found.average.average, known_maps(), voxel_size=VOXEL, resolution=40.0, diameter=280.0
+    )
+    assert table["name"][0] == "particle"
+    assert table["discrepancy"][0] < 45
+    assert any("iteration 2, align" in label for label in labels)
+    with pytest.raises(InputError, match="at least 8 particles"):
+        average_cluster(dataset.isel(particle=slice(7)), diameter=280.0, compute=compute)
+    with pytest.raises(InputError, match="iterations must be"):
+        average_cluster(dataset, diameter=280.0, iterations=0, compute=compute)

@@ -1,0 +1,224 @@
+"""Models of boxes: files, features that know nothing of other boxes, calibration, Grad-CAM."""
+
+import json
+import pickle
+import struct
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+
+from tomodask.errors import InputError
+from tomodask.nets.box_inference import open_predictor
+from tomodask.nets.boxes import normalised
+from tomodask.nets.calibration import calibration_error, fit_temperature, probabilities
+from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
+from tomodask.nets.encoder import Encoder
+from tomodask.nets.encoders3d import build_encoder, network
+from tomodask.nets.gradcam import grad_cam
+from tomodask.nets.training_state import weights_of
+
+torch.set_num_threads(1)
+
+
+def random_model(name="rb3d", classes=("a", "b", "c"), seed=1, **changes):
+    encoder = Encoder(name, 24, len(classes) or 8)
+    weights = weights_of(build_encoder(encoder, seed=seed))
+    return BoxModel(encoder, weights, 10.0, classes, **changes)
+
+
+def boxes(count=7, seed=0):
+    return np.random.default_rng(seed).normal(5, 3, size=(count, 24, 24, 24)).astype(np.float32)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    told = {"temperature": 1.5, "invert": True, "history": ({"epoch": 1, "loss": 0.5},)}
+    write_box_model(random_model(**told, training={"seed": 3}, least_confidence=0.25), path)
+    return path
+
+
+def retold(path, **changes):
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    description = {**json.loads(header["__metadata__"]["model"]), **changes}
+    header["__metadata__"]["model"] = json.dumps(description)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+
+
+def test_reads_what_was_written(file):
+    model = read_box_model(file)
+    expected = random_model(temperature=1.5, invert=True, least_confidence=0.25)
+    assert model.digest == expected.digest
+    assert model.history == ({"epoch": 1, "loss": 0.5},)
+    assert model.training == {"seed": 3}
+    for one in fields(BoxModel):
+        if one.name not in ("weights", "history", "training"):
+            assert getattr(model, one.name) == getattr(expected, one.name)
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"encoder": {"network": "rb3d", "box": 32, "outputs": 4}}, "weight|classes"),
+        ({"encoder": {"network": "dsrf3d", "box": 24, "outputs": 3}}, "names differ"),
+        ({"encoder": {"network": "rb3d", "box": 10**9, "outputs": 3}}, "box must be"),
+        ({"encoder": {"network": "rb3d", "box": 24, "outputs": 10**9}}, "outputs must be"),
+        ({"encoder": 3}, "not complete"),
+        ({"classes": ["a", "b"]}, "classes must be 3 different names"),
+        ({"classes": ["a", "b", "b"]}, "classes must be 3 different names"),
+        ({"classes": ["a", "b", 3]}, "classes must be names"),
+        ({"temperature": 0}, "temperature must be above 0"),
+        ({"temperature": "hot"}, "temperature must be above 0"),
+        ({"voxel_size": float("nan")}, "voxel_size must be above 0"),
+        ({"least_confidence": 1}, "least_confidence must be from 0"),
+        ({"normalisation": "none"}, "normalised by 'none'"),
+        ({"history": [3]}, "not complete"),
+    ],
+)
+def test_descriptions_that_do_not_hold(file, changed, told):
+    retold(file, **changed)
+    with pytest.raises(InputError, match=told) as caught:
+        read_box_model(file)
+    assert str(file) in str(caught.value)
+    assert "InputError" not in str(caught.value)
+
+
+def test_files_that_are_none(file, tmp_path):
+    with pytest.raises(InputError, match="there is no model file"):
+        read_box_model(tmp_path / "none.safetensors")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-10])
+    with pytest.raises(InputError, match="damaged"):
+        read_box_model(file)
+    file.write_bytes(pickle.dumps({"a": 1}))
+    with pytest.raises(InputError, match="is a pickle"):
+        read_box_model(file)
+    with pytest.raises(InputError, match=r"must end with \.safetensors"):
+        write_box_model(random_model(), tmp_path / "model.pt")
+    bad = random_model()
+    bad.weights["last.bias"][0] = np.nan
+    with pytest.raises(InputError, match=r"'last\.bias' holds NaN"):
+        replace(bad)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["rb3d", "inception3d", "dsrf3d"])
+def test_features_know_nothing_of_other_boxes(name, precision):
+    model, given = random_model(name), boxes(5)
+    predictor = open_predictor(model, batch=4, precision=precision)
+    whole = predictor.predict_features(given)
+    assert whole.shape == (5, model.encoder.features)
+    assert whole.dtype == np.float32
+    assert np.array_equal(predictor.predict_features(given[::-1])[::-1], whole)
+    alone = [predictor.predict_features(given[i : i + 1])[0] for i in (0, 3)]
+    assert np.array_equal(alone, whole[[0, 3]])
+    assert predictor.predict_features(given[:0]).shape == (0, model.encoder.features)
+    again = pickle.loads(pickle.dumps(predictor))
+    assert np.array_equal(again.predict_features(given), whole)
+    built = network(name, 24, 3, seed=1).eval()
+    with torch.inference_mode():
+        expected = built.features(torch.from_numpy(normalised(given))[:, None]).numpy()
+    rough = 1e-5 if precision == "float32" else 0.05
+    np.testing.assert_allclose(whole, expected, atol=rough * np.abs(expected).max())
+
+
+def test_scale_and_offset_of_a_box_do_not_matter_and_its_sign_can_be_turned():
+    given = boxes(2)
+    predictor = open_predictor(random_model())
+    one = predictor.predict_logits(given)
+    np.testing.assert_allclose(predictor.predict_logits(given * 40 - 7), one, atol=1e-4)
+    turned = open_predictor(random_model(invert=True)).predict_logits(-given)
+    np.testing.assert_allclose(turned, one, atol=1e-5)
+
+
+def test_boxes_that_do_not_suit():
+    predictor = open_predictor(random_model())
+    with pytest.raises(InputError, match=r"shape \(n, 24, 24, 24\).*resample or crop"):
+        predictor.predict_features(np.zeros((2, 32, 32, 32), np.float32))
+    damaged = boxes(3)
+    damaged[1:, 0, 0, 0] = np.inf
+    with pytest.raises(InputError, match=r"2 of 3 boxes hold NaN.*\(numbers 1, 2\)"):
+        predictor.predict_features(damaged)
+    with pytest.raises(InputError, match="boxes must be float, got int64"):
+        predictor.predict_features(np.zeros((1, 24, 24, 24), np.int64))
+    with pytest.raises(InputError, match="knows no classes"):
+        open_predictor(random_model(classes=())).predict_probabilities(boxes(1))
+    for changed in ({"batch": 0}, {"threads": 0}, {"precision": "int8"}, {"device": "tpu"}):
+        with pytest.raises(InputError, match=next(iter(changed))):
+            open_predictor(random_model(), **changed)
+
+
+def test_none_of_the_classes():
+    given = boxes(3)
+    sure = open_predictor(random_model(temperature=1.0))
+    told, confidence = sure.predict_classes(given)
+    assert np.array_equal(told, sure.predict_logits(given).argmax(1))
+    unsure = open_predictor(random_model(temperature=1000.0, least_confidence=0.5))
+    assert unsure.predict_classes(given)[0].tolist() == [-1, -1, -1]
+    np.testing.assert_allclose(sure.predict_probabilities(given).max(1), confidence)
+
+
+def test_a_temperature_makes_confidence_true():
+    """Labels drawn by softmax(logits / 2.5): so 2.5 is the truth."""
+    rng = np.random.default_rng(2)
+    logits = rng.normal(scale=4, size=(20_000, 5))
+    chances = probabilities(logits, 2.5)
+    labels = (rng.random((len(logits), 1)) > chances.cumsum(1)).sum(1)
+    found = fit_temperature(logits, labels)
+    assert found == pytest.approx(2.5, rel=0.05)
+    assert calibration_error(probabilities(logits), labels) > 0.1
+    assert calibration_error(probabilities(logits, found), labels) < 0.02
+    with pytest.raises(InputError, match="at least 2 boxes"):
+        fit_temperature(logits[:1], labels[:1])
+
+
+def test_calibration_error_is_that_of_the_paper():
+    rng = np.random.default_rng(3)
+    chances = rng.dirichlet(np.ones(4), size=200)
+    labels = rng.integers(0, 4, 200)
+    expected = 0.0
+    for low in np.arange(10) / 10:
+        at = (chances.max(1) >= low) & (chances.max(1) < low + 0.1)
+        if at.any():
+            right = (chances.argmax(1) == labels)[at].mean()
+            expected += at.mean() * abs(right - chances.max(1)[at].mean())
+    assert calibration_error(chances, labels, bins=10) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", ["rb3d", "inception3d"])
+def test_grad_cam_is_that_of_the_paper(name):
+    """Derivatives by differences: one voxel of a map at a time, for a few maps."""
+    built = network(name, 24, 3, seed=2).eval().double()
+    box = normalised(boxes(1))
+    x = torch.from_numpy(box).double()[:, None]
+    with torch.no_grad():
+        maps = built.maps(x)
+        share = torch.zeros(maps.shape[1], dtype=torch.double)
+        for channel in range(maps.shape[1]):
+            # Moving all voxels of a map alike is the sum of their derivatives.
+            moved = maps.clone()
+            moved[:, channel] += 1e-6
+            change = (built.last(built.flat(moved)) - built.last(built.flat(maps)))[0, 1]
+            share[channel] = change / 1e-6 / maps[0, channel].numel()
+        seen = torch.relu((share[None, :, None, None, None] * maps).sum(1, keepdim=True))
+        seen = torch.nn.functional.interpolate(seen, size=(24, 24, 24), mode="trilinear")[0, 0]
+    got = grad_cam(network(name, 24, 3, seed=2), box, np.array([1]))[0]
+    np.testing.assert_allclose(got, (seen / seen.max()).numpy(), atol=1e-3)
+
+
+def test_grad_cam_leaves_the_network_as_it_was():
+    built = network("rb3d", 24, 3).train()
+    before = weights_of(built)
+    seen = grad_cam(built, normalised(boxes(2)))
+    assert built.training
+    assert all(np.array_equal(v, before[k]) for k, v in weights_of(built).items())
+    assert all(p.grad is None for p in built.parameters())
+    assert seen.shape == (2, 24, 24, 24)
+    assert (seen >= 0).all()
+    with pytest.raises(InputError, match="classes must be from 0 to 2"):
+        grad_cam(built, normalised(boxes(1)), np.array([3]))

@@ -1,0 +1,172 @@
+"""The classifier's trainer: rates of the papers, state put down and taken up, the best kept."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+import torch
+
+from tomodask.errors import InputError
+from tomodask.nets.box_inference import open_predictor
+from tomodask.nets.classifier_trainer import ClassifierTrainer, Judged, Learning
+from tomodask.nets.encoder import Encoder
+from tomodask.nets.pretrainer import Pretrainer, Pretraining
+from tomodask.nets.trainer import TrainingDivergedError
+
+torch.set_num_threads(1)
+
+
+def trainer(network="rb3d", start=None, **changes):
+    how = Learning.cosine(2, **{"epochs": 3, "learning_rate": 0.02, "seed": 3, **changes})
+    return ClassifierTrainer(Encoder(network, 24, 2), how, start=start, threads=1)
+
+
+def batches(epoch, count=2, size=4):
+    """Noise, and blobs in noise."""
+    rng = np.random.default_rng(epoch)
+    z, y, x = np.indices((24, 24, 24)) - 12
+    blob = 2 * (z**2 + y**2 + x**2 < 36)
+    for _ in range(count):
+        labels = rng.permutation(np.arange(size) % 2)
+        boxes = rng.normal(size=(size, 24, 24, 24)) + labels[:, None, None, None] * blob
+        yield boxes.astype(np.float32), labels
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(np.array_equal(one[k], other[k]) for k in one)
+
+
+def test_rates_are_those_of_the_papers():
+    one = Learning.cosine(10)
+    assert (one.epochs, one.weight_decay, one.nesterov) == (50, 1e-4, False)
+    assert one.rate(0) == 5e-4
+    assert one.rate(250) == pytest.approx(2.5e-4)
+    assert one.rate(500) == pytest.approx(0, abs=1e-12)
+    other = Learning.nesterov_decay(10)
+    assert (other.epochs, other.momentum, other.nesterov) == (20, 0.9, True)
+    assert other.rate(0) == 0.01
+    assert other.rate(1000) == pytest.approx(0.01 / 1.001)
+
+
+@pytest.mark.parametrize("network", ["rb3d", "inception3d"])
+def test_going_on_gives_the_bits_of_one_go(tmp_path, network):
+    """Inception3D draws random numbers in each step, for its dropout."""
+    whole = trainer(network)
+    losses = [whole.train(batches(epoch)) for epoch in range(3)]
+    first = trainer(network)
+    first.train(batches(0))
+    assert first.keep_if_better(first.judge(batches(7)))
+    first.save(tmp_path / "state.safetensors", {"epoch": 1})
+    torch.manual_seed(77)
+    second = trainer(network, seed=99)
+    second.how = first.how
+    assert second.load(tmp_path / "state.safetensors") == {"epoch": 1}
+    assert same(second.best, first.weights())
+    assert (second.best_epoch, second.best_loss) == (1, first.best_loss)
+    assert [second.train(batches(epoch)) for epoch in (1, 2)] == losses[1:]
+    assert same(second.weights(), whole.weights())
+    assert second.ended
+
+
+def test_it_learns_and_its_model_says_so():
+    one = trainer("inception3d", epochs=4, learning_rate=1e-3)
+    while not one.ended:
+        one.train(batches(one.epochs, size=8))
+        one.keep_if_better(one.judge(batches(100)))
+    assert one.best_accuracy == 1
+    model = one.model(("noise", "blob"), 10.0, batches(101))
+    assert model.weights.keys() == one.best.keys()
+    boxes, labels = next(batches(102, size=8))
+    told, confidence = open_predictor(model).predict_classes(boxes)
+    assert np.array_equal(told, labels)
+    assert ((confidence > 0.5) & (confidence <= 1)).all()
+
+
+def test_the_best_epoch_is_kept_and_patience_ends():
+    one = trainer(epochs=10, patience=2)
+    figures = [(0.5, 1.0), (0.75, 0.9), (0.75, 0.8), (0.75, 0.8), (0.7, 0.1)]
+    kept = []
+    for number, (accuracy, loss) in enumerate(figures):
+        one.epochs += 1
+        one.network.last.bias.data.fill_(number)
+        kept.append(one.keep_if_better(Judged(loss, accuracy, np.empty(0), np.empty(0))))
+        if number < 4:
+            assert not one.ended
+    assert kept == [True, True, True, False, False]
+    assert one.ended
+    assert one.best_epoch == 3
+    assert (one.best["last.bias"] == 2).all()
+
+
+def test_a_pretrained_encoder_gives_all_but_the_last_layer():
+    pretrained = Pretrainer(Encoder("rb3d", 24, 8), Pretraining(seed=5), threads=1)
+    start = pretrained.encoder_weights()
+    weights = trainer(start=start).weights()
+    assert all(np.array_equal(weights[k], start[k]) for k in weights if not k.startswith("last"))
+    assert np.array_equal(weights["last.weight"], trainer().weights()["last.weight"])
+    with pytest.raises(InputError, match=r"init is an encoder of another network.*dsrf3d"):
+        trainer("dsrf3d", start=start)
+
+
+def test_halves_of_a_batch_give_the_gradients_of_the_whole(monkeypatch, caplog):
+    whole, halved = trainer(), trainer()
+    loss = whole.train(batches(0, count=1))
+    forward, sizes = halved._parallel.forward, []
+
+    def scarce(x):
+        sizes.append(len(x))
+        if len(x) > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to …")
+        return forward(x)
+
+    monkeypatch.setattr(halved._parallel, "forward", scarce)
+    with caplog.at_level(logging.WARNING):
+        assert halved.train(batches(0, count=1)) == pytest.approx(loss, rel=1e-5)
+    assert sizes == [4, 2, 2]
+    assert [record.args for record in caplog.records] == [(4, 2)]
+    for name, values in whole.weights().items():
+        np.testing.assert_allclose(halved.weights()[name], values, atol=1e-6)
+
+
+def test_bfloat16_learns_the_same_thing():
+    losses = [[trainer(precision=p).train(batches(0))] for p in ("float32", "bfloat16")]
+    assert np.allclose(*losses, atol=0.05)
+
+
+def test_bad_batches():
+    one = trainer()
+    boxes, labels = next(batches(0))
+    with pytest.raises(InputError, match=r"labels must be from 0 to 1, got 2 for box 0"):
+        one.train([(boxes, labels * 0 + 2)])
+    with pytest.raises(InputError, match="labels must be one per box, got 3 for 4"):
+        one.train([(boxes, labels[:3])])
+    with pytest.raises(InputError, match=r"must have the shape \(n, 24, 24, 24\)"):
+        one.train([(boxes[:, :20], labels)])
+    damaged = boxes.copy()
+    damaged[1, 0, 0, 0] = np.nan
+    with pytest.raises(InputError, match=r"1 of 4 boxes hold NaN .*\(numbers 1\)"):
+        one.train([(damaged, labels)])
+    with pytest.raises(InputError, match="no held-out boxes"):
+        one.judge([])
+    with pytest.raises(TrainingDivergedError, match=r"step 1 .*lower learning_rate.*now 0\.02"):
+        one.train([(np.full_like(boxes, 3e38), labels)])
+    with pytest.raises(InputError, match="patience must be at least 1 epoch, got 0"):
+        dataclasses.replace(one.how, patience=0)
+
+
+def test_another_trainings_state_is_refused(tmp_path):
+    one = trainer()
+    one.save(tmp_path / "state.safetensors", {"identity": "a"})
+    before = one.weights()
+
+    def check(told):
+        if told["identity"] != "b":
+            raise InputError("of another training")
+
+    with pytest.raises(InputError, match="of another training"):
+        one.load(tmp_path / "state.safetensors", check)
+    assert same(one.weights(), before)
+    (tmp_path / "state.safetensors").write_bytes(b"no state")
+    with pytest.raises(InputError, match=r"state\.safetensors is damaged"):
+        one.load(tmp_path / "state.safetensors")

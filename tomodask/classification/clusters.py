@@ -1,0 +1,206 @@
+"""Clusters of a subdivision: how large, which are averaged, and which known structure is nearest.
+
+The parts of the ``subdivide`` job that know no file: features → `KMeans` → `cluster_table` →
+`members` of the clusters worth it → `average_cluster` → `nearest_known`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from dask.delayed import delayed
+
+from tomodask.averaging.fsc import fsc, resolution_at
+from tomodask.classification.features import feature_array
+from tomodask.classification.kmeans import KMeans
+from tomodask.cluster import compute
+from tomodask.errors import InputError
+from tomodask.rounds.superposition import superpose, turned_map
+
+__all__ = ["cluster_table", "evenness", "members", "nearest_known"]
+
+
+def cluster_table(features: Any, clusters: KMeans, *, names: Any = None) -> pd.DataFrame:
+    """What the clusters are.  Computes.
+
+    Parameters
+    ----------
+    features : Dataset, DataArray, Dask or NumPy array, shape (particle, feature)
+        Those that `clusters` was fitted to.
+    clusters : KMeans
+        Fitted.
+    names : sequence of str, optional
+        The kind of each particle, where it is known.
+
+    Returns
+    -------
+    DataFrame
+        A row a cluster: ``cluster`` (from 0), ``particles``, ``radius`` (root of the mean squared
+        distance to the centre); with `names` also ``kind``, the most frequent of the cluster (of
+        equals the first by name), and ``purity``, its share.
+
+    Raises
+    ------
+    InputError
+        If the clusters are not fitted, or of other features.
+    """
+    distances = _distances(features, clusters)
+    labels = clusters.labels_
+    rows = []
+    for cluster, size in enumerate(clusters.sizes_.tolist()):
+        mine = labels == cluster
+        row: dict[str, Any] = {"cluster": cluster, "particles": size}
+        row["radius"] = float(np.sqrt(np.mean(distances[mine]))) if size else float("nan")
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    if names is not None:
+        kinds = np.asarray(names).astype(str)
+        if len(kinds) != len(labels):
+            raise InputError(f"names must be one a particle, {len(labels)}, got {len(kinds)}")
+        told = [np.unique(kinds[labels == c], return_counts=True) for c in table["cluster"]]
+        table["kind"] = [str(one[counts.argmax()]) if len(one) else "" for one, counts in told]
+        table["purity"] = [
+            float(counts.max() / counts.sum()) if len(counts) else float("nan")
+            for _, counts in told
+        ]
+    return table
+
+
+def evenness(sizes: Any) -> float:
+    """How even clusters are: entropy of their shares over that of equal ones, 0 to 1.
+
+    Examples
+    --------
+    >>> evenness([5, 5, 5, 5]), evenness([20, 0, 0, 0])
+    (1.0, 0.0)
+    """
+    counts = np.asarray(sizes, float)
+    if counts.ndim != 1 or len(counts) < 2 or not counts.sum() > 0 or (counts < 0).any():
+        raise InputError("sizes must be those of two clusters or more, with particles in them")
+    shares = counts[counts > 0] / counts.sum()
+    return float(abs((shares * np.log(shares)).sum()) / np.log(len(counts)))
+
+
+def members(
+    features: Any, clusters: KMeans, cluster: int, *, most: int | None = None
+) -> np.ndarray:
+    """Rows of the particles of a cluster, those nearest to its centre if it has more than `most`.
+
+    Computes.
+
+    Returns
+    -------
+    array of int, ascending
+    """
+    if not 0 <= cluster < len(clusters.sizes_):
+        raise InputError(f"cluster must be within 0 to {len(clusters.sizes_) - 1}, got {cluster}")
+    rows = np.flatnonzero(clusters.labels_ == cluster)
+    if most is None or len(rows) <= most:
+        return rows
+    if most < 1:
+        raise InputError(f"most must be at least 1, got {most}")
+    distances = _distances(features, clusters)[rows]
+    return np.sort(rows[np.argsort(distances, kind="stable")[:most]])
+
+
+def _distances(features: Any, clusters: KMeans) -> np.ndarray:
+    """Squared distance of each particle to its centre; NaN for those without features."""
+    if not hasattr(clusters, "labels_"):
+        raise InputError("clusters are not fitted yet: call fit first")
+    values = feature_array(features)
+    wanted = (len(clusters.labels_), clusters.cluster_centers_.shape[1])
+    if values.shape != wanted:
+        raise InputError(
+            f"features must be those that the clusters were found in, of shape {wanted}, got "
+            f"{values.shape}"
+        )
+    first = np.concatenate([[0], np.cumsum(values.chunks[0])])
+    whole = values.rechunk({1: -1})
+    squared = delayed(_squared, pure=False)
+    parts = [
+        squared(block, clusters.cluster_centers_, clusters.labels_[low:high])
+        for block, low, high in zip(
+            whole.to_delayed().ravel().tolist(), first[:-1], first[1:], strict=True
+        )
+    ]
+    found = compute(parts, label="distances", passing=True)
+    return np.asarray(np.concatenate(found))
+
+
+def _squared(block: np.ndarray, centres: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    out = ((np.asarray(block, np.float64) - centres[labels]) ** 2).sum(1)
+    return np.asarray(np.where(labels < 0, np.nan, out))
+
+
+def nearest_known(
+    volume: np.ndarray,
+    known: Mapping[str, np.ndarray | xr.DataArray],
+    *,
+    voxel_size: float,
+    resolution: float,
+    diameter: float,
+) -> pd.DataFrame:
+    """Which known structures a map is like: each is laid on it, by a search of all rotations.
+
+    Computes, in this process.
+
+    Parameters
+    ----------
+    volume : array, shape (n, n, n)
+    known : mapping
+        Name → map of the same box and voxels.
+    voxel_size : float
+        Å.
+    resolution : float
+        Finest detail that is compared in the search, Å.
+    diameter : float
+        Of the soft sphere, Å.
+
+    Returns
+    -------
+    DataFrame
+        A row a structure, the likest first: ``name``, ``correlation`` in the band, and
+        ``discrepancy``, the resolution (Å) at which the FSC of the two falls below 0.5 (the
+        structural discrepancy of the subdivision paper; infinite if at once).  The map's hand is
+        as it is: a mirrored structure is another one.
+
+    Raises
+    ------
+    InputError
+        If no structure is given, or one has another box or voxel size.
+    """
+    if not known:
+        raise InputError("known is empty; give the maps to compare with")
+    volume = np.asarray(volume, np.float32)
+    rows = []
+    for name, one in known.items():
+        theirs = getattr(one, "attrs", {}).get("voxel_size", voxel_size)
+        values = np.asarray(one, np.float32)
+        if values.shape != volume.shape or abs(float(theirs) - voxel_size) > 0.01 * voxel_size:
+            raise InputError(
+                f"known[{name!r}] has {values.shape} voxels of {float(theirs):g} Å, the map "
+                f"{volume.shape} of {voxel_size:g} Å; resample and cut it"
+            )
+        motion = superpose(
+            values,
+            volume,
+            voxel_size=voxel_size,
+            resolution=resolution,
+            diameter=diameter,
+            everywhere=True,
+        )
+        back = turned_map(volume, motion, voxel_size=voxel_size)
+        curve = fsc(values, back, voxel_size=voxel_size, diameter=diameter)
+        rows.append(
+            {
+                "name": name,
+                "correlation": motion.score,
+                "discrepancy": resolution_at(curve, 0.5),
+            }
+        )
+    table = pd.DataFrame(rows)
+    return table.sort_values(["correlation", "name"], ascending=[False, True], ignore_index=True)

@@ -1,0 +1,174 @@
+"""A subdivision as steps that know no file: what is asked for, the clusters, and one's average.
+
+A job that does it keeps what each step gives, and asks for the next:
+
+    plan_subdivision → subdivide_features → for each of clusters_to_average: average_members
+
+The features are made before (`embed_subtomograms`, `save_features`), what an average is like is
+asked afterwards (`nearest_known`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from tomodask.alignment.checks import check_alignment
+from tomodask.classification.cluster_averages import ClusterAverage, average_cluster
+from tomodask.classification.clusters import members
+from tomodask.classification.features import feature_array
+from tomodask.classification.kmeans import KMeans
+from tomodask.errors import InputError
+
+__all__ = [
+    "SubdivisionPlan",
+    "average_members",
+    "clusters_to_average",
+    "plan_subdivision",
+    "subdivide_features",
+]
+
+_LEAST = 8  # particles: `average_cluster` needs so many
+
+
+@dataclass(frozen=True)
+class SubdivisionPlan:
+    """What is asked for; see `plan_subdivision`."""
+
+    clusters: int
+    method: str
+    least: int
+    most: int
+    diameter: float
+    start_resolution: float
+    finest: float | None
+    angular_step: float
+    iterations: int
+    tilt_range: tuple[float, float] | None
+    seed: int
+
+
+def plan_subdivision(
+    subtomograms: xr.Dataset,
+    features: xr.Dataset,
+    *,
+    diameter: float,
+    clusters: int = 100,
+    method: str = "minibatch",
+    least: int = 20,
+    most: int = 300,
+    start_resolution: float = 60.0,
+    finest: float | None = None,
+    angular_step: float = 20.0,
+    iterations: int = 5,
+    tilt_range: tuple[float, float] | None = None,
+    seed: int = 0,
+) -> SubdivisionPlan:
+    """Check what is asked for, before hours of work go into it.
+
+    Parameters
+    ----------
+    subtomograms : Dataset
+    features : Dataset
+        Of the same particles, in the same order.
+    diameter, start_resolution, finest, angular_step, iterations, tilt_range
+        As of `average_cluster`.
+    clusters : int
+        More, by far, than structures are expected.
+    method : {"exact", "minibatch"}
+        As of `KMeans`.
+    least : int
+        Clusters with fewer particles are not averaged; 8 at least.
+    most : int
+        Particles that an average is made of, those nearest to the cluster's centre.
+    seed : int
+
+    Raises
+    ------
+    InputError
+        If features are of other particles, there are not enough of them, or a parameter makes no
+        sense.
+    """
+    values = feature_array(features)
+    theirs = features["particle"].to_numpy()
+    if not np.array_equal(theirs, subtomograms["particle"].to_numpy()):
+        raise InputError(
+            f"features are of other particles than subtomograms ({len(theirs)} and "
+            f"{subtomograms.sizes['particle']}, or in another order); make them anew"
+        )
+    for name, value, low in (
+        ("clusters", clusters, 1),
+        ("least", least, _LEAST),
+        ("most", most, least),
+        ("iterations", iterations, 1),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
+            raise InputError(f"{name} must be a whole number, at least {low}, got {value!r}")
+    if clusters > values.shape[0]:
+        raise InputError(
+            f"clusters must be at most the number of particles, {values.shape[0]}, got {clusters}"
+        )
+    if method not in ("exact", "minibatch"):
+        raise InputError(f"method must be 'exact' or 'minibatch', got {method!r}")
+    check_alignment(
+        box=int(subtomograms.sizes["x"]),
+        voxel_size=float(subtomograms.attrs["voxel_size"]),
+        angular_step=angular_step,
+        resolution=start_resolution,
+        diameter=diameter,
+        seed=seed,
+    )
+    return SubdivisionPlan(
+        clusters=int(clusters),
+        method=method,
+        least=int(least),
+        most=int(most),
+        diameter=float(diameter),
+        start_resolution=float(start_resolution),
+        finest=finest,
+        angular_step=float(angular_step),
+        iterations=int(iterations),
+        tilt_range=tilt_range,
+        seed=int(seed),
+    )
+
+
+def subdivide_features(features: xr.Dataset, plan: SubdivisionPlan) -> KMeans:
+    """The clusters.  Computes."""
+    return KMeans(plan.clusters, method=plan.method, seed=plan.seed).fit(features)
+
+
+def clusters_to_average(clusters: KMeans, plan: SubdivisionPlan) -> list[int]:
+    """Clusters that have particles enough for an average, the largest first."""
+    return np.flatnonzero(clusters.sizes_ >= plan.least).tolist()
+
+
+def average_members(
+    subtomograms: xr.Dataset,
+    features: xr.Dataset,
+    clusters: KMeans,
+    cluster: int,
+    plan: SubdivisionPlan,
+    *,
+    compute: Callable[..., Any],
+) -> ClusterAverage:
+    """The average of a cluster, of those of its particles that are nearest to the centre.
+
+    Computes; see `average_cluster`.  The index of its poses holds the particles' names.
+    """
+    rows = members(features, clusters, cluster, most=plan.most)
+    return average_cluster(
+        subtomograms.isel(particle=rows),
+        diameter=plan.diameter,
+        start_resolution=plan.start_resolution,
+        finest=plan.finest,
+        angular_step=plan.angular_step,
+        iterations=plan.iterations,
+        tilt_range=plan.tilt_range,
+        seed=plan.seed,
+        compute=compute,
+    )

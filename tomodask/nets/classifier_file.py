@@ -1,0 +1,170 @@
+"""The file of a network that looks at whole boxes: a classifier, or an encoder without classes.
+
+Weights, and all that is needed to use them.  Reading it runs no code of the file, and needs no
+PyTorch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tomodask.errors import InputError
+from tomodask.nets.encoder import Encoder
+from tomodask.nets.weights_file import check_weights, read_arrays, read_header, write_arrays
+
+__all__ = ["NORMALISATION", "BoxModel", "read_box_model", "write_box_model"]
+
+_FORMAT = "tomodask-box-model/1"
+_MAKER = "tomodask classify train"
+NORMALISATION = "z-score of the box"
+
+
+@dataclass(frozen=True)
+class BoxModel:
+    """A trained network, and what it was trained on.
+
+    Attributes
+    ----------
+    encoder : Encoder
+        Network, box and number of outputs.
+    weights : mapping of str to array
+        Float32; names and shapes as `Encoder.shapes` has them.
+    voxel_size : float
+        Of the boxes it was trained on, Å.
+    classes : tuple of str
+        Names, in the order of the outputs; none of an encoder that was trained without labels.
+    temperature : float
+        Logits are divided by it before the softmax: so its confidence is what it says
+        (`tomodask.nets.calibration`).
+    least_confidence : float
+        Below it, a box is said to be none of the classes; 0: never.
+    invert : bool
+        Whether boxes were multiplied by −1 in training, and are so before the network.
+    history : tuple of mapping
+        Of each epoch: loss, learning rate, validation figures.
+    training : mapping
+        Settings, seed, sources and versions, as JSON knows them.
+
+    Raises
+    ------
+    InputError
+        If the parts do not belong together.
+    """
+
+    encoder: Encoder
+    weights: Mapping[str, np.ndarray] = field(repr=False)
+    voxel_size: float
+    classes: tuple[str, ...] = ()
+    temperature: float = 1.0
+    least_confidence: float = 0.0
+    invert: bool = False
+    history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    training: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        names = self.classes
+        if any(not isinstance(name, str) or not name for name in names):
+            raise InputError(f"classes must be names, got {names!r}")
+        if names and (len(names) != self.encoder.outputs or len(set(names)) != len(names)):
+            raise InputError(
+                f"classes must be {self.encoder.outputs} different names, one for each output, got "
+                f"{names!r}"
+            )
+        for what, value in (("voxel_size", self.voxel_size), ("temperature", self.temperature)):
+            if not _number(value) or value <= 0:
+                raise InputError(f"{what} must be above 0, got {value!r}")
+        if not _number(self.least_confidence) or not 0 <= self.least_confidence < 1:
+            raise InputError(
+                f"least_confidence must be from 0 to below 1, got {self.least_confidence!r}"
+            )
+        check_weights(self.weights, self.encoder.shapes)
+
+    @property
+    def digest(self) -> str:
+        """What a result depends on, as a short text; training history does not count."""
+        told = [
+            self.encoder.to_dict(),
+            self.voxel_size,
+            self.classes,
+            self.temperature,
+            self.least_confidence,
+            self.invert,
+        ]
+        text = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+        for name in sorted(self.weights):
+            text.update(name.encode())
+            text.update(np.ascontiguousarray(self.weights[name], "<f4").tobytes())
+        return text.hexdigest()[:32]
+
+
+def write_box_model(model: BoxModel, path: str | os.PathLike[str]) -> None:
+    """Write a model file; one that is there is replaced in one step.
+
+    Parameters
+    ----------
+    model : BoxModel
+    path : path
+        Ends with ``.safetensors``.
+    """
+    told = {
+        "encoder": model.encoder.to_dict(),
+        "voxel_size": model.voxel_size,
+        "classes": list(model.classes),
+        "temperature": model.temperature,
+        "least_confidence": model.least_confidence,
+        "invert": model.invert,
+        "normalisation": NORMALISATION,
+        "history": [dict(row) for row in model.history],
+        "training": dict(model.training),
+    }
+    write_arrays(path, _FORMAT, told, model.weights)
+
+
+def read_box_model(path: str | os.PathLike[str]) -> BoxModel:
+    """Read a model file.  Runs no code of the file.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, of another kind, or does not hold the network it says.
+    """
+    source = Path(path)
+    told = read_header(source, _FORMAT, _MAKER)
+    weights = read_arrays(source)
+    try:
+        if told["normalisation"] != NORMALISATION:
+            raise InputError(
+                f"its boxes were normalised by {told['normalisation']!r}, which is not known here"
+            )
+        if not all(isinstance(row, dict) for row in (told["training"], *told["history"])):
+            raise TypeError("history and training must be tables of names and values")
+        return BoxModel(
+            encoder=Encoder.from_dict(told["encoder"]),
+            weights=weights,
+            voxel_size=told["voxel_size"],
+            classes=tuple(told["classes"]),
+            temperature=told["temperature"],
+            least_confidence=told["least_confidence"],
+            invert=bool(told["invert"]),
+            history=tuple(told["history"]),
+            training=told["training"],
+        )
+    except InputError as error:  # a ValueError too, so it comes first
+        raise InputError(f"{source}: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{source}: the description of the model is not complete ({error!r}); train it again"
+        ) from error
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,408 @@
+"""Training of a classifier of boxes, epoch by epoch, from a state that can be put down.
+
+Cross-entropy and SGD, as both papers have it: `Learning.cosine` (Gupta et al. 2022, fine-tuning)
+and `Learning.nesterov_decay` (Xu et al. 2017).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from tomodask.errors import InputError
+from tomodask.nets.boxes import check_boxes
+from tomodask.nets.calibration import fit_temperature
+from tomodask.nets.classifier_file import BoxModel
+from tomodask.nets.encoder import Encoder
+from tomodask.nets.encoders3d import build_encoder
+from tomodask.nets.memory import run_in_parts
+from tomodask.nets.trainer import TrainingDivergedError
+from tomodask.nets.training_state import (
+    moments_of,
+    of_kind,
+    read_state,
+    restore_moments,
+    restore_weights,
+    seed_of_step,
+    weights_of,
+    write_state,
+)
+
+__all__ = ["ClassifierTrainer", "Judged", "Learning"]
+
+_FORMAT = "tomodask-classifier-state/1"
+_AT_ONCE = 32  # boxes, where no gradient is wanted
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How weights are stepped; the two papers' ways are `cosine` and `nesterov_decay`.
+
+    Attributes
+    ----------
+    epochs, steps : int
+        Steps are those of one epoch.
+    schedule : {"cosine", "inverse"}
+        From `learning_rate` at step t: half a cosine down to 0 at the last step, or
+        ``1 / (1 + decay · t)``.
+    learning_rate : float
+    decay : float
+        Of the schedule ``inverse``.
+    momentum : float
+    nesterov : bool
+    weight_decay : float
+    patience : int, optional
+        Training has ended after so many epochs without a better one; None: all epochs.
+    precision : {"float32", "bfloat16"}
+        Of the products; weights and sums stay in float32.
+    seed : int
+        Of the first weights, and of dropout.
+    """
+
+    epochs: int
+    steps: int
+    schedule: Literal["cosine", "inverse"] = "cosine"
+    learning_rate: float = 5e-4
+    decay: float = 0.0
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 1e-4
+    patience: int | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if self.patience is not None and self.patience < 1:
+            raise InputError(f"patience must be at least 1 epoch, got {self.patience}")
+
+    @classmethod
+    def cosine(cls, steps: int, *, epochs: int = 50, **changes: Any) -> Learning:
+        """Of Gupta et al. (2022): batches of 16, 50 epochs, 5e-4 (1e-4 where labels are few)."""
+        return cls(epochs, steps, **changes)
+
+    @classmethod
+    def nesterov_decay(cls, steps: int, *, epochs: int = 20, **changes: Any) -> Learning:
+        """Of Xu et al. (2017): batches of 64, 20 epochs, Nesterov's momentum, decay 1e-6."""
+        told: dict[str, Any] = {
+            "schedule": "inverse",
+            "learning_rate": 0.01,
+            "decay": 1e-6,
+            "nesterov": True,
+            "weight_decay": 0.0,
+        }
+        return cls(epochs, steps, **{**told, **changes})
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, from 0."""
+        if self.schedule == "inverse":
+            return self.learning_rate / (1 + self.decay * step)
+        return (
+            self.learning_rate * 0.5 * (1 + math.cos(math.pi * step / (self.epochs * self.steps)))
+        )
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a network says of labelled boxes.
+
+    Attributes
+    ----------
+    loss, accuracy : float
+        Means over the boxes.
+    logits : array of float32, shape (n, classes)
+    labels : array of int, shape (n,)
+    """
+
+    loss: float
+    accuracy: float
+    logits: np.ndarray
+    labels: np.ndarray
+
+
+class ClassifierTrainer:
+    """A classifier in training.
+
+    Parameters
+    ----------
+    encoder : Encoder
+        Its outputs are the classes.
+    how : Learning
+    start : mapping of str to array, optional
+        Weights of a pretrained encoder of the same network and box; the last layer is drawn anew.
+    threads : int, optional
+        Of PyTorch on the CPU; its own number where None.
+
+    Attributes
+    ----------
+    network : BoxNetwork
+    steps, epochs : int
+        Done so far.
+    best : dict of arrays or None
+        Weights of the epoch with the best accuracy on held-out boxes; of equals, the lower loss.
+    best_epoch : int
+        From 1.
+    best_accuracy, best_loss : float
+
+    Notes
+    -----
+    Several GPUs share each batch.  Where memory runs out, a batch is passed in halves whose
+    gradients are summed.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        how: Learning,
+        *,
+        start: Mapping[str, np.ndarray] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self.encoder, self.how = encoder, how
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = build_encoder(encoder, seed=how.seed)
+        if start is not None:
+            self._begin_with(start)
+        self.network.to(self.device, memory_format=torch.channels_last_3d)
+        several = self.device.type == "cuda" and torch.cuda.device_count() > 1
+        self._parallel: Any = torch.nn.DataParallel(self.network) if several else self.network
+        self.optimizer = torch.optim.SGD(
+            self.network.parameters(),
+            lr=how.learning_rate,
+            momentum=how.momentum,
+            nesterov=how.nesterov,
+            weight_decay=how.weight_decay,
+        )
+        self.part: int | None = None  # boxes that pass at once, where a batch does not fit
+        self.steps = self.epochs = 0
+        self.best: dict[str, np.ndarray] | None = None
+        self.best_epoch, self.best_accuracy, self.best_loss = 0, -1.0, math.inf
+
+    def _begin_with(self, start: Mapping[str, np.ndarray]) -> None:
+        own = weights_of(self.network)
+        learned = {k: v for k, v in start.items() if not k.startswith("last.")}
+        wanted = {k: v.shape for k, v in own.items() if not k.startswith("last.")}
+        if {k: v.shape for k, v in learned.items()} != wanted:
+            raise InputError(
+                f"init is an encoder of another network or box than {self.encoder.network} for "
+                f"boxes of {self.encoder.box}³: pretrain one of this kind (--network, --box)"
+            )
+        restore_weights(self.network, {**own, **learned})
+
+    def train(self, batches: Iterable[Batch]) -> float:
+        """One epoch; gives the mean loss over its batches.
+
+        Parameters
+        ----------
+        batches : iterable of (boxes, labels)
+            Normalised, float32 of shape (batch, z, y, x); int of shape (batch,).
+
+        Raises
+        ------
+        TrainingDivergedError
+            If the loss is not finite.
+        InputError
+            If a label is not one of the classes, or not even one box fits into memory.
+        """
+        self.network.train()
+        total, count = 0.0, 0
+        for boxes, labels in batches:
+            self._check(boxes, labels)
+            loss = self._step(boxes, labels)
+            if not math.isfinite(loss):
+                rough = self.how.precision != "float32"
+                raise TrainingDivergedError(
+                    f"the loss became {loss} in step {count + 1} of the epoch; lower learning_rate "
+                    f"(--learning-rate), now {self.how.learning_rate:g}"
+                    + (", or train with precision='float32'" if rough else "")
+                )
+            total, count = total + loss, count + 1
+        self.epochs += 1
+        return total / max(count, 1)
+
+    def _step(self, boxes: np.ndarray, labels: np.ndarray) -> float:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.how.rate(self.steps)
+        loss, self.part = run_in_parts(
+            lambda part: self._gradients(boxes, labels, part),
+            len(boxes),
+            self.part,
+            what="boxes",
+            too_large=f"not even one box of {boxes.shape[-1]}³ voxels fits into the memory of "
+            "training: take a smaller network (--network rb3d)",
+            release=self._release,
+        )
+        if math.isfinite(loss):
+            self.optimizer.step()
+            self.steps += 1
+        return loss
+
+    def _release(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _gradients(self, boxes: np.ndarray, labels: np.ndarray, part: int) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        # Dropout's numbers belong to the step, not to what was drawn before.
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(seed_of_step(self.how.seed, self.steps))
+            for start in range(0, len(boxes), part):
+                x = self._tensor(boxes[start : start + part])
+                y = torch.from_numpy(np.array(labels[start : start + part], np.int64))
+                with self._autocast():
+                    logits = self._parallel(x)
+                loss = functional.cross_entropy(
+                    logits.float(), y.to(self.device), reduction="sum"
+                ) / len(boxes)
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    return value
+                loss.backward()
+                total += value
+        return total
+
+    def _check(self, boxes: np.ndarray, labels: np.ndarray) -> None:
+        if len(boxes) != len(labels):
+            raise InputError(f"labels must be one per box, got {len(labels)} for {len(boxes)}")
+        check_boxes(boxes, self.encoder.box)
+        wrong = np.flatnonzero((labels < 0) | (labels >= self.encoder.outputs))
+        if len(wrong):
+            raise InputError(
+                f"labels must be from 0 to {self.encoder.outputs - 1}, got "
+                f"{int(labels[wrong[0]])} for box {int(wrong[0])} of a batch"
+            )
+
+    def judge(self, batches: Iterable[Batch]) -> Judged:
+        """What the network says of labelled boxes that it does not learn from."""
+        said, known = [], []
+        for boxes, labels in batches:
+            self._check(boxes, labels)
+            said.append(self.logits(boxes))
+            known.append(np.array(labels, np.int64))
+        if not said:
+            raise InputError("there are no held-out boxes to judge by: raise validation")
+        logits, labels = np.concatenate(said), np.concatenate(known)
+        loss = functional.cross_entropy(torch.from_numpy(logits).double(), torch.from_numpy(labels))
+        return Judged(float(loss), float((logits.argmax(1) == labels).mean()), logits, labels)
+
+    def keep_if_better(self, judged: Judged) -> bool:
+        """Keep the weights of the epoch just done where they are the best so far; whether so."""
+        better = (judged.accuracy, -judged.loss) > (self.best_accuracy, -self.best_loss)
+        if better:
+            self.best, self.best_epoch = self.weights(), self.epochs
+            self.best_accuracy, self.best_loss = judged.accuracy, judged.loss
+        return better
+
+    @property
+    def ended(self) -> bool:
+        """Whether all epochs are done, or too many without a better one."""
+        patience = self.how.patience
+        tired = patience is not None and self.epochs - self.best_epoch >= patience
+        return self.epochs >= self.how.epochs or (tired and self.best is not None)
+
+    def logits(self, boxes: np.ndarray) -> np.ndarray:
+        """Of normalised boxes (n, z, y, x); float32, shape (n, classes)."""
+        self.network.eval()
+        out = []
+        with torch.inference_mode(), self._autocast():
+            for start in range(0, len(boxes), _AT_ONCE):
+                x = self._tensor(boxes[start : start + _AT_ONCE])
+                out.append(self.network(x).float().cpu().numpy())
+        return np.concatenate(out) if out else np.zeros((0, self.encoder.outputs), np.float32)
+
+    def _tensor(self, boxes: np.ndarray) -> torch.Tensor:
+        x = torch.from_numpy(np.ascontiguousarray(boxes, np.float32)).to(self.device)[:, None]
+        return x.contiguous(memory_format=torch.channels_last_3d)
+
+    def _autocast(self) -> Any:
+        return torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.how.precision == "bfloat16"
+        )
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The network's, float32 arrays, copied."""
+        return weights_of(self.network)
+
+    def model(
+        self,
+        classes: tuple[str, ...],
+        voxel_size: float,
+        held_out: Iterable[Batch],
+        *,
+        invert: bool = False,
+        least_confidence: float = 0.0,
+        history: tuple[Mapping[str, Any], ...] = (),
+        training: Mapping[str, Any] | None = None,
+    ) -> BoxModel:
+        """The best network as a model; its confidence calibrated on held-out boxes."""
+        now = self.weights()
+        try:
+            if self.best is not None:
+                restore_weights(self.network, self.best)
+            judged = self.judge(held_out)
+            return BoxModel(
+                encoder=self.encoder,
+                weights=self.weights(),
+                voxel_size=voxel_size,
+                classes=classes,
+                temperature=fit_temperature(judged.logits, judged.labels),
+                least_confidence=least_confidence,
+                invert=invert,
+                history=history,
+                training={"learning": asdict(self.how), **(training or {})},
+            )
+        finally:
+            restore_weights(self.network, now)
+
+    def save(self, path: Path, told: dict[str, Any]) -> None:
+        """Write all that training needs to go on, in one step.
+
+        `told`, JSON, is what the caller wants back from `load`.
+        """
+        arrays = {f"weight/{k}": v for k, v in self.weights().items()}
+        arrays |= {f"best/{k}": v for k, v in (self.best or {}).items()}
+        moments, groups = moments_of(self.optimizer)
+        arrays |= {f"moment/{k}": v for k, v in moments.items()}
+        best = [self.best_epoch, self.best_accuracy, self.best_loss]
+        state = {
+            "groups": groups,
+            "part": self.part,
+            "steps": self.steps,
+            "epochs": self.epochs,
+            "best": best if self.best is not None else None,
+            "told": told,
+        }
+        write_state(path, _FORMAT, arrays, state)
+
+    def load(
+        self, path: Path, check: Callable[[dict[str, Any]], None] = lambda told: None
+    ) -> dict[str, Any]:
+        """Take up what `save` put down; gives `told`.
+
+        `check` gets `told` before anything is taken: it may refuse another training's state.
+        """
+        state, arrays = read_state(path, _FORMAT)
+        told: dict[str, Any] = state["told"]
+        check(told)
+        restore_weights(self.network, of_kind("weight", arrays))
+        restore_moments(self.optimizer, of_kind("moment", arrays), state["groups"])
+        self.part, self.steps, self.epochs = state["part"], state["steps"], state["epochs"]
+        self.best = of_kind("best", arrays) or None
+        if state["best"] is not None:
+            self.best_epoch, self.best_accuracy, self.best_loss = state["best"]
+        return told

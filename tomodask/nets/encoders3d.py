@@ -1,0 +1,215 @@
+"""Networks that look at whole boxes: RB3D [1]_ [3]_, Inception3D and DSRF3D [2]_.
+
+Tensors are ``(batch, 1, z, y, x)``, float, of normalised cubic boxes.  All three are convolutions
+(`maps`), what is left of them as one vector (`flat`), and a last linear layer.
+
+None of them normalises by its batch, so a box's result knows nothing of the boxes beside it.
+
+.. [1] Che et al., "Improved deep learning-based macromolecules structure classification from
+   electron cryo-tomograms", Mach. Vis. Appl. 29, 1227 (2018), doi:10.1007/s00138-018-0949-4.
+.. [2] Xu et al., "Deep learning-based subdivision approach for large scale macromolecules structure
+   recovery from electron cryo tomograms", Bioinformatics 33, i13 (2017),
+   doi:10.1093/bioinformatics/btx230.
+.. [3] Gupta et al., "Self-supervised learning for macromolecular structure classification based on
+   cryo-electron tomograms", Front. Physiol. 13, 957484 (2022), doi:10.3389/fphys.2022.957484.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from tomodask.nets.encoder import Encoder, EncoderName
+
+__all__ = ["DSRF3D", "RB3D", "BoxNetwork", "Inception3D", "build_encoder", "network"]
+
+_DROPOUT = 0.7  # share of Inception3D's numbers that a step leaves out
+
+
+class BoxNetwork(nn.Module):
+    """What the three have in common.
+
+    Parameters
+    ----------
+    encoder : Encoder
+    """
+
+    last: nn.Linear
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def maps(self, x: torch.Tensor) -> torch.Tensor:
+        """What the last convolutions give, (batch, channel, z, y, x): where Grad-CAM looks."""
+        raise NotImplementedError
+
+    def flat(self, maps: torch.Tensor) -> torch.Tensor:
+        """The vector that the last linear layer gets."""
+        raise NotImplementedError
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """What stands for a box, (batch, `Encoder.features`).
+
+        The activations before the last linear layer; of Inception3D, which has only one, that
+        layer's own output.  (The structural feature of [2]_ is that of the last layer always:
+        `forward`.)
+        """
+        return self.flat(self.maps(x))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Logits, (batch, `Encoder.outputs`), before the softmax."""
+        return torch.as_tensor(self.last(self.flat(self.maps(x))))
+
+
+class RB3D(BoxNetwork):
+    """Residual blocks whose two paths are concatenated; hidden layer of 1024.
+
+    A convolution of 3³ × 32, 2³ maximum; four blocks of [3³ → 16] beside [1³ → 16, 3³ → 32,
+    1³ → 16]; means over 2 × 2 × 2 parts of the box; FC-1024; FC-L.  The means are those of a public
+    version of the network of [3]_: without them the hidden layer alone would have 134 million
+    weights for a box of 32³, and other sizes for other boxes.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder)
+        self.first = nn.Conv3d(1, 32, 3, padding=1)
+        count = sum(name.endswith("short.weight") for name in encoder.shapes)
+        self.blocks = nn.Sequential(*(_TwoPaths() for _ in range(count)))
+        self.hidden = nn.Linear(encoder.flat, 1024)
+        self.last = nn.Linear(1024, encoder.outputs)
+
+    def maps(self, x: torch.Tensor) -> torch.Tensor:
+        """See `BoxNetwork.maps`."""
+        x = functional.max_pool3d(functional.relu(self.first(x)), 2)
+        return torch.as_tensor(self.blocks(x))
+
+    def flat(self, maps: torch.Tensor) -> torch.Tensor:
+        """See `BoxNetwork.flat`."""
+        parts = round((self.encoder.flat // maps.shape[1]) ** (1 / 3))
+        mean = functional.adaptive_avg_pool3d(_wide(maps), parts).to(maps.dtype)
+        return torch.as_tensor(functional.relu(self.hidden(mean.flatten(1))))
+
+
+class _TwoPaths(nn.Module):
+    """A block of RB3D; 32 channels in and out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.short = nn.Conv3d(32, 16, 3, padding=1)
+        self.narrow = nn.Conv3d(32, 16, 1)
+        self.wide = nn.Conv3d(16, 32, 3, padding=1)
+        self.close = nn.Conv3d(32, 16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        long = self.close(functional.relu(self.wide(functional.relu(self.narrow(x)))))
+        return functional.relu(torch.cat([self.short(x), long], 1))
+
+
+class DSRF3D(BoxNetwork):
+    """3³ convolutions 32-32-pool-64-64-pool, FC-512 twice, FC-L."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder)
+        widths = [(1, 32), (32, 32), (32, 64), (64, 64)]
+        self.convolutions = nn.ModuleList(nn.Conv3d(a, b, 3, padding=1) for a, b in widths)
+        self.hidden = nn.ModuleList([nn.Linear(encoder.flat, 512), nn.Linear(512, 512)])
+        self.last = nn.Linear(512, encoder.outputs)
+
+    def maps(self, x: torch.Tensor) -> torch.Tensor:
+        """See `BoxNetwork.maps`."""
+        one, two, three, four = self.convolutions
+        x = functional.relu(two(functional.relu(one(x))))
+        x = functional.max_pool3d(x, 2)
+        return functional.relu(four(functional.relu(three(x))))
+
+    def flat(self, maps: torch.Tensor) -> torch.Tensor:
+        """See `BoxNetwork.flat`."""
+        x = functional.max_pool3d(maps, 2).flatten(1)
+        for layer in self.hidden:
+            x = functional.relu(layer(x))
+        return x
+
+
+class Inception3D(BoxNetwork):
+    """5³ × 32, 2³ maximum, an inception module, 2³ means, dropout, FC-L.
+
+    The module joins 1³ → 32; 1³ → 32, 3³ → 64; 1³ → 16, 5³ → 32; 2³ maximum, 1³ → 32.  The first
+    convolution gives no voxels next to the faces, and means are taken at each voxel, both as in the
+    authors' program.
+    """
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__(encoder)
+        self.first = nn.Conv3d(1, 32, 5)
+        self.single = nn.Conv3d(32, 32, 1)
+        self.to_three, self.three = nn.Conv3d(32, 32, 1), nn.Conv3d(32, 64, 3, padding=1)
+        self.to_five, self.five = nn.Conv3d(32, 16, 1), nn.Conv3d(16, 32, 5, padding=2)
+        self.after_pool = nn.Conv3d(32, 32, 1)
+        self.dropout = nn.Dropout(_DROPOUT)
+        self.last = nn.Linear(encoder.flat, encoder.outputs)
+
+    def maps(self, x: torch.Tensor) -> torch.Tensor:
+        """See `BoxNetwork.maps`."""
+        relu = functional.relu
+        x = functional.max_pool3d(relu(self.first(x)), 2, ceil_mode=True)
+        # Zeros beyond the far faces, which no value is below: after a ReLU they change no maximum.
+        highest = functional.max_pool3d(functional.pad(x, (0, 1) * 3), 2, stride=1)
+        return relu(
+            torch.cat(
+                [
+                    self.single(x),
+                    self.three(relu(self.to_three(x))),
+                    self.five(relu(self.to_five(x))),
+                    self.after_pool(highest),
+                ],
+                1,
+            )
+        )
+
+    def flat(self, maps: torch.Tensor) -> torch.Tensor:
+        """See `BoxNetwork.flat`."""
+        mean = functional.avg_pool3d(_wide(maps), 2, stride=1).to(maps.dtype)
+        return torch.as_tensor(self.dropout(mean.flatten(1)))
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """See `BoxNetwork.features`."""
+        return self.forward(x)
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """In float32 at least: PyTorch takes no means in bfloat16 on CPUs."""
+    return x.float() if x.dtype == torch.bfloat16 else x
+
+
+_NETWORKS = {"rb3d": RB3D, "inception3d": Inception3D, "dsrf3d": DSRF3D}
+
+
+def build_encoder(encoder: Encoder, *, seed: int = 0) -> BoxNetwork:
+    """The network with its first weights: Glorot's, and biases of 0, as in the authors' programs.
+
+    With He's, which are larger, the learning rate 0.01 of [2]_ is too high.  The same weights for
+    the same seed; PyTorch's own random numbers are left as they were.
+    """
+    state = torch.random.get_rng_state()  # PyTorch's layers draw weights of their own
+    built = _NETWORKS[encoder.network](encoder)
+    torch.random.set_rng_state(state)
+    generator = torch.Generator().manual_seed(seed)
+    for name, values in built.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(values)
+        else:
+            nn.init.xavier_uniform_(values, generator=generator)
+    return built
+
+
+def network(name: EncoderName, box: int, outputs: int, *, seed: int = 0) -> BoxNetwork:
+    """The network of a name, for boxes of an edge, with so many outputs.
+
+    Raises
+    ------
+    InputError
+        If there is no such network, or the box is not of 24 to 48 voxels.
+    """
+    return build_encoder(Encoder(name, box, outputs), seed=seed)

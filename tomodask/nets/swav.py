@@ -1,0 +1,37 @@
+"""The prototypes of SwAV (Caron et al., NeurIPS 2020, arXiv:2006.09882)."""
+
+from __future__ import annotations
+
+import torch
+
+from tomodask.nets.contrastive import unit
+
+__all__ = ["Prototypes"]
+
+
+class Prototypes(torch.nn.Module):
+    """Directions that embeddings are compared with; learned, and of length 1.
+
+    Parameters
+    ----------
+    count, dimension : int
+    seed : int
+
+    Attributes
+    ----------
+    weight : parameter of float32, shape (count, dimension)
+    """
+
+    def __init__(self, count: int, dimension: int, *, seed: int = 0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.weight = torch.nn.Parameter(unit(torch.randn(count, dimension, generator=generator)))
+
+    def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """Cosines of embeddings (n, dimension) with the prototypes, (n, count)."""
+        return unit(embeddings) @ self.weight.T
+
+    def normalise(self) -> None:
+        """Back to length 1; after each step, as a step takes them off it."""
+        with torch.no_grad():
+            self.weight.copy_(unit(self.weight))

@@ -1,0 +1,136 @@
+"""What a training puts down and takes up again: weights, an optimiser's moments, a few numbers.
+
+One safetensors file, replaced in one step.  Reading it runs no code of the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tomodask.errors import InputError
+from tomodask.nets.weights_file import replace_file
+
+__all__ = [
+    "moments_of",
+    "of_kind",
+    "read_state",
+    "restore_moments",
+    "restore_weights",
+    "seed_of_step",
+    "weights_of",
+    "write_state",
+]
+
+_TRACKED = "num_batches_tracked"  # counts batches for averages that are not used here
+_PLAIN = (int, float, str, tuple, list)
+
+
+def weights_of(network: torch.nn.Module) -> dict[str, np.ndarray]:
+    """A network's state, float32 arrays, copied."""
+    return {
+        name: _array(values)
+        for name, values in network.state_dict().items()
+        if not name.endswith(_TRACKED)
+    }
+
+
+def restore_weights(network: torch.nn.Module, weights: Mapping[str, np.ndarray]) -> None:
+    """Give a network the state that `weights_of` gave."""
+    state = {name: torch.from_numpy(values.copy()) for name, values in weights.items()}
+    for name in network.state_dict():
+        if name.endswith(_TRACKED):
+            state[name] = torch.zeros((), dtype=torch.long)
+    network.load_state_dict(state)
+
+
+def moments_of(
+    optimizer: torch.optim.Optimizer,
+) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
+    """An optimiser's running sums as arrays, and its settings as JSON knows them."""
+    told = optimizer.state_dict()
+    arrays = {
+        f"{number}/{key}": _array(value)
+        for number, state in told["state"].items()
+        for key, value in state.items()
+        if value is not None
+    }
+    groups = [
+        {k: v for k, v in group.items() if isinstance(v, _PLAIN)} for group in told["param_groups"]
+    ]
+    return arrays, groups
+
+
+def restore_moments(
+    optimizer: torch.optim.Optimizer,
+    arrays: Mapping[str, np.ndarray],
+    groups: list[dict[str, Any]],
+) -> None:
+    """Give an optimiser what `moments_of` gave."""
+    moments: dict[int, dict[str, torch.Tensor]] = {}
+    for name, values in arrays.items():
+        number, key = name.split("/")
+        moments.setdefault(int(number), {})[key] = torch.from_numpy(values.copy())
+    template = optimizer.state_dict()["param_groups"]
+    full = [{**old, **new} for old, new in zip(template, groups, strict=True)]
+    for group in full:
+        if "betas" in group:
+            group["betas"] = tuple(group["betas"])
+    optimizer.load_state_dict({"state": moments, "param_groups": full})
+
+
+def write_state(
+    path: Path, kind: str, arrays: Mapping[str, np.ndarray], told: Mapping[str, Any]
+) -> None:
+    """Write arrays and what JSON can tell, in one step; `kind` names the format."""
+    from safetensors.numpy import save_file
+
+    header = {"format": kind, "state": json.dumps(told)}
+    with replace_file(path) as part:
+        save_file(dict(arrays), part, header)
+
+
+def read_state(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What `write_state` wrote: what was told, and the arrays.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, or of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            if header.get("format") != kind:
+                raise InputError(f"{path} is not a state of training; remove it")
+            state = json.loads(header["state"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state["told"]
+    except InputError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged: {error}; remove it and train from the start"
+        ) from error
+    return state, arrays
+
+
+def of_kind(kind: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those whose names begin with ``kind/``, without it."""
+    return {k[len(kind) + 1 :]: v for k, v in arrays.items() if k.startswith(f"{kind}/")}
+
+
+def seed_of_step(seed: int, step: int) -> int:
+    """Of the random numbers that a step draws: the same where a training goes on."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
+
+
+def _array(values: torch.Tensor) -> np.ndarray:
+    return np.array(values.detach().cpu().contiguous().numpy(), np.float32)

@@ -1,0 +1,130 @@
+"""Files of weights that may come from anywhere: read without running any code of theirs.
+
+Safetensors: arrays, and a JSON text in the header.  Needs no PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tomodask.errors import InputError
+
+__all__ = ["check_weights", "read_arrays", "read_header", "replace_file", "write_arrays"]
+
+_HEADER = 16 << 20  # bytes of JSON at most
+_MOST = 4 << 30  # bytes of a file at most: no network of this house has so many weights
+
+
+@contextlib.contextmanager
+def replace_file(target: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `target` in one step if all goes well."""
+    part = target.with_name(f"{target.name}.part")
+    try:
+        yield part
+        os.replace(part, target)
+    except OSError as error:
+        raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_arrays(
+    path: str | os.PathLike[str], kind: str, told: Mapping[str, Any], arrays: Mapping[str, Any]
+) -> None:
+    """Write arrays and a description, in one step; `kind` names the format.
+
+    Raises
+    ------
+    InputError
+        If the name does not end with ``.safetensors``, or the file cannot be written.
+    """
+    from safetensors.numpy import save
+
+    target = Path(path)
+    if target.suffix.lower() != ".safetensors":
+        raise InputError(f"a model file must end with .safetensors, got {str(path)!r}")
+    header = {"format": kind, "model": json.dumps(told, allow_nan=False)}
+    with replace_file(target) as part:
+        # Not save_file, whose files only their owner can read.
+        part.write_bytes(save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, header))
+
+
+def read_header(path: Path, kind: str, maker: str) -> dict[str, Any]:
+    """The description of a model, from the head of its file.
+
+    Parameters
+    ----------
+    path : Path
+    kind : str
+        The format it must have.
+    maker : str
+        The command that makes such files, for messages.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(8)
+            length = struct.unpack("<Q", head)[0] if len(head) == 8 else 0
+            text = file.read(length) if 2 <= length <= min(_HEADER, size - 8) else b""
+    except FileNotFoundError:
+        raise InputError(f"there is no model file {path}; `{maker}` makes one") from None
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}") from error
+    # Only where no JSON follows: the length of a sound header may begin with the same bytes.
+    if not text.startswith(b"{") and (head[:2] == b"PK" or head[:1] == b"\x80"):
+        raise InputError(
+            f"{path} is a pickle (a PyTorch checkpoint), which could run any code when it is "
+            f"opened; give a model that `{maker}` wrote"
+        )
+    if size > _MOST:
+        raise InputError(f"{path} has {size} bytes: no model of this kind is so large")
+    wanted = f"{path} is not a model that `{maker}` wrote"
+    try:
+        known = json.loads(text)["__metadata__"]
+        found = known.get("format")
+        told = json.loads(known["model"]) if found == kind else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise InputError(f"{wanted}, or it is damaged; copy or train it again") from None
+    if not isinstance(told, dict):
+        raise InputError(f"{wanted} (its format is {found!r}, not {kind!r})")
+    return told
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file whose header `read_header` took."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} is damaged: {error}; copy or train it again") from error
+
+
+def check_weights(
+    weights: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Refuse arrays that are not of these names and shapes, float32 and finite."""
+    if set(weights) != set(expected):
+        odd = sorted(set(weights) ^ set(expected))
+        raise InputError(
+            f"the weights are not those of the network described beside them ({len(odd)} "
+            f"names differ, the first is {odd[0]!r})"
+        )
+    for name, shape in expected.items():
+        values = weights[name]
+        if values.shape != shape or values.dtype != np.float32:
+            raise InputError(
+                f"weight {name!r} must be float32 of shape {shape}, got {values.dtype} of "
+                f"{values.shape}"
+            )
+        if not np.isfinite(values).all():
+            raise InputError(f"weight {name!r} holds NaN or infinite values")
