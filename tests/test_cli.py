@@ -443,4 +443,4 @@ def test_cuda_says_what_does_not_run_on_the_gpu(boxes, tmp_path, monkeypatch):
     words = ("average", folder / "boxes.zarr", "--poses", folder / "poses.star")
     code, _, err = tomodask(*words, "-o", tmp_path / "average", "--scheduler", "cuda")
     assert code == 0, err
-    assert err.count("warning: scheduler 'cuda': projection, back-projection and find_centers") == 1
+    assert err.count("warning: scheduler 'cuda': projection, back-projection, find_centers") == 1
