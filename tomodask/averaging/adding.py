@@ -12,7 +12,7 @@ import numpy as np
 from tomodask.alignment.measurement import FINER, LEAST_WEIGHT
 from tomodask.arrays.turned_samples import BLOCK, between_samples, fetch, places
 
-__all__ = ["add_turned", "add_turned_weighted"]
+__all__ = ["add_turned"]
 
 _LEAST_WEIGHT = 0.2  # below, a Fourier voxel at a wedge's edge holds more leakage than particle
 
@@ -94,7 +94,7 @@ def _add_block(  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True, fastmath=True, nogil=True, boundscheck=False, error_model="numpy")
 def add_turned(  # type: ignore[no-untyped-def]
-    words, rim, padding, frequencies, shells, matrix, shift, box, wedge, scale, weight_scale,
+    words, rim, padding, frequencies, shells, matrix, shift, box, lookup, scale, weight_scale,
     data, weight, radial,
 ):  # fmt: skip
     """Add one particle where it was measured, turned back and moved back.
@@ -113,7 +113,8 @@ def add_turned(  # type: ignore[no-untyped-def]
     shift : array of float32, shape (3,)
         Of the reference against the particle, in the reference's frame, xyz, voxels.
     box : int
-    wedge : array of float32, shape (z, x)
+    lookup : array of float32, shape (z, x) or (z, y, x)
+        What was measured: a wedge, or the weights of a tilt series.
     scale, weight_scale : float
         One over the units of data and of weights.
     data : array of int64, shape (count, 2)
@@ -130,28 +131,10 @@ def add_turned(  # type: ignore[no-untyped-def]
         count = min(BLOCK, frequencies.shape[0] - begin)
         places(rim, padding, frequencies, begin, count, matrix, shift, box, place, between)
         fetch(words, rim, count, place, around)
-        _of_wedge(matrix, between, count, wedge, weights)
-        _add_block(
-            corners, between, weights, begin, count, shells, scale, weight_scale, parts,
-            data, weight, radial,
-        )  # fmt: skip
-
-
-@numba.njit(cache=True, fastmath=True, nogil=True, boundscheck=False, error_model="numpy")
-def add_turned_weighted(  # type: ignore[no-untyped-def]
-    words, rim, padding, frequencies, shells, matrix, shift, box, volume, scale, weight_scale,
-    data, weight, radial,
-):  # fmt: skip
-    """`add_turned` with the weights of a tilt series, array of float32, shape (z, y, x)."""
-    between, weights = np.empty((9, BLOCK), np.float32), np.empty(BLOCK, np.float32)
-    place, parts = np.empty(BLOCK, np.int32), np.empty((3, BLOCK), np.float32)
-    around = np.empty((8, BLOCK), np.float64)
-    corners = around.view(np.float32)
-    for begin in range(0, frequencies.shape[0], BLOCK):
-        count = min(BLOCK, frequencies.shape[0] - begin)
-        places(rim, padding, frequencies, begin, count, matrix, shift, box, place, between)
-        fetch(words, rim, count, place, around)
-        _of_series(matrix, between, count, volume, weights)
+        if lookup.ndim == 2:  # which it is the compiler knows
+            _of_wedge(matrix, between, count, lookup, weights)
+        else:
+            _of_series(matrix, between, count, lookup, weights)
         _add_block(
             corners, between, weights, begin, count, shells, scale, weight_scale, parts,
             data, weight, radial,

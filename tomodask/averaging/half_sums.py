@@ -21,7 +21,7 @@ from tomodask.alignment.checks import FAULTS, box_fault
 from tomodask.arrays.fourier import measured
 from tomodask.arrays.sampling import cut_out, half_sphere, padded_spectrum, soft_sphere
 from tomodask.arrays.turned_samples import sample_words
-from tomodask.averaging.adding import add_turned, add_turned_weighted
+from tomodask.averaging.adding import add_turned
 
 __all__ = [
     "AMOUNT_UNIT",
@@ -249,11 +249,10 @@ def average(
             slot, share = entries.slot[i], whole * AMOUNT_UNIT
             one = bins[key]
             spare = _spare(size)
-            add = add_turned if lookup.ndim == 2 else add_turned_weighted
             for matrix in entries.matrices[i] @ cosets:
                 radial = np.zeros((3, size))
                 back = matrix[::-1, ::-1].T  # particle → reference, xyz
-                add(
+                add_turned(
                     *words,
                     frequencies,
                     shells,
