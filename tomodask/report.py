@@ -19,7 +19,6 @@ from tomodask import plot
 from tomodask.data.particles import read_particles
 from tomodask.data.run_folder import RunFolder
 from tomodask.data.tomograms import open_tomogram
-from tomodask.data.writing import replacing
 from tomodask.errors import InputError
 from tomodask.picking.segmentation_store import open_segmentation
 from tomodask.picking.template_matching import open_scores
@@ -28,9 +27,9 @@ from tomodask.report_page import (
     duration,
     file_size,
     inline,
-    page_style,
     page_template,
     shown_parameters,
+    write_page,
 )
 
 __all__ = ["Truth", "write_report"]
@@ -116,12 +115,7 @@ def write_report(
     folder = RunFolder.read(Path(output))
     if not folder.finished("average"):
         raise InputError(f"{output}: the run has no average yet; finish it by the same command")
-    with page_style():
-        page = _page(folder, truth, truth_fsc)
-    path = folder.path / "report.html"
-    with replacing(path, overwrite=True) as part:
-        part.write_text(page, encoding="utf-8")
-    return path
+    return write_page(folder.path, lambda: _page(folder, truth, truth_fsc))
 
 
 def _page(folder: RunFolder, truth: Sequence[Truth], truth_fsc: pd.DataFrame | None) -> str:

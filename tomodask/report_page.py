@@ -6,7 +6,7 @@ import base64
 import contextlib
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import jinja2
 import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
+
+from tomodask.data.writing import replacing
 
 __all__ = [
     "angstrom",
@@ -23,6 +25,7 @@ __all__ = [
     "page_style",
     "page_template",
     "shown_parameters",
+    "write_page",
 ]
 
 
@@ -107,3 +110,16 @@ def file_size(path: Path) -> str:
             return f"{size:.3g} {unit}"
         size /= 1000
     return f"{size:.3g} TB"
+
+
+def write_page(folder: Path, page: Callable[[], str]) -> Path:
+    """Write ``report.html`` into `folder`: what `page` makes of it, in the style of all pages.
+
+    It appears when it is whole.
+    """
+    with page_style():
+        text = page()
+    path = folder / "report.html"
+    with replacing(path, overwrite=True) as part:
+        part.write_text(text, encoding="utf-8")
+    return path

@@ -6,8 +6,6 @@ PyTorch.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -19,7 +17,13 @@ import numpy as np
 
 from tomodask.errors import InputError
 from tomodask.nets.encoder import Encoder
-from tomodask.nets.weights_file import check_weights, read_arrays, read_header, write_arrays
+from tomodask.nets.weights_file import (
+    check_weights,
+    digest_of,
+    read_arrays,
+    read_header,
+    write_arrays,
+)
 
 __all__ = ["NORMALISATION", "BoxModel", "read_box_model", "write_box_model"]
 
@@ -99,11 +103,7 @@ class BoxModel:
             self.least_confidence,
             self.invert,
         ]
-        text = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-        for name in sorted(self.weights):
-            text.update(name.encode())
-            text.update(np.ascontiguousarray(self.weights[name], "<f4").tobytes())
-        return text.hexdigest()[:32]
+        return digest_of(told, self.weights)
 
 
 def write_box_model(model: BoxModel, path: str | os.PathLike[str]) -> None:

@@ -7,8 +7,6 @@ describes before any is used.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping
@@ -22,6 +20,7 @@ from tomodask.errors import InputError
 from tomodask.nets.architecture import Architecture, weight_shapes
 from tomodask.nets.weights_file import (
     check_weights,
+    digest_of,
     read_arrays,
     read_header,
     write_arrays,
@@ -119,11 +118,7 @@ class PickingModel:
             self.threshold,
             self.invert,
         ]
-        text = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
-        for name in sorted(self.weights):
-            text.update(name.encode())
-            text.update(np.ascontiguousarray(self.weights[name], "<f4").tobytes())
-        return text.hexdigest()[:32]
+        return digest_of(told, self.weights)
 
 
 def write_model(model: PickingModel, path: str | os.PathLike[str]) -> None:

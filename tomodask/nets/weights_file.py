@@ -6,6 +6,7 @@ Safetensors: arrays, and a JSON text in the header.  Needs no PyTorch.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import struct
@@ -17,10 +18,26 @@ import numpy as np
 
 from tomodask.errors import InputError
 
-__all__ = ["check_weights", "read_arrays", "read_header", "replace_file", "write_arrays"]
+__all__ = [
+    "check_weights",
+    "digest_of",
+    "read_arrays",
+    "read_header",
+    "replace_file",
+    "write_arrays",
+]
 
 _HEADER = 16 << 20  # bytes of JSON at most
 _MOST = 4 << 30  # bytes of a file at most: no network of this house has so many weights
+
+
+def digest_of(told: Any, weights: Mapping[str, np.ndarray]) -> str:
+    """A short text that changes with the description or any weight."""
+    text = hashlib.sha256(json.dumps(told, sort_keys=True).encode())
+    for name in sorted(weights):
+        text.update(name.encode())
+        text.update(np.ascontiguousarray(weights[name], "<f4").tobytes())
+    return text.hexdigest()[:32]
 
 
 @contextlib.contextmanager

@@ -10,16 +10,15 @@ import pandas as pd
 
 from tomodask import plot2d
 from tomodask.data.run_folder import RunFolder
-from tomodask.data.writing import replacing
 from tomodask.project.averaging2d_rounds import read_round2d, resolutions_of
 from tomodask.project.averaging2d_view import notes_of_round
 from tomodask.report_page import (
     angstrom,
     duration,
     inline,
-    page_style,
     page_template,
     shown_parameters,
+    write_page,
 )
 
 __all__ = ["write_averaging2d_report"]
@@ -30,12 +29,7 @@ def write_averaging2d_report(folder: RunFolder) -> Path:
 
     The page holds its pictures itself and needs no network.
     """
-    with page_style():
-        page = _page(folder)
-    path = folder.path / "report.html"
-    with replacing(path, overwrite=True) as part:
-        part.write_text(page, encoding="utf-8")
-    return path
+    return write_page(folder.path, lambda: _page(folder))
 
 
 def _page(folder: RunFolder) -> str:

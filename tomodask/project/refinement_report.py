@@ -12,7 +12,6 @@ from tomodask import plot
 from tomodask.data.particles import read_particles
 from tomodask.data.run_folder import RunFolder
 from tomodask.data.tomograms import open_tomogram
-from tomodask.data.writing import replacing
 from tomodask.project.refinement_pictures import (
     plot_class_curves,
     plot_classes,
@@ -24,9 +23,9 @@ from tomodask.report_page import (
     angstrom,
     duration,
     inline,
-    page_style,
     page_template,
     shown_parameters,
+    write_page,
 )
 
 __all__ = ["write_refinement_report"]
@@ -37,12 +36,7 @@ def write_refinement_report(folder: RunFolder) -> Path:
 
     The page holds its pictures itself and needs no network.
     """
-    with page_style():
-        page = _page(folder)
-    path = folder.path / "report.html"
-    with replacing(path, overwrite=True) as part:
-        part.write_text(page, encoding="utf-8")
-    return path
+    return write_page(folder.path, lambda: _page(folder))
 
 
 def _page(folder: RunFolder) -> str:
