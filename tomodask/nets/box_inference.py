@@ -88,7 +88,7 @@ class BoxPredictor:
         if not self.model.classes:
             raise InputError(
                 "model is an encoder that was trained without labels, and knows no classes: train "
-                "a classifier from it (--init)"
+                "a classifier from it (start= of ClassifierTrainer)"
             )
         return probabilities(self.predict_logits(boxes), self.model.temperature)
 

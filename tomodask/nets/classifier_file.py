@@ -28,7 +28,7 @@ from tomodask.nets.weights_file import (
 __all__ = ["NORMALISATION", "BoxModel", "read_box_model", "write_box_model"]
 
 _FORMAT = "tomodask-box-model/1"
-_MAKER = "tomodask classify train"
+_MAKER = "tomodask.nets.classifier_trainer"
 NORMALISATION = "z-score of the box"
 
 

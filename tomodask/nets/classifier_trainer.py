@@ -198,8 +198,8 @@ class ClassifierTrainer:
         wanted = {k: v.shape for k, v in own.items() if not k.startswith("last.")}
         if {k: v.shape for k, v in learned.items()} != wanted:
             raise InputError(
-                f"init is an encoder of another network or box than {self.encoder.network} for "
-                f"boxes of {self.encoder.box}³: pretrain one of this kind (--network, --box)"
+                f"start holds an encoder of another network or box than {self.encoder.network} for "
+                f"boxes of {self.encoder.box}³: pretrain one of that kind"
             )
         restore_weights(self.network, {**own, **learned})
 
@@ -243,7 +243,7 @@ class ClassifierTrainer:
             self.part,
             what="boxes",
             too_large=f"not even one box of {boxes.shape[-1]}³ voxels fits into the memory of "
-            "training: take a smaller network (--network rb3d)",
+            "training: take a smaller network (rb3d)",
             release=self._release,
         )
         if math.isfinite(loss):
