@@ -105,7 +105,7 @@ def test_a_pretrained_encoder_gives_all_but_the_last_layer():
     weights = trainer(start=start).weights()
     assert all(np.array_equal(weights[k], start[k]) for k in weights if not k.startswith("last"))
     assert np.array_equal(weights["last.weight"], trainer().weights()["last.weight"])
-    with pytest.raises(InputError, match=r"init is an encoder of another network.*dsrf3d"):
+    with pytest.raises(InputError, match=r"start holds an encoder of another network.*dsrf3d"):
         trainer("dsrf3d", start=start)
 
 
