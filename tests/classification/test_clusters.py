@@ -7,7 +7,13 @@ from alignment.scenes import boxes
 from scipy.spatial.transform import Rotation
 
 from tomodask.classification.cluster_averages import average_cluster
-from tomodask.classification.clusters import cluster_table, evenness, members, nearest_known
+from tomodask.classification.clusters import (
+    centre_distances,
+    cluster_table,
+    evenness,
+    members,
+    nearest_known,
+)
 from tomodask.classification.kmeans import KMeans
 from tomodask.errors import InputError
 from tomodask.simulation.phantom import phantom_particle
@@ -31,6 +37,10 @@ def test_the_table_tells_sizes_radii_and_kinds():
     np.testing.assert_allclose(table["purity"], [2 / 3, 1 / 2])
     assert members(values, found, 0).tolist() == [3, 4, 5]
     assert members(values, found, 0, most=2).tolist() == [3, 4]
+    known = centre_distances(values, found)  # one pass for all clusters
+    assert members(None, found, 0, most=2, distances=known).tolist() == [3, 4]
+    again = cluster_table(None, found, names=["a", "b", "a", "c", "c", "a"], distances=known)
+    assert again.equals(table)
     assert evenness([3, 2]) == pytest.approx(-(0.6 * np.log2(0.6) + 0.4 * np.log2(0.4)))
     with pytest.raises(InputError, match="cluster must be within"):
         members(values, found, 2)
