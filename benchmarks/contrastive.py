@@ -7,7 +7,8 @@ beside the project) in crowded simulated tomograms.  An encoder learns without l
 that are not kept for the test; then classifiers learn from 25, 50, 75 and 100 % of the labels, from
 a random start and from each encoder, in five splits that all starts share.  So differences are
 paired: over splits, first weights of the last layer and the order of boxes; there is one encoder
-per method and SNR.  The test's boxes are the same in all.
+per method and SNR.  The test's boxes are the same in all.  Where there are several learning rates,
+each start gets the one that is best for it, on another split, with a quarter of the labels.
 
 What is done is kept in the work folder, row by row: the same command goes on.  Without --full all
 is reduced to what two cores do in about two hours; both settings are told in the output.
@@ -77,7 +78,7 @@ class Scale:
     momentum: float = 0.999
     epochs: int = 50
     steps: int | None = None
-    rate: float = 5e-4
+    rates: tuple[float, ...] = (5e-4,)
     batch: int = 16
     large_batch: int = 128
 
@@ -101,7 +102,7 @@ REDUCED = Scale(
     pretraining_rate=1e-3,
     momentum=0.99,
     steps=200,
-    rate=1e-2,
+    rates=(1e-2, 3e-3, 1e-3),
     large_batch=64,
 )
 
@@ -134,15 +135,17 @@ def test_rows(scale: Scale, labels: np.ndarray) -> np.ndarray:
 
 
 def split(scale: Scale, labels: np.ndarray, seed: int, share: float) -> tuple[np.ndarray, ...]:
-    """Rows to learn from and to choose the epoch by; a larger share holds the smaller."""
+    """Rows to learn from, to choose the epoch by, and left; a larger share holds the smaller."""
     rng = np.random.default_rng([seed, 1])
-    train, validation = [], []
+    train, validation, left = [], [], []
     for kind in sorted(set(labels)):
         rows = rng.permutation(np.flatnonzero(labels == kind)[: -scale.test])
         validation.append(rows[: scale.validation])
         rest = rows[scale.validation :]
-        train.append(rest[: round(share * scale.train)])
-    return np.concatenate(train), np.concatenate(validation)
+        known = round(share * scale.train)
+        train.append(rest[:known])
+        left.append(rest[known:])
+    return np.concatenate(train), np.concatenate(validation), np.concatenate(left)
 
 
 def in_batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
@@ -152,12 +155,9 @@ def in_batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 def pretrain(scale: Scale, snr: float, start: str, work: Path) -> dict[str, Any]:
     """An encoder that saw no label; kept in the work folder, and so is its state on the way."""
-    import torch
-
     from tomodask.nets.pretrainer import Pretrainer, Pretraining
     from tomodask.nets.training_step import default_precision
 
-    torch.set_num_threads(1)
     method, views = STARTS[start]
     with np.load(work / f"boxes-{snr:g}.npz") as kept:
         boxes, labels = kept["boxes"], kept["labels"]
@@ -197,57 +197,96 @@ def pretrain(scale: Scale, snr: float, start: str, work: Path) -> dict[str, Any]
     return {"what": "encoder", "snr": snr, "start": start, **told}
 
 
+def choose(scale: Scale, snr: float, start: str, work: Path) -> dict[str, Any]:
+    """The learning rate that suits a start, by boxes that neither teach nor test."""
+    with np.load(work / f"boxes-{snr:g}.npz") as kept:
+        boxes, labels = kept["boxes"], kept["labels"]
+    seed, share = SEEDS, SHARES[0]
+    train, validation, left = split(scale, labels, seed, share)
+    found = {}
+    for rate in scale.rates:
+        one = learned(scale, snr, start, seed, rate, boxes, labels, train, validation, work)
+        found[rate] = one.judge(in_order(boxes, labels, left)).accuracy
+    best = max(found, key=lambda rate: found[rate])
+    return {"what": "rate", "snr": snr, "start": start, "rate": best, "found": list(found.items())}
+
+
 def tune(
-    scale: Scale, snr: float, start: str, seed: int, share: float, work: Path
+    scale: Scale, snr: float, start: str, seed: int, share: float, rate: float, work: Path
 ) -> dict[str, Any]:
     """Accuracy on the test's boxes of a classifier that learned from a share of the labels."""
-    import torch
-
-    from tomodask.nets.classifier_trainer import ClassifierTrainer, Learning
-    from tomodask.nets.training_state import restore_weights
-    from tomodask.nets.training_step import default_precision
-
-    torch.set_num_threads(1)
     begin = time.process_time()
     with np.load(work / f"boxes-{snr:g}.npz") as kept:
         boxes, labels = kept["boxes"], kept["labels"]
-    train, validation = split(scale, labels, seed, share)
+    train, validation, _ = split(scale, labels, seed, share)
     test = test_rows(scale, labels)
+    one = learned(scale, snr, start, seed, rate, boxes, labels, train, validation, work)
+    row = {
+        "what": "accuracy",
+        "snr": snr,
+        "start": start,
+        "seed": seed,
+        "share": share,
+        "accuracy": one.judge(in_order(boxes, labels, test)).accuracy,
+        "validation": one.best_accuracy,
+        "best epoch": one.best_epoch,
+    }
+    if share in (SHARES[0], SHARES[-1]):
+        row |= probes(
+            begun(scale, snr, start, seed, rate, 1, work).network, boxes, labels, train, test
+        )
+    return {**row, "seconds": time.process_time() - begin}
+
+
+def begun(
+    scale: Scale, snr: float, start: str, seed: int, rate: float, known: int, work: Path
+) -> Any:
+    """A trainer at its first step."""
+    from tomodask.nets.classifier_trainer import ClassifierTrainer, Learning
+    from tomodask.nets.training_step import default_precision
+
     how = Learning.cosine(
-        math.ceil(len(train) / scale.batch),
-        epochs=scale.epochs_of(len(train)),
-        learning_rate=scale.rate,
+        math.ceil(known / scale.batch),
+        epochs=scale.epochs_of(known),
+        learning_rate=rate,
         precision=default_precision(),
         seed=seed,
     )
     weights = None
     if start != "random":
         weights = read_box_model(work / f"encoder-{snr:g}-{start}.safetensors").weights
-    one = ClassifierTrainer(Encoder("rb3d", scale.box, len(KINDS)), how, start=weights, threads=1)
-    probed = probes(one.network, boxes, labels, train, test)
+    return ClassifierTrainer(Encoder("rb3d", scale.box, len(KINDS)), how, start=weights, threads=1)
 
-    def batches(rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        for some in in_batches(rows, scale.batch):
-            yield boxes[some], labels[some]
 
+def learned(
+    scale: Scale,
+    snr: float,
+    start: str,
+    seed: int,
+    rate: float,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    train: np.ndarray,
+    validation: np.ndarray,
+    work: Path,
+) -> Any:
+    """A trainer after its last step, with the weights of its best epoch."""
+    from tomodask.nets.training_state import restore_weights
+
+    one = begun(scale, snr, start, seed, rate, len(train), work)
     while not one.ended:
         order = np.random.default_rng([seed, 2, one.epochs]).permutation(train)
-        one.train(batches(order))
-        one.keep_if_better(one.judge(batches(validation)))
-    assert one.best is not None
+        one.train(in_order(boxes, labels, order, scale.batch))
+        one.keep_if_better(one.judge(in_order(boxes, labels, validation)))
     restore_weights(one.network, one.best)
-    return {
-        "what": "accuracy",
-        "snr": snr,
-        "start": start,
-        "seed": seed,
-        "share": share,
-        "accuracy": one.judge(batches(test)).accuracy,
-        "validation": one.best_accuracy,
-        "best epoch": one.best_epoch,
-        **probed,
-        "seconds": time.process_time() - begin,
-    }
+    return one
+
+
+def in_order(
+    boxes: np.ndarray, labels: np.ndarray, rows: np.ndarray, size: int = 32
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for some in in_batches(rows, size):
+        yield boxes[some], labels[some]
 
 
 def probes(
@@ -282,20 +321,21 @@ def probes(
 def ready(scale: Scale, rows: list[dict[str, Any]], starts: list[str]) -> list[tuple[Any, ...]]:
     """What can be done next, in the order in which a half-done table is of most use."""
     encoders = {(row["snr"], row["start"]) for row in rows if row["what"] == "encoder"}
-    done = {
-        (row["snr"], row["start"], row["seed"], row["share"])
-        for row in rows
-        if row["what"] == "accuracy"
-    }
+    encoders |= {(snr, "random") for snr in scale.snrs}
+    rates = {(row["snr"], row["start"]): row["rate"] for row in rows if row["what"] == "rate"}
+    if len(scale.rates) == 1:
+        rates = dict.fromkeys(encoders, scale.rates[0])
+    done = {(row["snr"], row["start"], row.get("seed"), row.get("share")) for row in rows}
     jobs: list[tuple[Any, ...]] = []
     for snr in scale.snrs:
-        jobs += [(pretrain, snr, s) for s in starts if (snr, s) not in encoders]
+        every = [(snr, start) for start in ["random", *starts]]
+        jobs += [(pretrain, *one) for one in every if one not in encoders]
+        jobs += [(choose, *one) for one in every if one in encoders and one not in rates]
         for seed in range(SEEDS):
             for share in SHARES:
-                for start in ["random", *starts]:
-                    usable = start == "random" or (snr, start) in encoders
-                    if usable and (snr, start, seed, share) not in done:
-                        jobs.append((tune, snr, start, seed, share))
+                for one in every:
+                    if one in rates and (*one, seed, share) not in done:
+                        jobs.append((tune, *one, seed, share, rates[one]))
     return jobs
 
 

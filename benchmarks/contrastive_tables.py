@@ -51,12 +51,13 @@ def report(scale: Any, full: Any, rows: Rows, kinds: list[str]) -> None:
     long = (
         f"{scale.epochs} epochs" if scale.steps is None else f"{scale.steps} steps at every share"
     )
-    print(f"with labels: {long}, batches of {scale.batch}, SGD {scale.rate:g} down by a cosine")
+    rates = " or ".join(f"{rate:g}" for rate in scale.rates)
+    print(f"with labels: {long}, batches of {scale.batch}, SGD {rates} down by a cosine")
     if scale != full:
         print(
             f"REDUCED from {full.box}³, {full.count} boxes of each kind in 60:20:20, "
             f"{full.pretraining_epochs} epochs at {full.pretraining_rate:g} with momentum "
-            f"{full.momentum:g}, {full.epochs} epochs at {full.rate:g}"
+            f"{full.momentum:g}, {full.epochs} epochs at {full.rates[0]:g}"
         )
     snrs = sorted({row["snr"] for row in rows}, reverse=True)
     starts = [name for name in LABELS if any(row.get("start") == name for row in rows)]
@@ -70,16 +71,20 @@ def report(scale: Any, full: Any, rows: Rows, kinds: list[str]) -> None:
         print("  difference from the random start, p of the paired t-test, two-sided")
         for start in starts[1:]:
             table(rows, snr, start, shares, "accuracy", against(rows, snr))
+        few = [share for share in shares if share in (shares[0], shares[-1])]
         for what, name in (("linear", "logistic regression"), ("nearest", "five nearest boxes")):
             print(f"  features as pretrained, {name}")
             for start in starts:
-                table(rows, snr, start, shares, what, plain)
+                table(rows, snr, start, few, what, plain)
     for row in rows:
         if row["what"] == "encoder":
             print(
                 f"SNR {snr_text(row['snr'])}, {row['start']}: loss {row['losses'][0]:.3f} → "
                 f"{row['losses'][-1]:.3f}, {row['seconds']:.0f} s of one core"
             )
+        if row["what"] == "rate":
+            found = ", ".join(f"{rate:g} {100 * share:.1f} %" for rate, share in row["found"])
+            print(f"SNR {snr_text(row['snr'])}, {row['start']}: learning rate {found}")
     tuned = sum(row["seconds"] for row in rows if row["what"] == "accuracy")
     print(f"with labels: {tuned:.0f} s of one core, {sum('seed' in row for row in rows)} trainings")
 
