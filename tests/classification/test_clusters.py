@@ -15,7 +15,6 @@ from tomodask.classification.clusters import (
     nearest_known,
 )
 from tomodask.classification.kmeans import KMeans
-from tomodask.cluster import compute
 from tomodask.errors import InputError
 from tomodask.simulation.phantom import phantom_particle
 
@@ -80,26 +79,21 @@ def test_the_nearest_known_structure_is_found_however_it_lies():
 
 def test_a_cluster_is_averaged_without_a_reference():
     dataset, _, _ = boxes(16, snr=1.0, shift_range=10.0, chunks=4)
-    labels = []
-
-    def computing(graph, *, label, **options):
-        labels.append(label)
-        return compute(graph, label=label, **options)
-
-    found = average_cluster(
-        dataset, diameter=280.0, angular_step=30.0, iterations=2, compute=computing
-    )
-    assert found.average.particles == (8, 8)
+    found = average_cluster(dataset, diameter=280.0, angular_step=30.0, iterations=2).compute()
+    (one,) = found.classes
+    assert one.average.particles == (8, 8)
+    assert (one.number, one.share, found.notes) == (1, 1.0, ())
     assert len(found.rounds) == 2
-    assert len(found.poses) == 16
-    assert found.resolution < 40
+    assert len(one.poses) == len(found.poses) == 16
+    assert one.resolution < 40
     table = nearest_known(
-        found.average.average, known_maps(), voxel_size=VOXEL, resolution=40.0, diameter=280.0
+        one.average.average, known_maps(), voxel_size=VOXEL, resolution=40.0, diameter=280.0
     )
     assert table["name"][0] == "particle"
     assert table["discrepancy"][0] < 45
-    assert any("iteration 2, align" in label for label in labels)
     with pytest.raises(InputError, match="at least 8 particles"):
-        average_cluster(dataset.isel(particle=slice(7)), diameter=280.0, compute=compute)
+        average_cluster(dataset.isel(particle=slice(7)), diameter=280.0)
     with pytest.raises(InputError, match="iterations must be"):
-        average_cluster(dataset, diameter=280.0, iterations=0, compute=compute)
+        average_cluster(dataset, diameter=280.0, iterations=0)
+    with pytest.raises(InputError, match="more than consensus"):
+        average_cluster(dataset, diameter=280.0, iterations=2, classes=2)

@@ -24,6 +24,7 @@ from tomodask.errors import InputError
 from tomodask.rounds.classes import check_classes
 from tomodask.rounds.half_sets import half_sets
 from tomodask.rounds.iterations import RefinementPlan
+from tomodask.rounds.round_state import RoundPlan
 
 __all__ = ["MOST", "RefinementJob", "checked_refinement"]
 
@@ -79,6 +80,20 @@ class RefinementJob:
     def half(self) -> np.ndarray:
         """1 or 2, of each particle."""
         return np.asarray(self.table["half"].to_numpy(np.int64))
+
+    @property
+    def rounds(self) -> RoundPlan:
+        """What its rounds are of."""
+        return RoundPlan(
+            boxes=self.boxes,
+            table=self.table,
+            half=self.half,
+            plan=self.plan,
+            assignment=self.assignment,
+            reseeds=self.reseeds,
+            merge=self.merge,
+            tilt_range=self.tilt_range,
+        )
 
     def with_diameter(self, diameter: float) -> RefinementJob:
         """The job with the particle's diameter, Å, which is known from the first map on."""
