@@ -44,6 +44,8 @@ _COMMANDS = {
     "fsc": "resolution",
     "refine": "refinement",
     "average2d": "planar",
+    "embed": "subdivision",
+    "subdivide": "subdivision",
     "run": "runs",
     "demo": "runs",
 }

@@ -9,7 +9,7 @@
       particles.star               all of the cluster, to go on with
       poses.star                   those that were averaged: pose, class, half, score
       class1_average.mrc …         and half1, half2, filtered, fsc.csv; the largest class is 1
-      class1.png                   surface and slices, for the report
+      class1.jpg                   surface and slices, for the report
     clusters.csv classes.csv       a row a cluster, and a row a class of it
 
 Where a cluster has one class alone, its files are ``average.mrc`` … .
@@ -51,7 +51,9 @@ _NUMBERS = ("inertia_", "n_iter_", "converged_")
 
 def write_clusters(path: Path, clusters: KMeans, distances: np.ndarray) -> None:
     """Keep clusters, and the squared distance of each particle to its centre."""
-    content = {name: np.asarray(getattr(clusters, name)) for name in (*_ARRAYS, *_NUMBERS)}
+    content: dict[str, Any] = {
+        name: np.asarray(getattr(clusters, name)) for name in (*_ARRAYS, *_NUMBERS)
+    }
     with replacing(path, overwrite=True) as part, part.open("wb") as file:
         np.savez(file, distances=distances, **content)
 
@@ -89,9 +91,7 @@ def write_members(
     table = job.table.iloc[rows].assign(cluster=cluster, distance=np.sqrt(distances[rows]))
     if job.kinds is not None:
         table = table.assign(kind=job.kinds[rows])
-    write_particles(
-        table.reset_index(drop=True), at / "particles.star", voxel_size=job.voxel_size
-    )
+    write_particles(table.reset_index(drop=True), at / "particles.star", voxel_size=job.voxel_size)
 
 
 def cluster_outputs(cluster: int, classes: int) -> list[str]:
@@ -104,7 +104,7 @@ def cluster_outputs(cluster: int, classes: int) -> list[str]:
                 map_file(classes > 1, c, one)
                 for one in ("average.mrc", "half1.mrc", "half2.mrc", "filtered.mrc", "fsc.csv")
             ]
-            names.append(f"class{c}.png")
+            names.append(f"class{c}.jpg")
     folder = cluster_name(cluster)
     return [folder, *(f"{folder}/{name}" for name in names)]
 
@@ -156,7 +156,7 @@ def _write_class(
     with replacing(path("fsc.csv"), overwrite=True) as part:
         one.curve.to_csv(part, index=False)
     write_class_picture(
-        at / f"class{one.number}.png", shown, voxel_size=size, resolution=one.resolution
+        at / f"class{one.number}.jpg", shown, voxel_size=size, resolution=one.resolution
     )
     return {
         "particles": len(one.poses),

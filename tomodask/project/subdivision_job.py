@@ -93,6 +93,7 @@ class SubdivisionJob:
             "box": int(self.boxes.sizes["x"]),
             "voxel_size": self.voxel_size,
             "model": self.model.name,
+            "features": None if self.given is None else str(self.given.absolute()),
             "diameter": self.plan.diameter,
             "asked": self.plan.clusters,
             "least": self.plan.least,
@@ -181,9 +182,7 @@ def checked_subdivision(
         seed=seed,
     )
     maps = _known(known, size, n, bool(invert))
-    check_table(
-        table.assign(cluster=0, distance=0.0), output / "particles.star", voxel_size=size
-    )
+    check_table(table.assign(cluster=0, distance=0.0), output / "particles.star", voxel_size=size)
     parameters: dict[str, tuple[str, Any]] = {
         "subtomograms": ("features", boxes_state(boxes, source)),
         "voxel_size": ("features", size),
