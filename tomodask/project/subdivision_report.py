@@ -13,7 +13,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from tomodask.data.run_folder import RunFolder
-from tomodask.picking.training_pictures import class_color
+from tomodask.training.colors import class_color
 from tomodask.project.round_files import map_file
 from tomodask.project.subdivision_pictures import curve_drawing
 from tomodask.report_page import (
