@@ -44,6 +44,9 @@ _COMMANDS = {
     "fsc": "resolution",
     "refine": "refinement",
     "average2d": "planar",
+    "classify": "classification",
+    "embed": "subdivision",
+    "subdivide": "subdivision",
     "run": "runs",
     "demo": "runs",
 }
