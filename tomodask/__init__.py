@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tomodask.averaging.local_resolution import local_resolution
     from tomodask.averaging.sharpening import b_factor, sharpen
     from tomodask.classification.predicting import classify_subtomograms, collect_classes
+    from tomodask.classification.pretraining import EncoderSettings, pretrain_encoder
     from tomodask.classification.training import ClassifierSettings, train_classifier
     from tomodask.cluster import compute, connect
     from tomodask.data.class_averages import save_class_averages
@@ -94,6 +95,7 @@ _HOMES = {
     "averaging.sharpening": ("b_factor", "sharpen"),
     "arrays.geometry": ("angular_distance", "rotation_grid"),
     "classification.predicting": ("classify_subtomograms", "collect_classes"),
+    "classification.pretraining": ("EncoderSettings", "pretrain_encoder"),
     "classification.training": ("ClassifierSettings", "train_classifier"),
     "cluster": ("compute", "connect"),
     "data.describe": ("describe",),
@@ -162,6 +164,7 @@ __all__ = [
     "Averaging2D",
     "ClassAverages",
     "ClassifierSettings",
+    "EncoderSettings",
     "EpochReport",
     "InputError",
     "PickingModel",
@@ -217,6 +220,7 @@ __all__ = [
     "phantom_views",
     "pick_particles",
     "pick_segmentation",
+    "pretrain_encoder",
     "project_subtomograms",
     "read_image_table",
     "read_model",
