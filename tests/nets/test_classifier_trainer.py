@@ -130,7 +130,8 @@ def test_halves_of_a_batch_give_the_gradients_of_the_whole(monkeypatch, caplog):
 
 
 def test_bfloat16_learns_the_same_thing():
-    losses = [[trainer(precision=p).train(batches(0))] for p in ("float32", "bfloat16")]
+    how = {"learning_rate": 0.002}
+    losses = [[trainer(precision=p, **how).train(batches(0))] for p in ("float32", "bfloat16")]
     assert np.allclose(*losses, atol=0.05)
 
 

@@ -46,6 +46,8 @@ _COMMANDS = {
     "average2d": "planar",
     "pretrain": "classification",
     "classify": "classification",
+    "embed": "subdivision",
+    "subdivide": "subdivision",
     "run": "runs",
     "demo": "runs",
 }

@@ -85,9 +85,8 @@ def _rb3d(made: _Boxes, encoder: Encoder, x: Any) -> Any:
         long = made.active(made.active(x, f"{name}.narrow"), f"{name}.wide", 1)
         paths = [made.convolution(x, f"{name}.short", 1), made.convolution(long, f"{name}.close")]
         x = ops.relu(ops.concat(paths, 1))
-    # As PyTorch's adaptive means over 2 × 2 × 2 parts, which share a layer where an edge is odd.
-    edge = encoder.box // 2
-    mean = made.pooled(x, "average", size=-(-edge // 2), step=edge // 2)
+    size, step = encoder.windows
+    mean = made.pooled(x, "average", size=size, step=step)
     return ops.relu(made.linear(made.flat(mean), "hidden"))
 
 
