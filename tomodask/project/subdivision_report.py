@@ -13,7 +13,6 @@ import pandas as pd
 from markupsafe import Markup
 
 from tomodask.data.run_folder import RunFolder
-from tomodask.training.colors import class_color
 from tomodask.project.round_files import map_file
 from tomodask.project.subdivision_pictures import curve_drawing
 from tomodask.report_page import (
@@ -23,6 +22,7 @@ from tomodask.report_page import (
     shown_parameters,
     write_page,
 )
+from tomodask.training.colors import class_color
 
 __all__ = ["write_subdivision_report"]
 
