@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tomodask.classification.maps import map_features
     from tomodask.classification.neighbours import find_neighbours
     from tomodask.classification.predicting import classify_subtomograms, collect_classes
+    from tomodask.classification.pretraining import EncoderSettings, pretrain_encoder
     from tomodask.classification.rotation_invariant import RifSvm, RotationInvariant
     from tomodask.classification.training import ClassifierSettings, train_classifier
     from tomodask.cluster import compute, connect
@@ -106,6 +107,7 @@ _HOMES = {
     "averaging.sharpening": ("b_factor", "sharpen"),
     "arrays.geometry": ("angular_distance", "rotation_grid"),
     "classification.predicting": ("classify_subtomograms", "collect_classes"),
+    "classification.pretraining": ("EncoderSettings", "pretrain_encoder"),
     "classification.training": ("ClassifierSettings", "train_classifier"),
     "classification.cluster_averages": ("average_cluster",),
     "classification.clusters": ("nearest_known",),
@@ -186,6 +188,7 @@ __all__ = [
     "Averaging2D",
     "ClassAverages",
     "ClassifierSettings",
+    "EncoderSettings",
     "EpochReport",
     "InputError",
     "KMeans",
@@ -253,6 +256,7 @@ __all__ = [
     "phantom_views",
     "pick_particles",
     "pick_segmentation",
+    "pretrain_encoder",
     "project_subtomograms",
     "read_image_table",
     "read_model",

@@ -44,6 +44,7 @@ _COMMANDS = {
     "fsc": "resolution",
     "refine": "refinement",
     "average2d": "planar",
+    "pretrain": "classification",
     "classify": "classification",
     "embed": "subdivision",
     "subdivide": "subdivision",
