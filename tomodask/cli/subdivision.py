@@ -223,8 +223,8 @@ def _tell_neighbours(features: Any, asked: tuple[str, ...], count: int) -> None:
     "--labels",
     type=INPUT,
     metavar="TABLE",
-    help="Its kind or class, a row a box, tells what clusters are made of.  [default: what the "
-    "boxes carry]",
+    help="Kinds of some boxes, which tell what clusters are made of.  [default: what the boxes "
+    "carry]",
 )
 @click.option(
     "--known",

@@ -130,8 +130,9 @@ def subdivide(
     voxel_size : float, optional
         Å; in place of what the boxes' files say.
     labels : path or DataFrame, optional
-        A table, a row a box, whose ``kind`` or ``class`` says what some person or program took the
-        boxes for: clusters are told by their most frequent one.  By default what the boxes carry.
+        A table whose ``kind`` or ``class`` says what a person or a program took some boxes for
+        (`labelled_boxes`): clusters are told by their most frequent one.  By default what the boxes
+        carry.
     known : sequence of path or DataArray
         Maps that averages are compared with; brought to the boxes' voxel size and edge.
     invert : bool
