@@ -1,0 +1,241 @@
+"""Tables and figure of `subdivision.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from subdivision_boxes import CLASSES, EMPTY, KINDS, SNRS, TILTS
+from subdivision_evenness import SMALL
+
+NAMES = {
+    "inception3d": "Inception3D",
+    "dsrf3d": "DSRF3D",
+    "rb3d": "RB3D",
+    "rif-svm": "RIF-SVM",
+}
+#: Of the paper, by SNR and tilt range.
+PAPER: dict[str, dict[float, tuple[float, float, float]]] = {
+    "inception3d": {
+        1000.0: (0.993, 0.994, 0.983),
+        0.5: (0.975, 0.964, 0.931),
+        0.1: (0.851, 0.807, 0.809),
+        0.05: (0.757, 0.682, 0.637),
+        0.03: (0.608, 0.516, 0.473),
+    },
+    "dsrf3d": {
+        1000.0: (0.990, 0.978, 0.991),
+        0.5: (0.972, 0.967, 0.951),
+        0.1: (0.891, 0.873, 0.866),
+        0.05: (0.767, 0.728, 0.684),
+        0.03: (0.658, 0.604, 0.556),
+    },
+    "rif-svm": {
+        1000.0: (0.992, 0.983, 0.967),
+        0.5: (0.929, 0.885, 0.857),
+        0.1: (0.762, 0.633, 0.649),
+        0.05: (0.592, 0.455, 0.468),
+        0.03: (0.446, 0.319, 0.341),
+    },
+}
+RECOVERED = 70.0  # Å, the paper's bound
+
+
+def describe(name: str, setting: Any, results: dict[str, Any]) -> None:
+    """All that is known so far."""
+    _setting(name, setting, results)
+    if "accuracy" in results:
+        _accuracy(results["accuracy"])
+    if "recovery" in results:
+        _recovery(results["recovery"])
+    if "evenness" in results:
+        _evenness(results["evenness"])
+
+
+def _setting(name: str, setting: Any, results: dict[str, Any]) -> None:
+    amount = setting.amount
+    how = "one network for all 15 conditions" if setting.mixed else "a network for each condition"
+    print(
+        f"\nsetting {name}: {len(KINDS)} complexes and nothing, boxes of {amount.box}³; of each "
+        f"class and tilt range {amount.train} to train and {amount.test} to test "
+        f"({amount.more} more to cluster); {how}"
+    )
+    passed = 1 if setting.mixed else len(TILTS) * len(SNRS)
+    for recipe in setting.recipes:
+        shown = recipe.epochs * len(CLASSES) * amount.train * passed
+        print(
+            f"{NAMES[recipe.network]}: {recipe.epochs} epochs of {len(CLASSES) * amount.train} "
+            f"boxes ({shown} in all), batches of {recipe.batch}, learning rate "
+            f"{recipe.learning_rate:g} ({recipe.schedule}), noise "
+            f"{'drawn anew in each' if recipe.fresh else 'the same in each'}"
+        )
+    print(f"in the paper: 20 epochs of {len(CLASSES) * 500} boxes, {300 * 11500} in all")
+    spent = {
+        row: (sum(one["seconds"] for one in cells.values()), len(cells))
+        for row, cells in results.get("accuracy", {}).items()
+    }
+    if spent:
+        told = [f"{NAMES.get(row, row)} {one:.0f}" for row, (one, _) in spent.items()]
+        print(f"CPU seconds of the tests (RIF-SVM: and of its fits): {', '.join(told)}")
+
+
+def _cells(values: Iterable[Any]) -> str:
+    return "| " + " | ".join(map(str, values)) + " |"
+
+
+def _accuracy(found: dict[str, Any]) -> None:
+    rows = [name for name in NAMES if name in found]
+    print("\n" + _cells(["SNR", *(f"{NAMES[r]} ±{t}°" for r in rows for t in TILTS)]))
+    print("|" + "---|" * (1 + len(rows) * len(TILTS)))
+    for snr in SNRS:
+        cells = []
+        for row in rows:
+            for at, tilt in enumerate(TILTS):
+                one = found[row].get(f"±{tilt}° {snr:g}")
+                theirs = f" ({PAPER[row][snr][at]:.3f})" if row in PAPER else ""
+                cells.append("–" if one is None else f"{one['accuracy']:.3f}{theirs}")
+        print(_cells([f"{snr:g}", *cells]))
+    print("in brackets: the paper, of other complexes")
+    for row in found:
+        if row not in NAMES:
+            told = ", ".join(f"{at}: {one['accuracy']:.3f}" for at, one in found[row].items())
+            print(f"{row}: {told}")
+    boxes = {one["boxes"] for cells in found.values() for one in cells.values()}
+    if boxes:
+        print(
+            f"{min(boxes)} test boxes a condition: the standard error of 0.9, 0.7, 0.5 is "
+            + ", ".join(f"{(p * (1 - p) / min(boxes)) ** 0.5:.3f}" for p in (0.9, 0.7, 0.5))
+        )
+    _verdict(found)
+
+
+def _verdict(found: dict[str, Any]) -> None:
+    """Networks beside RIF-SVM, and ours beside the paper's."""
+    base = found.get("rif-svm", {})
+    for row in (name for name in NAMES if name in found and name != "rif-svm"):
+        gains = {
+            at: one["accuracy"] - base[at]["accuracy"]
+            for at, one in found[row].items()
+            if at in base
+        }
+        low = [gain for at, gain in gains.items() if float(at.split()[1]) <= 0.1]
+        if low:
+            ahead = sum(gain > 0 for gain in gains.values())
+            theirs = ""
+            if row in PAPER:
+                paper = [
+                    PAPER[row][s][t] - PAPER["rif-svm"][s][t] for s in SNRS[2:] for t in range(3)
+                ]
+                theirs = f" (paper {np.mean(paper):+.3f})"
+            print(
+                f"{NAMES[row]} beside RIF-SVM: ahead in {ahead} of {len(gains)}; at SNR ≤ 0.1 by "
+                f"{np.mean(low):+.3f} on average{theirs}, {min(low):+.3f} to {max(low):+.3f}"
+            )
+    for row in (name for name in NAMES if name in found and name in PAPER):
+        away = [
+            one["accuracy"] - PAPER[row][float(at.split()[1])][TILTS.index(int(at[1:3]))]
+            for at, one in found[row].items()
+        ]
+        near = sum(abs(one) <= 0.05 for one in away)
+        print(
+            f"{NAMES[row]} beside the paper's: within 0.05 in {near} of {len(away)}, "
+            f"{min(away):+.3f} to {max(away):+.3f}"
+        )
+
+
+def _recovery(found: dict[str, Any]) -> None:
+    print(
+        "\n| left out | its cluster | of it | share of all its boxes | averaged | discrepancy "
+        "(Å) | of the other classes |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, one in found.items():
+        told = one.get("all", [])
+        print(
+            _cells(
+                [
+                    name,
+                    one["particles"],
+                    f"{one['share']:.2f}",
+                    f"{one['found']:.2f}",
+                    one.get("averaged", "–"),
+                    f"{told[0]:.0f}" if told else "–",
+                    ", ".join(f"{value:.0f}" for value in told[1:]) or "–",
+                ]
+            )
+        )
+    # A structure is not recovered if there is no average of it.
+    values = [one["discrepancy"] for one in found.values()]
+    there = [value for value in values if value is not None and value < RECOVERED]
+    best = [min(one["all"]) for one in found.values() if one.get("all")]
+    print(
+        f"below {RECOVERED / 10:g} nm: {len(there)} of {len(values)} "
+        f"({len(there) / len(values):.0%}; paper: 16 of 22 by Inception3D, 18 by DSRF3D); by the "
+        f"best of each cluster's classes {sum(one < RECOVERED for one in best)}"
+    )
+
+
+def _evenness(found: dict[str, Any]) -> None:
+    print(f"\n| k-means of | boxes | evenness | clusters of ≤ {SMALL} | largest | purity |")
+    print("|---|---|---|---|---|---|")
+    for name, one in found.items():
+        small = f"{one['small']} of {len(one['sizes'])}"
+        told = [name, one["boxes"], f"{one['evenness']:.3f}", small, one["sizes"][0]]
+        print(_cells([*told, f"{one['purity']:.2f}"]))
+    print("the paper, pose normalisation: 84 of 100 clusters of ≤ 10")
+
+
+def figure(results: dict[str, Any], laid: Path, path: Path) -> None:
+    """Accuracy over SNR for each tilt range, the paper's dashed; the map of the features."""
+    import matplotlib
+
+    from tomodask.plot_style import SOFT, dressed, new_figure
+
+    drawn = new_figure(11.0, 7.4)
+    grid = drawn.add_gridspec(2, 6, height_ratios=(1, 1.25))
+    colours = dict(zip(NAMES, ("#0b6e99", "#c8553d", "#3f7d4e", "#5b6570"), strict=True))
+    for at, tilt in enumerate(TILTS):
+        axes = dressed(
+            drawn.add_subplot(grid[0, 2 * at : 2 * at + 2]),
+            x="SNR",
+            y="accuracy" if at == 0 else "",
+            title=f"±{tilt}°",
+        )
+        for row, colour in colours.items():
+            cells = results.get("accuracy", {}).get(row, {})
+            known = [snr for snr in SNRS if f"±{tilt}° {snr:g}" in cells]
+            if known:
+                values = [cells[f"±{tilt}° {snr:g}"]["accuracy"] for snr in known]
+                places = [_place(snr) for snr in known]
+                axes.plot(places, values, "o-", color=colour, ms=4, lw=1.4, label=NAMES[row])
+            if row in PAPER:
+                theirs = [PAPER[row][snr][at] for snr in SNRS]
+                axes.plot([_place(s) for s in SNRS], theirs, ":", color=colour, lw=1.2)
+        axes.set_xticks([_place(snr) for snr in SNRS], [f"{snr:g}" for snr in SNRS])
+        axes.set_ylim(0, 1.02)
+        if at == 0:
+            axes.plot([], [], ":", color=SOFT, label="the paper")
+            axes.legend(frameon=False, fontsize=8, loc="lower right")
+    if laid.exists():
+        axes = drawn.add_subplot(grid[1, 1:5])
+        table = pd.read_csv(laid)
+        wheel = matplotlib.colormaps["gist_ncar"](np.linspace(0.02, 0.95, len(KINDS)))
+        for name, colour in [*zip(KINDS, wheel, strict=True), (EMPTY, "#c9ced4")]:
+            mine = table[table["kind"] == name]
+            axes.scatter(mine["map_1"], mine["map_2"], s=3, color=colour, label=name, lw=0)
+        dressed(axes, title="Features of Inception3D, ±60°, SNR 0.1, t-SNE")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.legend(
+            frameon=False, fontsize=7, ncols=2, markerscale=3, loc="center left",
+            bbox_to_anchor=(1.0, 0.5),
+        )  # fmt: skip
+    drawn.savefig(path, dpi=110)
+
+
+def _place(snr: float) -> float:
+    """On the axis: logarithmic, 1000 drawn near."""
+    return float(np.log10(min(snr, 3.0)))
