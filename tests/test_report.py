@@ -19,10 +19,10 @@ from tomodask.arrays.resampling import fitted, resampled
 from tomodask.averaging.fsc import fsc
 from tomodask.data.particles import with_orientations
 from tomodask.errors import InputError
-from tomodask.picking.training_pictures import class_color
 from tomodask.project import run
 from tomodask.report import Truth, write_report
 from tomodask.simulation.phantom import phantom_map, phantom_tomogram
+from tomodask.training.colors import class_color
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from tomodask.averaging.fsc import fsc, resolution_at
     from tomodask.averaging.local_resolution import local_resolution
     from tomodask.averaging.sharpening import b_factor, sharpen
+    from tomodask.classification.predicting import classify_subtomograms, collect_classes
+    from tomodask.classification.training import ClassifierSettings, train_classifier
     from tomodask.cluster import compute, connect
     from tomodask.data.class_averages import save_class_averages
     from tomodask.data.describe import describe
@@ -91,6 +93,8 @@ _HOMES = {
     "alignment.poses": ("align_subtomograms",),
     "averaging.sharpening": ("b_factor", "sharpen"),
     "arrays.geometry": ("angular_distance", "rotation_grid"),
+    "classification.predicting": ("classify_subtomograms", "collect_classes"),
+    "classification.training": ("ClassifierSettings", "train_classifier"),
     "cluster": ("compute", "connect"),
     "data.describe": ("describe",),
     "data.particles": (
@@ -157,6 +161,7 @@ __all__ = [
     "Average",
     "Averaging2D",
     "ClassAverages",
+    "ClassifierSettings",
     "EpochReport",
     "InputError",
     "PickingModel",
@@ -180,7 +185,9 @@ __all__ = [
     "boxes_with_classes",
     "class_stability",
     "classify_images",
+    "classify_subtomograms",
     "collect_centers",
+    "collect_classes",
     "compute",
     "connect",
     "corrected_fsc",
@@ -234,6 +241,7 @@ __all__ = [
     "simulate",
     "simulate_subtomograms",
     "structure_density",
+    "train_classifier",
     "train_picker",
     "transform_images",
     "watch_training",

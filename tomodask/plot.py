@@ -23,7 +23,7 @@ from tomodask.arrays.resampling import fitted, resampled
 from tomodask.averaging.fsc import resolution_at
 from tomodask.data.particles import orientations
 from tomodask.errors import InputError
-from tomodask.picking.training_pictures import class_color, plot_training
+from tomodask.picking.training_pictures import plot_training
 from tomodask.plot2d import plot_class_gallery, plot_embedding, plot_frc, plot_poses2d
 from tomodask.plot_style import (
     BLUE,
@@ -36,6 +36,7 @@ from tomodask.plot_style import (
     gray_range,
     new_figure,
 )
+from tomodask.training.colors import class_color
 
 __all__ = [
     "plot_average",

@@ -7,9 +7,14 @@ from alignment.scenes import boxes
 from scipy.spatial.transform import Rotation
 
 from tomodask.classification.cluster_averages import average_cluster
-from tomodask.classification.clusters import cluster_table, evenness, members, nearest_known
+from tomodask.classification.clusters import (
+    centre_distances,
+    cluster_table,
+    evenness,
+    members,
+    nearest_known,
+)
 from tomodask.classification.kmeans import KMeans
-from tomodask.cluster import compute
 from tomodask.errors import InputError
 from tomodask.simulation.phantom import phantom_particle
 
@@ -32,6 +37,10 @@ def test_the_table_tells_sizes_radii_and_kinds():
     np.testing.assert_allclose(table["purity"], [2 / 3, 1 / 2])
     assert members(values, found, 0).tolist() == [3, 4, 5]
     assert members(values, found, 0, most=2).tolist() == [3, 4]
+    known = centre_distances(values, found)  # one pass for all clusters
+    assert members(None, found, 0, most=2, distances=known).tolist() == [3, 4]
+    again = cluster_table(None, found, names=["a", "b", "a", "c", "c", "a"], distances=known)
+    assert again.equals(table)
     assert evenness([3, 2]) == pytest.approx(-(0.6 * np.log2(0.6) + 0.4 * np.log2(0.4)))
     with pytest.raises(InputError, match="cluster must be within"):
         members(values, found, 2)
@@ -70,26 +79,21 @@ def test_the_nearest_known_structure_is_found_however_it_lies():
 
 def test_a_cluster_is_averaged_without_a_reference():
     dataset, _, _ = boxes(16, snr=1.0, shift_range=10.0, chunks=4)
-    labels = []
-
-    def computing(graph, *, label, **options):
-        labels.append(label)
-        return compute(graph, label=label, **options)
-
-    found = average_cluster(
-        dataset, diameter=280.0, angular_step=30.0, iterations=2, compute=computing
-    )
-    assert found.average.particles == (8, 8)
+    found = average_cluster(dataset, diameter=280.0, angular_step=30.0, iterations=2).compute()
+    (one,) = found.classes
+    assert one.average.particles == (8, 8)
+    assert (one.number, one.share, found.notes) == (1, 1.0, ())
     assert len(found.rounds) == 2
-    assert len(found.poses) == 16
-    assert found.resolution < 40
+    assert len(one.poses) == len(found.poses) == 16
+    assert one.resolution < 40
     table = nearest_known(
-        found.average.average, known_maps(), voxel_size=VOXEL, resolution=40.0, diameter=280.0
+        one.average.average, known_maps(), voxel_size=VOXEL, resolution=40.0, diameter=280.0
     )
     assert table["name"][0] == "particle"
     assert table["discrepancy"][0] < 45
-    assert any("iteration 2, align" in label for label in labels)
     with pytest.raises(InputError, match="at least 8 particles"):
-        average_cluster(dataset.isel(particle=slice(7)), diameter=280.0, compute=compute)
+        average_cluster(dataset.isel(particle=slice(7)), diameter=280.0)
     with pytest.raises(InputError, match="iterations must be"):
-        average_cluster(dataset, diameter=280.0, iterations=0, compute=compute)
+        average_cluster(dataset, diameter=280.0, iterations=0)
+    with pytest.raises(InputError, match="more than consensus"):
+        average_cluster(dataset, diameter=280.0, iterations=2, classes=2)

@@ -17,7 +17,6 @@ from tomodask.classification.subdivision import (
     plan_subdivision,
     subdivide_features,
 )
-from tomodask.cluster import compute
 from tomodask.errors import InputError
 from tomodask.simulation.phantom import phantom_particle
 
@@ -40,7 +39,7 @@ def test_structures_come_back(mixed):
     boxes, kinds, features = mixed
     plan = plan_subdivision(
         boxes, features, diameter=280.0, clusters=2, method="exact", least=8, most=10,
-        angular_step=30.0, iterations=2,
+        angular_step=30.0, iterations=2, classes=1,
     )  # fmt: skip
     clusters = subdivide_features(features, plan)
     table = cluster_table(features, clusters, names=kinds)
@@ -53,11 +52,12 @@ def test_structures_come_back(mixed):
         for kind in ("particle", "decoy")
     }
     for cluster in (0, 1):
-        found = average_members(boxes, features, clusters, cluster, plan, compute=compute)
-        assert sum(found.average.particles) == 10
+        found = average_members(boxes, features, clusters, cluster, plan).compute()
+        (one,) = found.classes
+        assert sum(one.average.particles) == 10
         assert set(found.poses.index) <= set(np.flatnonzero(clusters.labels_ == cluster))
         like = nearest_known(
-            found.average.average, known, voxel_size=VOXEL, resolution=40.0, diameter=280.0
+            one.average.average, known, voxel_size=VOXEL, resolution=40.0, diameter=280.0
         )
         assert like["name"][0] == table["kind"][cluster]
         assert like["discrepancy"][0] < 70  # Å: what the paper counts as recovered

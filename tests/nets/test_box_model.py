@@ -1,4 +1,4 @@
-"""Models of boxes: files, features that know nothing of other boxes, calibration, Grad-CAM."""
+"""Models of boxes: files, calibration, Grad-CAM."""
 
 import json
 import pickle
@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tomodask.errors import InputError
-from tomodask.nets.box_inference import open_predictor
 from tomodask.nets.boxes import normalised
 from tomodask.nets.calibration import calibration_error, fit_temperature, probabilities
 from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
@@ -104,63 +103,6 @@ def test_files_that_are_none(file, tmp_path):
     bad.weights["last.bias"][0] = np.nan
     with pytest.raises(InputError, match=r"'last\.bias' holds NaN"):
         replace(bad)
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize("name", ["rb3d", "inception3d", "dsrf3d"])
-def test_features_know_nothing_of_other_boxes(name, precision):
-    model, given = random_model(name), boxes(5)
-    predictor = open_predictor(model, batch=4, precision=precision)
-    whole = predictor.predict_features(given)
-    assert whole.shape == (5, model.encoder.features)
-    assert whole.dtype == np.float32
-    assert np.array_equal(predictor.predict_features(given[::-1])[::-1], whole)
-    alone = [predictor.predict_features(given[i : i + 1])[0] for i in (0, 3)]
-    assert np.array_equal(alone, whole[[0, 3]])
-    assert predictor.predict_features(given[:0]).shape == (0, model.encoder.features)
-    again = pickle.loads(pickle.dumps(predictor))
-    assert np.array_equal(again.predict_features(given), whole)
-    built = network(name, 24, 3, seed=1).eval()
-    with torch.inference_mode():
-        expected = built.features(torch.from_numpy(normalised(given))[:, None]).numpy()
-    rough = 1e-5 if precision == "float32" else 0.05
-    np.testing.assert_allclose(whole, expected, atol=rough * np.abs(expected).max())
-
-
-def test_scale_and_offset_of_a_box_do_not_matter_and_its_sign_can_be_turned():
-    given = boxes(2)
-    predictor = open_predictor(random_model())
-    one = predictor.predict_logits(given)
-    np.testing.assert_allclose(predictor.predict_logits(given * 40 - 7), one, atol=1e-4)
-    turned = open_predictor(random_model(invert=True)).predict_logits(-given)
-    np.testing.assert_allclose(turned, one, atol=1e-5)
-
-
-def test_boxes_that_do_not_suit():
-    predictor = open_predictor(random_model())
-    with pytest.raises(InputError, match=r"shape \(n, 24, 24, 24\).*resample or crop"):
-        predictor.predict_features(np.zeros((2, 32, 32, 32), np.float32))
-    damaged = boxes(3)
-    damaged[1:, 0, 0, 0] = np.inf
-    with pytest.raises(InputError, match=r"2 of 3 boxes hold NaN.*\(numbers 1, 2\)"):
-        predictor.predict_features(damaged)
-    with pytest.raises(InputError, match="boxes must be float, got int64"):
-        predictor.predict_features(np.zeros((1, 24, 24, 24), np.int64))
-    with pytest.raises(InputError, match="knows no classes"):
-        open_predictor(random_model(classes=())).predict_probabilities(boxes(1))
-    for changed in ({"batch": 0}, {"threads": 0}, {"precision": "int8"}, {"device": "tpu"}):
-        with pytest.raises(InputError, match=next(iter(changed))):
-            open_predictor(random_model(), **changed)
-
-
-def test_none_of_the_classes():
-    given = boxes(3)
-    sure = open_predictor(random_model(temperature=1.0))
-    told, confidence = sure.predict_classes(given)
-    assert np.array_equal(told, sure.predict_logits(given).argmax(1))
-    unsure = open_predictor(random_model(temperature=1000.0, least_confidence=0.5))
-    assert unsure.predict_classes(given)[0].tolist() == [-1, -1, -1]
-    np.testing.assert_allclose(sure.predict_probabilities(given).max(1), confidence)
 
 
 def test_a_temperature_makes_confidence_true():

@@ -112,7 +112,7 @@ def test_a_pretrained_encoder_gives_all_but_the_last_layer():
 def test_halves_of_a_batch_give_the_gradients_of_the_whole(monkeypatch, caplog):
     whole, halved = trainer(), trainer()
     loss = whole.train(batches(0, count=1))
-    forward, sizes = halved._parallel.forward, []
+    forward, sizes = halved.step.parallel.forward, []
 
     def scarce(x):
         sizes.append(len(x))
@@ -120,7 +120,7 @@ def test_halves_of_a_batch_give_the_gradients_of_the_whole(monkeypatch, caplog):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to …")
         return forward(x)
 
-    monkeypatch.setattr(halved._parallel, "forward", scarce)
+    monkeypatch.setattr(halved.step.parallel, "forward", scarce)
     with caplog.at_level(logging.WARNING):
         assert halved.train(batches(0, count=1)) == pytest.approx(loss, rel=1e-5)
     assert sizes == [4, 2, 2]
@@ -130,7 +130,8 @@ def test_halves_of_a_batch_give_the_gradients_of_the_whole(monkeypatch, caplog):
 
 
 def test_bfloat16_learns_the_same_thing():
-    losses = [[trainer(precision=p).train(batches(0))] for p in ("float32", "bfloat16")]
+    how = {"learning_rate": 0.002}
+    losses = [[trainer(precision=p, **how).train(batches(0))] for p in ("float32", "bfloat16")]
     assert np.allclose(*losses, atol=0.05)
 
 

@@ -90,8 +90,28 @@ def test_rb3d_is_what_the_paper_draws():
         long = relu(layer(x, f"blocks.{n}.narrow"))
         long = layer(relu(layer(long, f"blocks.{n}.wide")), f"blocks.{n}.close")
         x = relu(np.concatenate([short, long]))
-    features = relu(layer(blocks(x, 2, np.mean).ravel(), "hidden"))
+    features = relu(layer(blocks(x, 4, np.mean).ravel(), "hidden"))
     assert_gives(built, box, features, layer(features, "last"))
+
+
+@pytest.mark.parametrize(
+    ("box", "windows"), [(24, (3, 3)), (32, (4, 4)), (30, (6, 3)), (28, (5, 3))]
+)
+def test_windows_reach_from_face_to_face(box, windows):
+    size, step = Encoder("rb3d", box, 5).windows
+    assert (size, step) == windows
+    assert 3 * step + size == box // 2
+
+
+def test_boxes_differ_in_what_a_new_network_says():
+    """With Glorot's weights RB3D says nearly the same of all, and does not begin to learn."""
+    rng = np.random.default_rng(0)
+    z, y, x = np.indices((24, 24, 24)) - 12
+    boxes = [rng.normal(size=(24, 24, 24)) + 2 * (z**2 + y**2 + x**2 < r * r) for r in range(8)]
+    built = network("rb3d", 24, 10, seed=1).eval()
+    with torch.inference_mode():
+        given = built.features(torch.from_numpy(np.array(boxes, np.float32)[:, None]))
+    assert given.std(0).mean() > 0.03
 
 
 def test_dsrf3d_is_what_the_paper_draws():

@@ -139,7 +139,7 @@ def test_memory_that_runs_out_is_told(monkeypatch):
     def none(x):
         raise MemoryError
 
-    monkeypatch.setattr(one._parallel, "forward", none)
+    monkeypatch.setattr(one.step.parallel, "forward", none)
     with pytest.raises(InputError, match=r"a batch of 3 boxes of 24³ .*lower batch"):
         one.train(views(0))
 

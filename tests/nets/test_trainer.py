@@ -79,7 +79,7 @@ def test_a_loss_that_is_no_number_stops_with_the_way_out():
 
 def test_out_of_memory_halves_what_passes_at_once(monkeypatch, caplog):
     one = trainer()
-    forward, sizes = one._parallel.forward, []
+    forward, sizes = one.step.parallel.forward, []
 
     def scarce(x):
         sizes.append(len(x))
@@ -87,7 +87,7 @@ def test_out_of_memory_halves_what_passes_at_once(monkeypatch, caplog):
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to …")
         return forward(x)
 
-    monkeypatch.setattr(one._parallel, "forward", scarce)
+    monkeypatch.setattr(one.step.parallel, "forward", scarce)
     with caplog.at_level(logging.WARNING):
         one.train(batches(0, count=2))
     assert sizes == [4, 2, 1, 1, 1, 1, 1, 1, 1, 1]
@@ -100,7 +100,7 @@ def test_not_one_crop_fits(monkeypatch):
     def none(x):
         raise MemoryError
 
-    monkeypatch.setattr(one._parallel, "forward", none)
+    monkeypatch.setattr(one.step.parallel, "forward", none)
     with pytest.raises(InputError, match=r"not even one crop of 8³ voxels.*lower crop"):
         one.train(batches(0))
 
@@ -111,7 +111,7 @@ def test_other_errors_come_out_as_they_are(monkeypatch):
     def wrong(x):
         raise RuntimeError("shapes do not match")
 
-    monkeypatch.setattr(one._parallel, "forward", wrong)
+    monkeypatch.setattr(one.step.parallel, "forward", wrong)
     with pytest.raises(RuntimeError, match="shapes do not match"):
         one.train(batches(0))
 

@@ -12,21 +12,12 @@ import numpy as np
 import pytest
 
 from tomodask.errors import InputError
-from tomodask.picking import training_view
-from tomodask.picking.training_pictures import (
-    class_color,
-    half_blocks,
-    painted,
-    plot_training,
-    thinned,
-)
-from tomodask.picking.training_view import (
-    NotebookFigure,
-    PlainRows,
-    TerminalScreen,
-    TrainingView,
-    watch_training,
-)
+from tomodask.picking.training_pictures import painted, plot_training, thinned
+from tomodask.picking.training_view import PickingLook, watch_training
+from tomodask.training import screens
+from tomodask.training.colors import class_color, half_blocks
+from tomodask.training.screens import NotebookFigure, PlainRows, TerminalScreen
+from tomodask.training.view import TrainingView
 
 
 @dataclass(frozen=True)
@@ -102,7 +93,7 @@ def test_figures_that_are_not_known_yet_stay_open(tmp_path, capsys):
 
 
 class Broken:
-    def show(self, report, history):
+    def show(self, look, report, history):
         raise RuntimeError("no colours left")
 
     close = PlainRows.close
@@ -110,7 +101,7 @@ class Broken:
 
 def test_a_view_that_fails_says_so_once_and_stops_nothing(tmp_path, caplog, monkeypatch):
     (tmp_path / "file").write_text("")
-    view = TrainingView(Broken(), tmp_path / "file" / "log")
+    view = TrainingView(PickingLook(), Broken(), tmp_path / "file" / "log")
     with caplog.at_level(logging.WARNING):
         for epoch in (1, 2, 3, 4):
             view(report(epoch))
@@ -141,7 +132,7 @@ def terminal(width=100, height=40, **options):
 def test_a_terminal_gets_a_table_curves_and_pictures(width):
     stream, console = terminal(width)
     screen = TerminalScreen(console)
-    view = TrainingView(screen)
+    view = TrainingView(PickingLook(), screen)
     for epoch in (1, 2, 3, 4):
         view(report(epoch, loss=1 / epoch))
     shown = stream.getvalue()
@@ -158,7 +149,7 @@ def test_a_terminal_gets_a_table_curves_and_pictures(width):
 
 def test_a_terminal_without_colours_gets_no_noise():
     stream, console = terminal(color_system=None)
-    view = TrainingView(TerminalScreen(console))
+    view = TrainingView(PickingLook(), TerminalScreen(console))
     view(report(4))
     assert "▀" not in stream.getvalue()
     assert "F1" in stream.getvalue()
@@ -168,7 +159,7 @@ def test_a_terminal_left_early_is_put_in_order():
     stream, console = terminal()
 
     def stopped():
-        with TrainingView(TerminalScreen(console)) as view:
+        with TrainingView(PickingLook(), TerminalScreen(console)) as view:
             view(report(1))
             raise KeyboardInterrupt
 
@@ -260,5 +251,5 @@ def test_curves_need_an_epoch():
 
 def test_time_left_is_that_of_the_last_epochs():
     history = [{"seconds": s} for s in (90.0, 10.0, 10.0, 12.0)]
-    assert training_view._left(replace(report(4), epochs=10), history) == 60
-    assert training_view._left(replace(report(4), epochs=4), history) == 0
+    assert screens.seconds_left(replace(report(4), epochs=10), history) == 60
+    assert screens.seconds_left(replace(report(4), epochs=4), history) == 0

@@ -22,8 +22,8 @@ from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
 from tomodask.project import refinement_report, refinement_steps, refining
 from tomodask.project.refining import refine
-from tomodask.project.rounds import _merged
 from tomodask.rounds.axes import symmetrised
+from tomodask.rounds.one_round import _merged
 from tomodask.rounds.superposition import Motion, superpose, turned_map
 from tomodask.simulation.phantom import phantom_map
 

@@ -21,10 +21,12 @@ from tomodask.cluster import compute
 from tomodask.errors import InputError
 from tomodask.rounds.superposition import superpose, turned_map
 
-__all__ = ["cluster_table", "evenness", "members", "nearest_known"]
+__all__ = ["centre_distances", "cluster_table", "evenness", "members", "nearest_known"]
 
 
-def cluster_table(features: Any, clusters: KMeans, *, names: Any = None) -> pd.DataFrame:
+def cluster_table(
+    features: Any, clusters: KMeans, *, names: Any = None, distances: np.ndarray | None = None
+) -> pd.DataFrame:
     """What the clusters are.  Computes.
 
     Parameters
@@ -35,6 +37,8 @@ def cluster_table(features: Any, clusters: KMeans, *, names: Any = None) -> pd.D
         Fitted.
     names : sequence of str, optional
         The kind of each particle, where it is known.
+    distances : array, shape (particle,), optional
+        From `centre_distances`, where they are known already: features are not read again.
 
     Returns
     -------
@@ -48,7 +52,7 @@ def cluster_table(features: Any, clusters: KMeans, *, names: Any = None) -> pd.D
     InputError
         If the clusters are not fitted, or of other features.
     """
-    distances = _distances(features, clusters)
+    distances = centre_distances(features, clusters) if distances is None else distances
     labels = clusters.labels_
     rows = []
     for cluster, size in enumerate(clusters.sizes_.tolist()):
@@ -86,11 +90,16 @@ def evenness(sizes: Any) -> float:
 
 
 def members(
-    features: Any, clusters: KMeans, cluster: int, *, most: int | None = None
+    features: Any,
+    clusters: KMeans,
+    cluster: int,
+    *,
+    most: int | None = None,
+    distances: np.ndarray | None = None,
 ) -> np.ndarray:
     """Rows of the particles of a cluster, those nearest to its centre if it has more than `most`.
 
-    Computes.
+    Computes, unless `distances` (from `centre_distances`) are given.
 
     Returns
     -------
@@ -103,12 +112,15 @@ def members(
         return rows
     if most < 1:
         raise InputError(f"most must be at least 1, got {most}")
-    distances = _distances(features, clusters)[rows]
-    return np.sort(rows[np.argsort(distances, kind="stable")[:most]])
+    distances = centre_distances(features, clusters) if distances is None else distances
+    return np.sort(rows[np.argsort(distances[rows], kind="stable")[:most]])
 
 
-def _distances(features: Any, clusters: KMeans) -> np.ndarray:
-    """Squared distance of each particle to its centre; NaN for those without features."""
+def centre_distances(features: Any, clusters: KMeans) -> np.ndarray:
+    """Squared distance of each particle to its centre; NaN for those without features.
+
+    Computes: one pass over the features, that serves all clusters.
+    """
     if not hasattr(clusters, "labels_"):
         raise InputError("clusters are not fitted yet: call fit first")
     values = feature_array(features)

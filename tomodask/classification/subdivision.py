@@ -5,23 +5,23 @@ A job that does it keeps what each step gives, and asks for the next:
     plan_subdivision → subdivide_features → for each of clusters_to_average: average_members
 
 The features are made before (`embed_subtomograms`, `save_features`), what an average is like is
-asked afterwards (`nearest_known`).
+asked afterwards (`nearest_known`).  A cluster is one task: workers share the clusters of a graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import xarray as xr
+from dask.delayed import Delayed
 
 from tomodask.alignment.checks import check_alignment
-from tomodask.classification.cluster_averages import ClusterAverage, average_cluster
+from tomodask.classification.cluster_averages import LEAST_PARTICLES, average_cluster
 from tomodask.classification.clusters import members
 from tomodask.classification.features import feature_array
 from tomodask.classification.kmeans import KMeans
+from tomodask.data.subtomograms import chosen_boxes
 from tomodask.errors import InputError
 
 __all__ = [
@@ -31,8 +31,6 @@ __all__ = [
     "plan_subdivision",
     "subdivide_features",
 ]
-
-_LEAST = 8  # particles: `average_cluster` needs so many
 
 
 @dataclass(frozen=True)
@@ -48,6 +46,7 @@ class SubdivisionPlan:
     finest: float | None
     angular_step: float
     iterations: int
+    classes: int
     tilt_range: tuple[float, float] | None
     seed: int
 
@@ -65,6 +64,7 @@ def plan_subdivision(
     finest: float | None = None,
     angular_step: float = 20.0,
     iterations: int = 5,
+    classes: int = 3,
     tilt_range: tuple[float, float] | None = None,
     seed: int = 0,
 ) -> SubdivisionPlan:
@@ -75,7 +75,7 @@ def plan_subdivision(
     subtomograms : Dataset
     features : Dataset
         Of the same particles, in the same order.
-    diameter, start_resolution, finest, angular_step, iterations, tilt_range
+    diameter, start_resolution, finest, angular_step, iterations, classes, tilt_range
         As of `average_cluster`.
     clusters : int
         More, by far, than structures are expected.
@@ -102,9 +102,10 @@ def plan_subdivision(
         )
     for name, value, low in (
         ("clusters", clusters, 1),
-        ("least", least, _LEAST),
+        ("least", least, LEAST_PARTICLES),
         ("most", most, least),
-        ("iterations", iterations, 1),
+        ("iterations", iterations, 1 if classes == 1 else 3),
+        ("classes", classes, 1),
     ):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
             raise InputError(f"{name} must be a whole number, at least {low}, got {value!r}")
@@ -132,6 +133,7 @@ def plan_subdivision(
         finest=finest,
         angular_step=float(angular_step),
         iterations=int(iterations),
+        classes=int(classes),
         tilt_range=tilt_range,
         seed=int(seed),
     )
@@ -153,22 +155,38 @@ def average_members(
     clusters: KMeans,
     cluster: int,
     plan: SubdivisionPlan,
-    *,
-    compute: Callable[..., Any],
-) -> ClusterAverage:
-    """The average of a cluster, of those of its particles that are nearest to the centre.
+) -> Delayed:
+    """The classes of a cluster, of those of its particles that are nearest to the centre.
 
-    Computes; see `average_cluster`.  The index of its poses holds the particles' names.
+    Parameters
+    ----------
+    subtomograms : Dataset
+    features : Dataset
+        Of all its particles.
+    clusters : KMeans
+        Fitted to them.
+    cluster : int
+    plan : SubdivisionPlan
+
+    Returns
+    -------
+    Delayed of SortedCluster
+        One task; see `average_cluster`.  A cluster that cannot be averaged has no classes, and a
+        note that says why.  The index of its poses holds the particles' names.
+
+    Notes
+    -----
+    Distances to the centres are computed here where the cluster has more particles than are taken.
     """
     rows = members(features, clusters, cluster, most=plan.most)
     return average_cluster(
-        subtomograms.isel(particle=rows),
+        chosen_boxes(subtomograms, rows),
         diameter=plan.diameter,
+        classes=plan.classes,
         start_resolution=plan.start_resolution,
         finest=plan.finest,
         angular_step=plan.angular_step,
         iterations=plan.iterations,
         tilt_range=plan.tilt_range,
         seed=plan.seed,
-        compute=compute,
     )

@@ -44,6 +44,7 @@ _COMMANDS = {
     "fsc": "resolution",
     "refine": "refinement",
     "average2d": "planar",
+    "classify": "classification",
     "run": "runs",
     "demo": "runs",
 }

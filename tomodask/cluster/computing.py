@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from tomodask.cluster.progress import Progress, show_progress
 from tomodask.errors import InputError
 
-__all__ = ["compute"]
+__all__ = ["active_client", "compute", "taking_back"]
 
 #: Seconds between two looks at the futures: short work does not wait, long work is not disturbed.
 FIRST_LOOK, LAST_LOOK = 0.002, 0.1
@@ -55,7 +56,7 @@ def compute(collection: Any, *, label: str, passing: bool = False) -> Any:
     """
     several = isinstance(collection, (list, tuple))
     collections = list(collection) if several else [collection]
-    client = _active_client()
+    client = active_client()
     with show_progress(label, passing=passing) as progress:
         if client is None:
             results = _compute_here(collections, progress)
@@ -64,7 +65,7 @@ def compute(collection: Any, *, label: str, passing: bool = False) -> Any:
     return results if several else results[0]
 
 
-def _active_client() -> Any:
+def active_client() -> Any:
     """Return the client that Dask would use, or None where work runs in this process."""
     import dask
 
@@ -97,23 +98,38 @@ def _compute_here(collections: list[Any], progress: Progress) -> list[Any]:
 
 
 def _compute_there(client: Any, collections: list[Any], progress: Progress) -> list[Any]:
-    from distributed import Future, KilledWorker
+    from distributed import Future
 
     futures = client.compute(collections)
     pending = [future for future in futures if isinstance(future, Future)]
-    try:
+    with taking_back(client, pending):
         with _TaskCounter(client, pending) as counter:
             _wait(pending, counter, progress)
         return list(client.gather(futures))
+
+
+@contextlib.contextmanager
+def taking_back(client: Any, futures: list[Any]) -> Iterator[None]:
+    """Cancel futures where their block ends by an error, and tell what the user can mend as such.
+
+    Raises
+    ------
+    InputError
+        If a task ends worker after worker, or the scheduler is gone.
+    """
+    from distributed import KilledWorker
+
+    try:
+        yield
     except KilledWorker as error:
-        client.cancel(pending, force=True)
+        client.cancel(futures, force=True)
         raise InputError(
             f"the task {error.task!r} ended {error.allowed_failures + 1} workers one after the "
             "other, as running out of memory does; give each worker more with memory, or take fewer"
         ) from error
     except BaseException as error:
         with contextlib.suppress(Exception):
-            client.cancel(pending, force=True)
+            client.cancel(futures, force=True)
         if client.status != "running" and isinstance(error, Exception):
             raise InputError(
                 f"the scheduler at {client.scheduler.address!r} is gone; start it again and repeat "

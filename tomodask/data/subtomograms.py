@@ -28,11 +28,13 @@ from tomodask.data.volumes import TOLERANCE, VolumeReader, cubic_voxel_size
 from tomodask.errors import InputError
 
 __all__ = [
+    "box_readers",
     "chosen_boxes",
     "extract_subtomograms",
     "is_box",
     "open_subtomograms",
     "particle_table",
+    "read_boxes",
     "save_subtomograms",
 ]
 
@@ -262,7 +264,7 @@ def chosen_boxes(subtomograms: xr.Dataset, rows: np.ndarray) -> xr.Dataset:
     halves share would lie in memory until both had worked on it.
     """
     boxes = subtomograms["subtomogram"]
-    readers = _readers(boxes.data)
+    readers = box_readers(boxes.data)
     if readers is None or not len(rows):
         return subtomograms.isel(particle=rows)
     data = lazy_boxes(
@@ -272,8 +274,8 @@ def chosen_boxes(subtomograms: xr.Dataset, rows: np.ndarray) -> xr.Dataset:
     return some.assign(subtomogram=(boxes.dims, data, boxes.attrs))
 
 
-def _readers(data: Any) -> list[VolumeReader] | None:
-    """What boxes are read by, where they are just as `lazy_boxes` made them."""
+def box_readers(data: Any) -> list[VolumeReader] | None:
+    """What boxes are read by, where they are just as `lazy_boxes` made them; else None."""
     if not isinstance(data, da.Array):
         return None
     graph = data.dask.layers.get(data.name, {})

@@ -22,18 +22,15 @@ from tomodask.nets.calibration import fit_temperature
 from tomodask.nets.classifier_file import BoxModel
 from tomodask.nets.encoder import Encoder
 from tomodask.nets.encoders3d import build_encoder
-from tomodask.nets.memory import run_in_parts
-from tomodask.nets.trainer import TrainingDivergedError
 from tomodask.nets.training_state import (
-    moments_of,
+    load_training,
     of_kind,
-    read_state,
-    restore_moments,
     restore_weights,
+    save_training,
     seed_of_step,
     weights_of,
-    write_state,
 )
+from tomodask.nets.training_step import Precision, TrainingStep, check_loss
 
 __all__ = ["ClassifierTrainer", "Judged", "Learning"]
 
@@ -76,7 +73,7 @@ class Learning:
     nesterov: bool = False
     weight_decay: float = 1e-4
     patience: int | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -171,15 +168,10 @@ class ClassifierTrainer:
         threads: int | None = None,
     ) -> None:
         self.encoder, self.how = encoder, how
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = build_encoder(encoder, seed=how.seed)
         if start is not None:
             self._begin_with(start)
-        self.network.to(self.device, memory_format=torch.channels_last_3d)
-        several = self.device.type == "cuda" and torch.cuda.device_count() > 1
-        self._parallel: Any = torch.nn.DataParallel(self.network) if several else self.network
+        self.step = TrainingStep(self.network, how.precision, threads=threads)
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
             lr=how.learning_rate,
@@ -187,7 +179,6 @@ class ClassifierTrainer:
             nesterov=how.nesterov,
             weight_decay=how.weight_decay,
         )
-        self.part: int | None = None  # boxes that pass at once, where a batch does not fit
         self.steps = self.epochs = 0
         self.best: dict[str, np.ndarray] | None = None
         self.best_epoch, self.best_accuracy, self.best_loss = 0, -1.0, math.inf
@@ -223,13 +214,12 @@ class ClassifierTrainer:
         for boxes, labels in batches:
             self._check(boxes, labels)
             loss = self._step(boxes, labels)
-            if not math.isfinite(loss):
-                rough = self.how.precision != "float32"
-                raise TrainingDivergedError(
-                    f"the loss became {loss} in step {count + 1} of the epoch; lower learning_rate "
-                    f"(--learning-rate), now {self.how.learning_rate:g}"
-                    + (", or train with precision='float32'" if rough else "")
-                )
+            check_loss(
+                loss,
+                count + 1,
+                learning_rate=self.how.learning_rate,
+                precision=self.how.precision,
+            )
             total, count = total + loss, count + 1
         self.epochs += 1
         return total / max(count, 1)
@@ -237,44 +227,28 @@ class ClassifierTrainer:
     def _step(self, boxes: np.ndarray, labels: np.ndarray) -> float:
         for group in self.optimizer.param_groups:
             group["lr"] = self.how.rate(self.steps)
-        loss, self.part = run_in_parts(
-            lambda part: self._gradients(boxes, labels, part),
-            len(boxes),
-            self.part,
-            what="boxes",
-            too_large=f"not even one box of {boxes.shape[-1]}³ voxels fits into the memory of "
-            "training: take a smaller network (rb3d)",
-            release=self._release,
-        )
+
+        def loss_of(rows: slice) -> torch.Tensor:
+            y = torch.from_numpy(np.array(labels[rows], np.int64)).to(self.step.device)
+            with self.step.autocast():
+                logits = self.step.parallel(self.step.tensor(boxes[rows][:, None]))
+            return functional.cross_entropy(logits.float(), y, reduction="sum") / len(boxes)
+
+        # Dropout's numbers belong to the step, not to what was drawn before.
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(seed_of_step(self.how.seed, self.steps))
+            loss = self.step.gradients(
+                self.optimizer,
+                len(boxes),
+                loss_of,
+                what="boxes",
+                too_large=f"not even one box of {boxes.shape[-1]}³ voxels fits into the memory of "
+                "training: take a smaller network (rb3d)",
+            )
         if math.isfinite(loss):
             self.optimizer.step()
             self.steps += 1
         return loss
-
-    def _release(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _gradients(self, boxes: np.ndarray, labels: np.ndarray, part: int) -> float:
-        self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        # Dropout's numbers belong to the step, not to what was drawn before.
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(seed_of_step(self.how.seed, self.steps))
-            for start in range(0, len(boxes), part):
-                x = self._tensor(boxes[start : start + part])
-                y = torch.from_numpy(np.array(labels[start : start + part], np.int64))
-                with self._autocast():
-                    logits = self._parallel(x)
-                loss = functional.cross_entropy(
-                    logits.float(), y.to(self.device), reduction="sum"
-                ) / len(boxes)
-                value = float(loss.detach())
-                if not math.isfinite(value):
-                    return value
-                loss.backward()
-                total += value
-        return total
 
     def _check(self, boxes: np.ndarray, labels: np.ndarray) -> None:
         if len(boxes) != len(labels):
@@ -319,20 +293,11 @@ class ClassifierTrainer:
         """Of normalised boxes (n, z, y, x); float32, shape (n, classes)."""
         self.network.eval()
         out = []
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self.step.autocast():
             for start in range(0, len(boxes), _AT_ONCE):
-                x = self._tensor(boxes[start : start + _AT_ONCE])
+                x = self.step.tensor(boxes[start : start + _AT_ONCE][:, None])
                 out.append(self.network(x).float().cpu().numpy())
         return np.concatenate(out) if out else np.zeros((0, self.encoder.outputs), np.float32)
-
-    def _tensor(self, boxes: np.ndarray) -> torch.Tensor:
-        x = torch.from_numpy(np.ascontiguousarray(boxes, np.float32)).to(self.device)[:, None]
-        return x.contiguous(memory_format=torch.channels_last_3d)
-
-    def _autocast(self) -> Any:
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.how.precision == "bfloat16"
-        )
 
     def weights(self) -> dict[str, np.ndarray]:
         """The network's, float32 arrays, copied."""
@@ -374,20 +339,15 @@ class ClassifierTrainer:
 
         `told`, JSON, is what the caller wants back from `load`.
         """
-        arrays = {f"weight/{k}": v for k, v in self.weights().items()}
-        arrays |= {f"best/{k}": v for k, v in (self.best or {}).items()}
-        moments, groups = moments_of(self.optimizer)
-        arrays |= {f"moment/{k}": v for k, v in moments.items()}
+        arrays = {f"best/{k}": v for k, v in (self.best or {}).items()}
         best = [self.best_epoch, self.best_accuracy, self.best_loss]
-        state = {
-            "groups": groups,
-            "part": self.part,
+        more = {
+            "part": self.step.part,
             "steps": self.steps,
             "epochs": self.epochs,
             "best": best if self.best is not None else None,
-            "told": told,
         }
-        write_state(path, _FORMAT, arrays, state)
+        save_training(path, _FORMAT, self.network, self.optimizer, told, arrays, more)
 
     def load(
         self, path: Path, check: Callable[[dict[str, Any]], None] = lambda told: None
@@ -396,13 +356,9 @@ class ClassifierTrainer:
 
         `check` gets `told` before anything is taken: it may refuse another training's state.
         """
-        state, arrays = read_state(path, _FORMAT)
-        told: dict[str, Any] = state["told"]
-        check(told)
-        restore_weights(self.network, of_kind("weight", arrays))
-        restore_moments(self.optimizer, of_kind("moment", arrays), state["groups"])
-        self.part, self.steps, self.epochs = state["part"], state["steps"], state["epochs"]
+        told, arrays, more = load_training(path, _FORMAT, self.network, self.optimizer, check)
+        self.step.part, self.steps, self.epochs = more["part"], more["steps"], more["epochs"]
         self.best = of_kind("best", arrays) or None
-        if state["best"] is not None:
-            self.best_epoch, self.best_accuracy, self.best_loss = state["best"]
+        if more["best"] is not None:
+            self.best_epoch, self.best_accuracy, self.best_loss = more["best"]
         return told

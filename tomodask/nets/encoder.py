@@ -14,7 +14,7 @@ __all__ = ["LARGEST_BOX", "SMALLEST_BOX", "Encoder", "EncoderName"]
 EncoderName = Literal["rb3d", "inception3d", "dsrf3d"]
 SMALLEST_BOX, LARGEST_BOX = 24, 48  # voxels
 _BLOCKS = 4  # of RB3D
-_GRID = 2  # RB3D averages over so many parts along each axis
+_PARTS = 4  # RB3D takes means over so many windows along each axis
 _MOST = 4096  # outputs
 
 
@@ -63,11 +63,21 @@ class Encoder:
     def flat(self) -> int:
         """Numbers that the convolutions leave of a box."""
         if self.network == "rb3d":
-            return 32 * _GRID**3
+            return 32 * _PARTS**3
         if self.network == "dsrf3d":
             return 64 * (self.box // 4) ** 3
         pooled = -(-(self.box - 4) // 2)
         return 160 * (pooled - 1) ** 3
+
+    @property
+    def windows(self) -> tuple[int, int]:
+        """Edge and step of the windows over which RB3D takes means, voxels of its last maps.
+
+        They touch where the edge of the maps is a multiple of their number, and overlap otherwise.
+        """
+        edge = self.box // 2
+        step = edge // _PARTS
+        return edge - (_PARTS - 1) * step, step
 
     @property
     def features(self) -> int:

@@ -67,9 +67,10 @@ class RB3D(BoxNetwork):
     """Residual blocks whose two paths are concatenated; hidden layer of 1024.
 
     A convolution of 3³ × 32, 2³ maximum; four blocks of [3³ → 16] beside [1³ → 16, 3³ → 32,
-    1³ → 16]; means over 2 × 2 × 2 parts of the box; FC-1024; FC-L.  The means are those of a public
-    version of the network of [3]_: without them the hidden layer alone would have 134 million
-    weights for a box of 32³, and other sizes for other boxes.
+    1³ → 16]; means over 4 × 4 × 4 windows (`Encoder.windows`); FC-1024; FC-L.  Without means, as in
+    the program of [1]_, the hidden layer alone would have 134 million weights for a box of 32³.
+    With the 2 × 2 × 2 of a public version of [3]_, a particle in the middle can hardly be told from
+    its neighbours, and the network does not begin to learn.
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -87,8 +88,8 @@ class RB3D(BoxNetwork):
 
     def flat(self, maps: torch.Tensor) -> torch.Tensor:
         """See `BoxNetwork.flat`."""
-        parts = round((self.encoder.flat // maps.shape[1]) ** (1 / 3))
-        mean = functional.adaptive_avg_pool3d(_wide(maps), parts).to(maps.dtype)
+        size, step = self.encoder.windows
+        mean = functional.avg_pool3d(_wide(maps), size, step).to(maps.dtype)
         return torch.as_tensor(functional.relu(self.hidden(mean.flatten(1))))
 
 
@@ -187,10 +188,14 @@ _NETWORKS = {"rb3d": RB3D, "inception3d": Inception3D, "dsrf3d": DSRF3D}
 
 
 def build_encoder(encoder: Encoder, *, seed: int = 0) -> BoxNetwork:
-    """The network with its first weights: Glorot's, and biases of 0, as in the authors' programs.
+    """The network with its first weights; biases are 0.
 
-    With He's, which are larger, the learning rate 0.01 of [2]_ is too high.  The same weights for
-    the same seed; PyTorch's own random numbers are left as they were.
+    Glorot's weights in DSRF3D and Inception3D, as in the authors' programs: with He's, which are
+    larger, the learning rate 0.01 of [2]_ is too high.  He's in RB3D, but for the last layer: with
+    Glorot's, which take a part of the signal away in each of its many layers, what the hidden
+    layer says of two boxes would differ by a few thousandths.
+
+    The same weights for the same seed; PyTorch's own random numbers are left as they were.
     """
     state = torch.random.get_rng_state()  # PyTorch's layers draw weights of their own
     built = _NETWORKS[encoder.network](encoder)
@@ -199,6 +204,8 @@ def build_encoder(encoder: Encoder, *, seed: int = 0) -> BoxNetwork:
     for name, values in built.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(values)
+        elif encoder.network == "rb3d" and not name.startswith("last."):
+            nn.init.kaiming_normal_(values, nonlinearity="relu", generator=generator)
         else:
             nn.init.xavier_uniform_(values, generator=generator)
     return built

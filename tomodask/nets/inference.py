@@ -22,12 +22,15 @@ from tomodask.errors import InputError
 from tomodask.nets.architecture import Architecture
 from tomodask.nets.memory import is_out_of_memory
 from tomodask.nets.model_file import PickingModel
-from tomodask.nets.openvino_graph import build_graph, check_shape, require_openvino
+from tomodask.nets.openvino_graph import build_graph, check_shape
+from tomodask.nets.openvino_layers import compiled, require_openvino
 
 __all__ = [
     "Engine",
     "EngineName",
     "Precision",
+    "check_options",
+    "chosen_engine",
     "exact_gpu",
     "forget_engines",
     "open_engine",
@@ -88,14 +91,36 @@ def open_engine(
         If the engine is not installed (with what to install), or an option is not known.
     """
     check_options(engine=engine, precision=precision, threads=threads, batch=batch)
-    device = "cuda" if _wants_gpu() and engine != "openvino" and _has_gpu() else "cpu"
-    kind = engine
-    if engine == "auto":
-        kind = "torch" if device == "cuda" or not _installed("openvino") else "openvino"
+    kind, device = chosen_engine(engine)
     require_engine(kind)
     if (kind, device) == ("torch", "cpu"):
         batch = 1
     return Engine(model, _digest(model), kind, device, precision, threads, batch or 1)
+
+
+def chosen_engine(engine: str, device: str | None = None) -> tuple[str, str]:
+    """Which engine, ``"openvino"`` or ``"torch"``, and device are used in this process.
+
+    Parameters
+    ----------
+    engine : {"auto", "openvino", "torch"}
+    device : {"cpu", "cuda"}, optional
+        None: a GPU where this process is told to use it.
+
+    Raises
+    ------
+    InputError
+        If there is no such device here, or OpenVINO is to use a GPU.
+    """
+    if device is None:
+        device = "cuda" if _wants_gpu() and engine != "openvino" and _has_gpu() else "cpu"
+    elif device not in ("cpu", "cuda") or (device == "cuda" and not _has_gpu()):
+        raise InputError(f"device must be cpu, or cuda where there is a GPU, got {device!r}")
+    elif device == "cuda" and engine == "openvino":
+        raise InputError("engine openvino runs on CPUs here: give engine='torch' for device cuda")
+    if engine == "auto":
+        engine = "torch" if device == "cuda" or not _installed("openvino") else "openvino"
+    return engine, device
 
 
 def require_engine(engine: str) -> None:
@@ -250,31 +275,7 @@ def _prepare_openvino(engine: Engine, shape: tuple[int, ...]) -> Callable[[np.nd
     model = engine.model
     z, y, x = shape[2:]
     graph = build_graph(model.architecture, model.weights, (z, y, x), batch=shape[0])
-    options = {
-        "INFERENCE_PRECISION_HINT": "bf16" if engine.precision == "bfloat16" else "f32",
-        "INFERENCE_NUM_THREADS": engine.threads,
-        "NUM_STREAMS": 1,
-        # Else every worker process would hold its thread to the same first core.
-        "ENABLE_CPU_PINNING": False,
-    }
-    request = _core().compile_model(graph, "CPU", options).create_infer_request()
-
-    def run(tiles: np.ndarray) -> np.ndarray:
-        # Shared: neither tiles nor result are copied; the caller copies before the next run.
-        result = request.infer(tiles, share_inputs=True, share_outputs=True)
-        return np.asarray(result[0])
-
-    return run
-
-
-_cores: dict[int, Any] = {}
-
-
-def _core() -> Any:
-    """OpenVINO's plugin loader, one a process; a fork would share its threads."""
-    if os.getpid() not in _cores:
-        _cores[os.getpid()] = require_openvino().Core()
-    return _cores[os.getpid()]
+    return compiled(graph, precision=engine.precision, threads=engine.threads)
 
 
 def _prepare_torch(engine: Engine, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:

@@ -13,23 +13,11 @@ import numpy as np
 
 from tomodask.errors import InputError
 from tomodask.nets.architecture import Architecture, coordinate_line
+from tomodask.nets.openvino_layers import Layers, require_openvino
 
-__all__ = ["build_graph", "folded", "require_openvino"]
+__all__ = ["build_graph", "check_shape", "folded"]
 
 _EPSILON = 1e-5  # of PyTorch's batch normalisation
-_MISSING = (
-    "segmentation on CPUs needs OpenVINO, which is not installed: "
-    "pip install 'tomodask[segmentation]'"
-)
-
-
-def require_openvino() -> Any:
-    """The module ``openvino``; InputError with the way out where it is missing."""
-    try:
-        import openvino
-    except ImportError as error:
-        raise InputError(_MISSING) from error
-    return openvino
 
 
 def folded(weights: Mapping[str, np.ndarray], convolution: str, norm: str) -> Any:
@@ -90,7 +78,7 @@ def check_shape(architecture: Architecture, shape: tuple[int, ...]) -> None:
         )
 
 
-class _Builder:
+class _Builder(Layers):
     """Adds node by node what `ResUNet3D.forward` computes."""
 
     def __init__(
@@ -100,11 +88,8 @@ class _Builder:
         shape: tuple[int, int, int],
         batch: int,
     ) -> None:
-        from openvino import opset8 as opset
-
-        self.ops: Any = opset
+        super().__init__(weights)
         self.a = architecture
-        self.weights = weights
         self.shape = shape
         self.batch = batch
 
@@ -115,17 +100,17 @@ class _Builder:
         skips: list[Any] = []
         for level in range(len(a.channels)):
             if level:
-                features = self.pool(skips[-1], a.pooling)
+                features = self.pooled(skips[-1], a.pooling)
                 if a.pyramid:
-                    raw = self.pool(raw, "average")
+                    raw = self.pooled(raw, "average")
                     features = ops.concat([features, raw], 1)
             skips.append(self.block(f"encoder.{level}", self.located(features, level)))
         features = skips.pop()
         for level in reversed(range(len(a.channels) - 1)):
             features = ops.add(self.up(level, features), skips.pop())
             features = self.block(f"decoder.{level}", self.located(features, level))
-        head = ops.convolution(features, self.constant("head.weight"), *_PLAIN)
-        logits = ops.add(head, self.bias(np.asarray(self.weights["head.bias"])))
+        bias = np.asarray(self.weights["head.bias"])
+        logits = self.convolved(features, self.constant("head.weight"), bias, 0)
         return openvino.Model([self.probabilities(logits)], [x], "tomodask")
 
     def probabilities(self, logits: Any) -> Any:
@@ -136,18 +121,6 @@ class _Builder:
         ends = [np.array([v], np.int64) for v in (1, self.a.outputs, 1, 1)]
         start, stop, step, axis = (ops.constant(v) for v in ends)
         return ops.slice(everything, start, stop, step, axis)
-
-    def constant(self, name: str) -> Any:
-        return self.ops.constant(np.ascontiguousarray(self.weights[name], np.float32))
-
-    def bias(self, values: np.ndarray) -> Any:
-        return self.ops.constant(values.astype(np.float32).reshape(1, -1, 1, 1, 1))
-
-    def pool(self, x: Any, kind: str) -> Any:
-        strides, zeros = [2, 2, 2], [0, 0, 0]
-        if kind == "average":
-            return self.ops.avg_pool(x, strides, zeros, zeros, strides, True)
-        return self.ops.max_pool(x, strides, [1, 1, 1], zeros, zeros, strides).output(0)
 
     def up(self, level: int, x: Any) -> Any:
         """Transposed convolution: kernel 3, stride 2, to exactly twice the size."""
@@ -181,8 +154,7 @@ class _Builder:
 
     def convolution(self, x: Any, name: str, norm: str) -> Any:
         kernel, bias = folded(self.weights, name, norm)
-        out = self.ops.convolution(x, self.ops.constant(kernel), *_SAME)
-        return self.ops.add(out, self.bias(bias))
+        return self.convolved(x, self.ops.constant(kernel), bias, 1)
 
     def activation(self, x: Any) -> Any:
         return self.ops.elu(x, 1.0) if self.a.activation == "elu" else self.ops.relu(x)
@@ -197,8 +169,3 @@ class _Builder:
         for first in (0, 3):
             x = self.activation(self.convolution(x, f"{name}.{first}", f"{name}.{first + 1}"))
         return x
-
-
-# strides, pads_begin, pads_end, dilations
-_SAME = ([1, 1, 1], [1, 1, 1], [1, 1, 1], [1, 1, 1])
-_PLAIN = ([1, 1, 1], [0, 0, 0], [0, 0, 0], [1, 1, 1])

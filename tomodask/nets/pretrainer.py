@@ -22,17 +22,15 @@ from tomodask.nets.encoders3d import BoxNetwork, build_encoder
 from tomodask.nets.memory import is_out_of_memory
 from tomodask.nets.moco import KeyQueue, MomentumEncoder
 from tomodask.nets.swav import Prototypes
-from tomodask.nets.trainer import TrainingDivergedError
 from tomodask.nets.training_state import (
-    moments_of,
+    load_training,
     of_kind,
-    read_state,
-    restore_moments,
     restore_weights,
+    save_training,
     seed_of_step,
     weights_of,
-    write_state,
 )
+from tomodask.nets.training_step import Precision, TrainingStep, check_loss
 
 __all__ = ["Method", "Pretrainer", "Pretraining", "ProjectedEncoder"]
 
@@ -77,7 +75,7 @@ class Pretraining:
     epsilon: float = 0.05
     learning_rate: float = 1e-4
     weight_decay: float = 1e-4
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -149,28 +147,24 @@ class Pretrainer:
 
     def __init__(self, encoder: Encoder, how: Pretraining, *, threads: int | None = None) -> None:
         self.encoder, self.how, self.steps = encoder, how, 0
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         state = torch.random.get_rng_state()
         self.network = ProjectedEncoder(
             build_encoder(encoder, seed=how.seed), how.dimension, seed=how.seed + 1
         )
         torch.random.set_rng_state(state)
-        self.network.to(self.device, memory_format=torch.channels_last_3d)
-        several = self.device.type == "cuda" and torch.cuda.device_count() > 1
-        self._parallel: Any = torch.nn.DataParallel(self.network) if several else self.network
+        self.step = TrainingStep(self.network, how.precision, threads=threads)
+        device = self.step.device
         self.queue: KeyQueue | None = None
         self.slow: MomentumEncoder | None = None
         self.prototypes: Prototypes | None = None
         learned = [p for n, p in self.network.named_parameters() if self._used(n)]
         if how.method == "moco":
             self.queue = KeyQueue(how.queue, how.dimension, seed=how.seed + 2)
-            self.queue.to(self.device)
+            self.queue.to(device)
             self.slow = MomentumEncoder(self.network, momentum=how.momentum)
         elif how.method == "swav":
             self.prototypes = Prototypes(how.prototypes, how.dimension, seed=how.seed + 3)
-            self.prototypes.to(self.device)
+            self.prototypes.to(device)
             learned += list(self.prototypes.parameters())
         self.optimizer = torch.optim.Adam(
             learned, lr=how.learning_rate, weight_decay=how.weight_decay
@@ -207,11 +201,12 @@ class Pretrainer:
                     f"a batch of {len(first)} boxes of {first.shape[-1]}³ voxels does not fit into "
                     "the memory of training: lower batch (--batch)"
                 ) from error
-            if not math.isfinite(loss):
-                raise TrainingDivergedError(
-                    f"the loss became {loss} in step {count + 1} of the epoch; lower learning_rate "
-                    f"(--learning-rate), now {self.how.learning_rate:g}"
-                )
+            check_loss(
+                loss,
+                count + 1,
+                learning_rate=self.how.learning_rate,
+                precision=self.how.precision,
+            )
             total, count = total + loss, count + 1
         return total / max(count, 1)
 
@@ -223,13 +218,13 @@ class Pretrainer:
         # Dropout's numbers belong to the step, not to what was drawn before.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(seed_of_step(how.seed, self.steps))
-            one = self._embedded(self._parallel, first)
+            one = self._embedded(self.step.parallel, first)
             if self.slow is not None and self.queue is not None:
                 with torch.no_grad():
                     key = self._embedded(self.slow.network, second)
                 loss = info_nce(one, key, self.queue.keys, temperature=how.sharpness)
             else:
-                other = self._embedded(self._parallel, second)
+                other = self._embedded(self.step.parallel, second)
                 if self.prototypes is None:
                     loss = nt_xent(one, other, temperature=how.sharpness)
                 else:
@@ -249,12 +244,8 @@ class Pretrainer:
         return value
 
     def _embedded(self, network: Any, boxes: np.ndarray) -> torch.Tensor:
-        x = torch.from_numpy(np.ascontiguousarray(boxes, np.float32)).to(self.device)[:, None]
-        x = x.contiguous(memory_format=torch.channels_last_3d)
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.how.precision == "bfloat16"
-        ):
-            return torch.as_tensor(network(x).float())
+        with self.step.autocast():
+            return torch.as_tensor(network(self.step.tensor(boxes[:, None])).float())
 
     def encoder_weights(self) -> dict[str, np.ndarray]:
         """The encoder's, without the head: where a classifier begins."""
@@ -265,15 +256,14 @@ class Pretrainer:
 
         `told`, JSON, is what the caller wants back from `load`.
         """
-        arrays = {f"weight/{k}": v for k, v in weights_of(self.network).items()}
-        moments, groups = moments_of(self.optimizer)
-        arrays |= {f"moment/{k}": v for k, v in moments.items()}
+        arrays: dict[str, np.ndarray] = {}
         if self.queue is not None and self.slow is not None:
             arrays |= {f"queue/{k}": v for k, v in self.queue.state().items()}
             arrays |= {f"slow/{k}": v for k, v in self.slow.state().items()}
         if self.prototypes is not None:
             arrays |= {f"prototypes/{k}": v for k, v in weights_of(self.prototypes).items()}
-        write_state(path, _FORMAT, arrays, {"groups": groups, "steps": self.steps, "told": told})
+        more = {"steps": self.steps}
+        save_training(path, _FORMAT, self.network, self.optimizer, told, arrays, more)
 
     def load(
         self, path: Path, check: Callable[[dict[str, Any]], None] = lambda told: None
@@ -282,15 +272,11 @@ class Pretrainer:
 
         `check` gets `told` before anything is taken: it may refuse another training's state.
         """
-        state, arrays = read_state(path, _FORMAT)
-        told: dict[str, Any] = state["told"]
-        check(told)
-        restore_weights(self.network, of_kind("weight", arrays))
-        restore_moments(self.optimizer, of_kind("moment", arrays), state["groups"])
+        told, arrays, more = load_training(path, _FORMAT, self.network, self.optimizer, check)
         if self.queue is not None and self.slow is not None:
             self.queue.restore(of_kind("queue", arrays))
             self.slow.restore(of_kind("slow", arrays))
         if self.prototypes is not None:
             restore_weights(self.prototypes, of_kind("prototypes", arrays))
-        self.steps = int(state["steps"])
+        self.steps = int(more["steps"])
         return told

@@ -9,34 +9,33 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from tomodask.errors import InputError
 from tomodask.nets.architecture import Architecture
 from tomodask.nets.losses import dice_loss
-from tomodask.nets.memory import run_in_parts
 from tomodask.nets.resunet import ResUNet3D
 from tomodask.nets.training_state import (
-    moments_of,
+    load_training,
     of_kind,
-    read_state,
-    restore_moments,
     restore_weights,
+    save_training,
     weights_of,
-    write_state,
+)
+from tomodask.nets.training_step import (
+    Precision,
+    TrainingDivergedError,
+    TrainingStep,
+    check_loss,
+    default_precision,
 )
 
 __all__ = ["Optimisation", "Trainer", "TrainingDivergedError", "default_precision"]
 
 _FORMAT = "tomodask-training-state/1"
 Batch = tuple[np.ndarray, np.ndarray]
-
-
-class TrainingDivergedError(InputError):
-    """The loss is no number any more."""
 
 
 @dataclass(frozen=True)
@@ -68,16 +67,8 @@ class Optimisation:
     betas: tuple[float, float] = (0.9, 0.99)
     together: bool = False
     entropy: float = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     seed: int = 0
-
-
-def default_precision() -> Literal["float32", "bfloat16"]:
-    """The faster one of those that this machine computes natively."""
-    if torch.cuda.is_available():
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    capable = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return "bfloat16" if capable is not None and capable() else "float32"
 
 
 class Trainer:
@@ -100,16 +91,11 @@ class Trainer:
         self, architecture: Architecture, how: Optimisation, *, threads: int | None = None
     ) -> None:
         self.architecture, self.how = architecture, how
-        if threads is not None:
-            torch.set_num_threads(threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         generator = torch.random.get_rng_state()
         torch.manual_seed(how.seed)
         self.network = ResUNet3D(architecture)
         torch.random.set_rng_state(generator)
-        self.network.to(self.device, memory_format=torch.channels_last_3d)
-        several = self.device.type == "cuda" and torch.cuda.device_count() > 1
-        self._parallel: Any = torch.nn.DataParallel(self.network) if several else self.network
+        self.step = TrainingStep(self.network, how.precision, threads=threads)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(),
             lr=how.learning_rate,
@@ -122,7 +108,6 @@ class Trainer:
             total_steps=how.epochs * how.steps,
             cycle_momentum=False,
         )
-        self.part: int | None = None  # crops that pass at once, where a batch does not fit
 
     def train(self, batches: Iterable[Batch]) -> float:
         """One epoch; gives the mean loss.
@@ -143,63 +128,45 @@ class Trainer:
         total, count = 0.0, 0
         for crops, labels in batches:
             loss = self._step(crops, labels)
-            if not math.isfinite(loss):
-                raise TrainingDivergedError(
-                    f"the loss became {loss} in step {count + 1} of the epoch; lower learning_rate "
-                    f"(--learning-rate), now {self.how.learning_rate:g}"
-                    + (
-                        ", or train with precision='float32'"
-                        if self.how.precision != "float32"
-                        else ""
-                    )
-                )
+            check_loss(
+                loss,
+                count + 1,
+                learning_rate=self.how.learning_rate,
+                precision=self.how.precision,
+            )
             total, count = total + loss, count + 1
         return total / max(count, 1)
 
     def _step(self, crops: np.ndarray, labels: np.ndarray) -> float:
-        loss, self.part = run_in_parts(
-            lambda part: self._gradients(crops, labels, part),
+        def loss_of(rows: slice) -> torch.Tensor:
+            x = self.step.tensor(crops[rows])
+            y = torch.from_numpy(labels[rows]).to(self.step.device)
+            with self.step.autocast():
+                logits = self.step.parallel(x)
+            how = self.how
+            loss = dice_loss(logits, y, together=how.together, entropy=how.entropy)
+            return loss * (len(x) / len(crops))
+
+        loss = self.step.gradients(
+            self.optimizer,
             len(crops),
-            self.part,
+            loss_of,
             what="crops",
             too_large=f"not even one crop of {crops.shape[-1]}³ voxels fits into the memory of "
             "training: lower crop (--crop), or the network's channels (--channels)",
-            release=self._release,
         )
         if math.isfinite(loss):
             self.optimizer.step()
             self.schedule.step()
         return loss
 
-    def _release(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
-
-    def _gradients(self, crops: np.ndarray, labels: np.ndarray, part: int) -> float:
-        self.optimizer.zero_grad(set_to_none=True)
-        total = 0.0
-        for start in range(0, len(crops), part):
-            x = self._tensor(crops[start : start + part])
-            y = torch.from_numpy(labels[start : start + part]).to(self.device)
-            with self._autocast():
-                logits = self._parallel(x)
-            how = self.how
-            loss = dice_loss(logits, y, together=how.together, entropy=how.entropy)
-            loss = loss * (len(x) / len(crops))
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                return value
-            loss.backward()
-            total += value
-        return total
-
     def predict(self, crops: np.ndarray) -> np.ndarray:
         """Probabilities (batch, classes, z, y, x), float32, of crops (batch, 1, z, y, x)."""
         self.network.eval()
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self.step.autocast():
             out = []
             for crop in crops:
-                logits = self.network(self._tensor(crop[None])).float()
+                logits = self.network(self.step.tensor(crop[None])).float()
                 share = (
                     torch.sigmoid(logits)
                     if logits.shape[1] == 1
@@ -207,15 +174,6 @@ class Trainer:
                 )
                 out.append(share.cpu().numpy())
         return np.concatenate(out)
-
-    def _tensor(self, crops: np.ndarray) -> torch.Tensor:
-        x = torch.from_numpy(np.ascontiguousarray(crops, np.float32)).to(self.device)
-        return x.contiguous(memory_format=torch.channels_last_3d)
-
-    def _autocast(self) -> Any:
-        return torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.how.precision == "bfloat16"
-        )
 
     @property
     def learning_rate(self) -> float:
@@ -247,17 +205,14 @@ class Trainer:
         best : dict of arrays, optional
             Weights of the best epoch.
         """
-        arrays = {f"weight/{k}": v for k, v in self.weights().items()}
-        arrays |= {f"best/{k}": v for k, v in (best or {}).items()}
-        moments, groups = moments_of(self.optimizer)
-        arrays |= {f"moment/{k}": v for k, v in moments.items()}
+        arrays = {f"best/{k}": v for k, v in (best or {}).items()}
         schedule = {
             k: v
             for k, v in self.schedule.state_dict().items()
             if isinstance(v, (int, float, str, list))
         }
-        state = {"schedule": schedule, "groups": groups, "part": self.part, "told": told}
-        write_state(path, _FORMAT, arrays, state)
+        more = {"schedule": schedule, "part": self.step.part}
+        save_training(path, _FORMAT, self.network, self.optimizer, told, arrays, more)
 
     def load(
         self, path: Path, check: Callable[[dict[str, Any]], None] = lambda told: None
@@ -266,11 +221,7 @@ class Trainer:
 
         `check` gets `told` before anything is taken: it may refuse the state of another network.
         """
-        state, arrays = read_state(path, _FORMAT)
-        told = state["told"]
-        check(told)
-        self.load_weights(of_kind("weight", arrays))
-        restore_moments(self.optimizer, of_kind("moment", arrays), state["groups"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.part = state["part"]
+        told, arrays, more = load_training(path, _FORMAT, self.network, self.optimizer, check)
+        self.schedule.load_state_dict(more["schedule"])
+        self.step.part = more["part"]
         return told, of_kind("best", arrays) or None

@@ -6,7 +6,7 @@ One safetensors file, replaced in one step.  Reading it runs no code of the file
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,12 @@ from tomodask.errors import InputError
 from tomodask.nets.weights_file import replace_file
 
 __all__ = [
-    "moments_of",
+    "load_training",
     "of_kind",
-    "read_state",
-    "restore_moments",
     "restore_weights",
+    "save_training",
     "seed_of_step",
     "weights_of",
-    "write_state",
 ]
 
 _TRACKED = "num_batches_tracked"  # counts batches for averages that are not used here
@@ -49,7 +47,60 @@ def restore_weights(network: torch.nn.Module, weights: Mapping[str, np.ndarray])
     network.load_state_dict(state)
 
 
-def moments_of(
+def save_training(
+    path: Path,
+    kind: str,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    told: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    more: Mapping[str, Any],
+) -> None:
+    """Write all that training needs to go on, in one step.
+
+    Parameters
+    ----------
+    path : Path
+    kind : str
+        The format, by its name.
+    network, optimizer : Module, Optimizer
+        Their weights and moments are written.
+    told : mapping
+        What the caller of the trainer wants back; JSON.
+    arrays, more : mapping
+        What the trainer knows beside: arrays, named ``kind/name``, and what JSON can tell.
+    """
+    moments, groups = _moments_of(optimizer)
+    both = {f"weight/{k}": v for k, v in weights_of(network).items()}
+    both |= {f"moment/{k}": v for k, v in moments.items()}
+    _write_state(path, kind, {**both, **arrays}, {**more, "groups": groups, "told": told})
+
+
+def load_training(
+    path: Path,
+    kind: str,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    check: Callable[[dict[str, Any]], None] = lambda told: None,
+) -> tuple[dict[str, Any], dict[str, np.ndarray], dict[str, Any]]:
+    """Take up what `save_training` put down; gives `told`, `arrays` and `more`.
+
+    `check` gets `told` before anything is taken: it may refuse the state of another training.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, or of another kind.
+    """
+    state, arrays = _read_state(path, kind)
+    told: dict[str, Any] = state["told"]
+    check(told)
+    restore_weights(network, of_kind("weight", arrays))
+    _restore_moments(optimizer, of_kind("moment", arrays), state["groups"])
+    return told, arrays, state
+
+
+def _moments_of(
     optimizer: torch.optim.Optimizer,
 ) -> tuple[dict[str, np.ndarray], list[dict[str, Any]]]:
     """An optimiser's running sums as arrays, and its settings as JSON knows them."""
@@ -66,12 +117,12 @@ def moments_of(
     return arrays, groups
 
 
-def restore_moments(
+def _restore_moments(
     optimizer: torch.optim.Optimizer,
     arrays: Mapping[str, np.ndarray],
     groups: list[dict[str, Any]],
 ) -> None:
-    """Give an optimiser what `moments_of` gave."""
+    """Give an optimiser what `_moments_of` gave."""
     moments: dict[int, dict[str, torch.Tensor]] = {}
     for name, values in arrays.items():
         number, key = name.split("/")
@@ -84,7 +135,7 @@ def restore_moments(
     optimizer.load_state_dict({"state": moments, "param_groups": full})
 
 
-def write_state(
+def _write_state(
     path: Path, kind: str, arrays: Mapping[str, np.ndarray], told: Mapping[str, Any]
 ) -> None:
     """Write arrays and what JSON can tell, in one step; `kind` names the format."""
@@ -95,8 +146,8 @@ def write_state(
         save_file(dict(arrays), part, header)
 
 
-def read_state(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """What `write_state` wrote: what was told, and the arrays.
+def _read_state(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What `_write_state` wrote: what was told, and the arrays.
 
     Raises
     ------

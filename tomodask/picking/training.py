@@ -7,10 +7,8 @@ The data are in `training_data` and `crops`, the epochs in `training_run`, the a
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -25,6 +23,7 @@ from tomodask.picking.crops import TrainingTomogram
 from tomodask.picking.training_data import Marked, read_marked
 from tomodask.picking.training_run import EpochReport, TrainingRun
 from tomodask.picking.training_settings import TrainingSettings
+from tomodask.training.keeping import Place
 
 __all__ = ["EpochReport", "TrainingSettings", "train_picker"]
 
@@ -112,41 +111,16 @@ def train_picker(
             f"label_diameter must be one, or one for each of the {len(marked.classes)} classes "
             f"({', '.join(marked.classes)}), got {settings.label_diameter}"
         )
-    target = _target(output, resume=resume, overwrite=overwrite)
-    folder = None if target is None else target.with_suffix(".training")
+    place = None if output is None else Place(output, resume=resume, overwrite=overwrite)
     run = TrainingRun(marked, settings, _normalised(marked, settings), threads=threads)
-    if overwrite and target is not None and folder is not None:
-        # Only now that nothing speaks against the new one.
-        shutil.rmtree(folder, ignore_errors=True)
-        target.unlink(missing_ok=True)
     if on_epoch is None:
         from tomodask.picking.training_view import watch_training
 
-        on_epoch = watch_training(folder)
-    if folder is not None:
-        folder.mkdir(exist_ok=True)
-        state = folder / "state.safetensors"
-        if resume and state.exists():
-            run.take_up(state)
-    return run.to_the_end(target, folder, on_epoch)
-
-
-def _target(output: str | os.PathLike[str] | None, *, resume: bool, overwrite: bool) -> Path | None:
-    if output is None:
-        return None
-    target = Path(output)
-    if target.suffix.lower() != ".safetensors":
-        raise InputError(f"output {str(output)!r} must end with .safetensors, a model file")
-    if not target.absolute().parent.is_dir():
-        raise InputError(f"{target}: the folder {target.parent} does not exist; make it first")
-    folder = target.with_suffix(".training")
-    if not (resume or overwrite) and (target.exists() or (folder / "state.safetensors").exists()):
-        there = target if target.exists() else folder
-        raise InputError(
-            f"{there} exists already: go on with it (resume=True, --resume), or drop it "
-            "(overwrite=True, --overwrite), or choose another name"
-        )
-    return target
+        on_epoch = watch_training(None if place is None else place.folder)
+    # Only now that nothing speaks against it is what was there dropped.
+    if place is not None and place.begin() and resume:
+        run.take_up(place)
+    return run.to_the_end(place, on_epoch)
 
 
 def _normalised(marked: Marked, settings: TrainingSettings) -> list[TrainingTomogram]:

@@ -8,29 +8,24 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from tomodask.errors import InputError
+from tomodask.training.colors import class_color
+from tomodask.training.curves import INK, RATE, Panel, draw_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from rich.text import Text
 
-__all__ = [
-    "TrainedSlice",
-    "class_color",
-    "half_blocks",
-    "painted",
-    "plot_slice",
-    "plot_training",
-    "thinned",
-]
+__all__ = ["TrainedSlice", "painted", "plot_slice", "plot_training", "thinned"]
 
-# Told apart by eyes of any kind, on grey and on white; then they come again.
-_COLORS = (
-    (255, 176, 0), (86, 180, 233), (0, 190, 130), (230, 90, 70), (204, 121, 167), (190, 190, 60),
-    (120, 110, 240), (240, 140, 190), (70, 200, 200), (170, 120, 80), (140, 200, 90), (90, 90, 90),
+_PANELS = (
+    Panel("loss", [("loss", "loss", INK)]),
+    Panel(
+        "on the validation part",
+        [("precision", "precision", "#c8553d"), ("recall", "recall", "#3f7d4e"),
+         ("f1", "F1", "#0b6e99")],
+        share=True,
+    ),
+    RATE,
 )  # fmt: skip
-_INK, _SOFT, _GRID = "#1b1f24", "#5b6570", "#d9dee3"
-_CURVES = (("precision", "#c8553d"), ("recall", "#3f7d4e"), ("f1", "#0b6e99"))
 
 
 class TrainedSlice(Protocol):
@@ -51,11 +46,6 @@ class TrainedSlice(Protocol):
     @property
     def classes(self) -> Sequence[str]:
         """Their names."""
-
-
-def class_color(number: int) -> tuple[int, int, int]:
-    """Red, green, blue, 0 to 255, of class `number`, from 0."""
-    return _COLORS[number % len(_COLORS)]
 
 
 def painted(
@@ -106,33 +96,6 @@ def _outline(inside: np.ndarray) -> np.ndarray:
     padded = np.pad(inside, 1)
     core = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return np.asarray(inside & ~core)
-
-
-def half_blocks(picture: np.ndarray) -> Text:
-    """A picture in characters whose upper and lower halves are a pixel each.
-
-    Parameters
-    ----------
-    picture : array of uint8, shape (y, x, 3)
-        Row 0 is drawn at the bottom, as in figures.
-
-    Returns
-    -------
-    rich.text.Text
-    """
-    from rich.color import Color
-    from rich.style import Style
-    from rich.text import Text
-
-    rows = picture[::-1]
-    if len(rows) % 2:
-        rows = np.concatenate([rows, np.zeros_like(rows[:1])])
-    lines = [Text(no_wrap=True) for _ in rows[::2]]
-    for line, upper, lower in zip(lines, rows[::2], rows[1::2], strict=True):
-        for above, below in zip(upper, lower, strict=True):
-            color, ground = (Color.from_rgb(*map(int, rgb)) for rgb in (above, below))
-            line.append("▀", Style(color=color, bgcolor=ground))
-    return Text("\n").join(lines)
 
 
 def thinned(shown: TrainedSlice, *, width: int, height: int) -> tuple[np.ndarray, ...]:
@@ -203,8 +166,6 @@ def plot_training(
     """
     from matplotlib.figure import Figure
 
-    if not history:
-        raise InputError("history is empty: train at least one epoch, then plot it")
     figure = Figure(
         figsize=(9.0, 2.9 if shown is None else 7.3), layout="constrained", facecolor="white"
     )
@@ -215,32 +176,10 @@ def plot_training(
         parts: Any = figure.subfigures(2, 1, height_ratios=[2.7, 4.6])
         upper, lower = parts
         curves = upper.subplots(1, 3)
-        _slices(lower.subplots(1, 2), shown, f"epoch {history[-1]['epoch']}: ")
-    epochs = [row["epoch"] for row in history]
-    dot = "." if len(epochs) < 25 else ""
-    loss, score, rate = curves
-    loss.plot(epochs, _column(history, "loss"), color=_INK, lw=1.6, marker=dot)
-    _dress(loss, "loss")
-    for name, color in _CURVES:
-        values = _column(history, name)
-        if np.isfinite(values).any():
-            told = "F1" if name == "f1" else name
-            score.plot(epochs, values, color=color, lw=1.6, marker=dot, label=told)
-    score.set_ylim(-0.02, 1.02)
-    _dress(score, "on the validation part")
-    if score.lines:
-        score.legend(frameon=False, fontsize=8.5, labelcolor=_INK, loc="lower right")
-    rate.plot(epochs, _column(history, "learning_rate"), color=_SOFT, lw=1.6, marker=dot)
-    rate.set_ylim(0, None)
-    rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3))
-    _dress(rate, "learning rate")
+        title = f"epoch {history[-1]['epoch']}: " if history else ""
+        _slices(lower.subplots(1, 2), shown, title)
+    draw_curves(curves, _PANELS, history)
     return figure
-
-
-def _column(history: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
-    """Values over the epochs; NaN where there is none."""
-    values = [row.get(name) for row in history]
-    return np.array([np.nan if value is None else float(value) for value in values])
 
 
 def _slices(panels: Any, shown: TrainedSlice, title: str) -> None:
@@ -261,7 +200,7 @@ def _slices(panels: Any, shown: TrainedSlice, title: str) -> None:
         axes.set_xlim(-0.5, shown.image.shape[1] - 0.5)
         axes.set_ylim(-0.5, shown.image.shape[0] - 0.5)
         axes.set_axis_off()
-        axes.set_title(f"{title}{name}", color=_INK, fontsize=10, loc="left")
+        axes.set_title(f"{title}{name}", color=INK, fontsize=10, loc="left")
         title = ""
     patches = [
         Patch(color=np.array(class_color(n)) / 255, label=name)
@@ -269,19 +208,5 @@ def _slices(panels: Any, shown: TrainedSlice, title: str) -> None:
     ]
     left.figure.legend(
         handles=patches, loc="outside lower center", ncols=min(6, len(patches)), frameon=False,
-        fontsize=9, labelcolor=_INK, handlelength=0.9,
+        fontsize=9, labelcolor=INK, handlelength=0.9,
     )  # fmt: skip
-
-
-def _dress(axes: Any, title: str) -> None:
-    """One look for all axes; epochs are whole numbers."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_xlabel("epoch", color=_INK, fontsize=9.5)
-    axes.set_title(title, color=_INK, fontsize=10, loc="left", pad=6)
-    axes.tick_params(colors=_SOFT, labelsize=8.5, length=3)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.grid(axis="y", color=_GRID, lw=0.6)
-    for name, spine in axes.spines.items():
-        spine.set_color(_GRID)
-        spine.set_visible(name in ("left", "bottom"))

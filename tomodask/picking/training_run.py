@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +18,7 @@ from tomodask.picking.crops import CropSampler, TrainingTomogram, split
 from tomodask.picking.training_data import Marked
 from tomodask.picking.training_settings import TrainingSettings
 from tomodask.picking.validation import Counts, judge
+from tomodask.training.keeping import Place, changed_settings, digest_of_training, versions
 
 __all__ = ["EpochReport", "TrainingRun"]
 
@@ -130,9 +126,7 @@ class TrainingRun:
             marked.classes,
             marked.diameters,
         ]
-        places = [c.tobytes() for c in marked.centers]
-        text = json.dumps(told, sort_keys=True).encode() + b"".join(places)
-        self.identity = hashlib.sha256(text).hexdigest()[:32]
+        self.identity = digest_of_training(told, [np.asarray(c) for c in marked.centers])
 
     def _known_within(self) -> float | None:
         """Voxels about a particle in which others would have been marked, where only some are."""
@@ -140,18 +134,21 @@ class TrainingRun:
             return None
         return _KNOWN * max(self.marked.diameters) / self.marked.voxel_size
 
-    def take_up(self, state: Path) -> None:
+    def take_up(self, place: Place) -> None:
         """Go on from a state that `put_down` left."""
 
         def same(told: dict[str, Any]) -> None:
             if told.get("identity") != self.identity:
-                changed = _changed(told.get("settings", {}), self.settings.to_dict())
+                changed = changed_settings(
+                    told.get("settings", {}), self.settings.to_dict(), parts="architecture"
+                )
+                other = changed or "other tomograms, picks or diameters"
                 raise InputError(
-                    f"{state.parent} is of another training ({changed}); give the same tomograms, "
+                    f"{place.folder} is of another training ({other}); give the same tomograms, "
                     "picks and settings, or start anew (overwrite=True, --overwrite)"
                 )
 
-        told, best = self.trainer.load(state, same)
+        told, best = self.trainer.load(place.state, same)
         self.history, self.best = told["history"], best
         self.best_score, self.best_epoch = told["best_score"], told["best_epoch"]
         self.best_threshold = told["best_threshold"]
@@ -159,7 +156,7 @@ class TrainingRun:
         if former != self.settings.learning_rate:
             self.trainer.scale_learning_rate(self.settings.learning_rate / former)
 
-    def put_down(self, state: Path) -> None:
+    def put_down(self, place: Place) -> None:
         """Keep all that going on needs."""
         told = {
             "identity": self.identity,
@@ -169,12 +166,11 @@ class TrainingRun:
             "best_epoch": self.best_epoch,
             "best_threshold": self.best_threshold,
         }
-        self.trainer.save(state, told, self.best)
+        self.trainer.save(place.state, told, self.best)
 
     def to_the_end(
         self,
-        target: Path | None,
-        folder: Path | None,
+        place: Place | None,
         on_epoch: Callable[[EpochReport], None],
     ) -> PickingModel:
         """All epochs that are left, then the network's reach."""
@@ -185,25 +181,25 @@ class TrainingRun:
             try:
                 report, better = self._epoch(epoch)
             except TrainingDivergedError as error:
-                kept = (
-                    f", and go on (resume=True, --resume); {folder} keeps the state after epoch "
-                    f"{epoch}"
-                    if folder
-                    else ""
-                )
-                best = f", {target} the best network" if target and self.best else ""
+                kept = best = ""
+                if place is not None:
+                    kept = (
+                        f", and go on (resume=True, --resume); {place.folder} keeps the state "
+                        f"after epoch {epoch}"
+                    )
+                    best = f", {place.target} the best network" if self.best else ""
                 raise TrainingDivergedError(
                     f"epoch {epoch + 1} of {epochs}: {error}{kept}{best}"
                 ) from error
-            if folder is not None and target is not None:
-                self.put_down(folder / "state.safetensors")
+            if place is not None:
+                self.put_down(place)
                 if better:
-                    write_model(self._model(()), target)
+                    write_model(self._model(()), place.target)
             on_epoch(report)
         model = self._model(self._reach())
-        if target is not None:
-            write_model(model, target)
-            return read_model(target)
+        if place is not None:
+            write_model(model, place.target)
+            return read_model(place.target)
         return model
 
     def _epoch(self, epoch: int) -> tuple[EpochReport, bool]:
@@ -287,7 +283,7 @@ class TrainingRun:
                 "kept_epoch": self.best_epoch,
                 "settings": self.settings.to_dict(),
                 "data": self.marked.told(),
-                "versions": _versions(),
+                "versions": versions(),
             },
         )
 
@@ -299,14 +295,6 @@ class TrainingRun:
         least = max(_SEEN // 2, 4 * self.settings.architecture.multiple)
         missing = [(0, max(0, least - n)) for n in values.shape]
         return measure_reach(self._model(()), np.pad(values, missing))
-
-
-def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:
-    key = "architecture"  # its parts one by one: the whole is too long to read
-    old, new = ({**one.get(key, {}), **one} for one in (old, new))
-    names = [name for name in new if name != key and old.get(name) != new[name]]
-    told = ", ".join(f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in names)
-    return told or "other tomograms, picks or diameters"
 
 
 def _ahead(
@@ -331,13 +319,3 @@ def _batches(
     while part := list(islice(examples, size)):
         crops, labels = zip(*part, strict=True)
         yield np.stack(crops), np.stack(labels)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("tomodask", "torch", "numpy", "scipy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -8,25 +8,23 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import dask.array as da
 import numpy as np
 import pandas as pd
 import xarray as xr
-from dask.base import tokenize
 
 from tomodask.alignment.checks import check_alignment
 from tomodask.alignment.measurement import measurements
 from tomodask.alignment.references import check_references
 from tomodask.arrays.symmetry import symmetry_group
 from tomodask.beforehand import check_table, number, whole
+from tomodask.data.job_boxes import boxes_state, job_boxes, lasting_images
 from tomodask.data.job_input import job_template, map_digest
-from tomodask.data.sources import file_state
 from tomodask.data.subtomogram_table import particle_table
-from tomodask.data.subtomograms import open_subtomograms
 from tomodask.errors import InputError
 from tomodask.rounds.classes import check_classes
 from tomodask.rounds.half_sets import half_sets
 from tomodask.rounds.iterations import RefinementPlan
+from tomodask.rounds.round_state import RoundPlan
 
 __all__ = ["MOST", "RefinementJob", "checked_refinement"]
 
@@ -82,6 +80,20 @@ class RefinementJob:
     def half(self) -> np.ndarray:
         """1 or 2, of each particle."""
         return np.asarray(self.table["half"].to_numpy(np.int64))
+
+    @property
+    def rounds(self) -> RoundPlan:
+        """What its rounds are of."""
+        return RoundPlan(
+            boxes=self.boxes,
+            table=self.table,
+            half=self.half,
+            plan=self.plan,
+            assignment=self.assignment,
+            reseeds=self.reseeds,
+            merge=self.merge,
+            tilt_range=self.tilt_range,
+        )
 
     def with_diameter(self, diameter: float) -> RefinementJob:
         """The job with the particle's diameter, Å, which is known from the first map on."""
@@ -155,7 +167,7 @@ def checked_refinement(
     symmetry = symmetry.strip().upper() if isinstance(symmetry, str) else symmetry
     symmetry_group(symmetry)  # refuses what is none
     tilts = None if tilt_range is None else (float(tilt_range[0]), float(tilt_range[1]))
-    boxes, source = _boxes(subtomograms, voxel_size, tilts)
+    boxes, source = job_boxes(subtomograms, voxel_size=voxel_size, tilt_range=tilts)
     table = particle_table(boxes)
     n, size = int(boxes.sizes["x"]), float(boxes.attrs["voxel_size"])
     if len({boxes.sizes[axis] for axis in "zyx"}) != 1:
@@ -209,7 +221,7 @@ def checked_refinement(
         seed=seed,
         method=method,
     )
-    table = _named(table.assign(half=half), boxes)
+    table = lasting_images(table.assign(half=half), boxes)
     check_table(table, output / "poses.star", voxel_size=size)
     alignment: dict[str, Any] = {
         "method": method,
@@ -232,7 +244,7 @@ def checked_refinement(
         alignment=tuple(alignment.items()),
     )
     parameters = {
-        "subtomograms": _state(boxes, source),
+        "subtomograms": boxes_state(boxes, source),
         "voxel_size": size,
         "references": [map_digest(one) for one in maps],
         "classes": wanted,
@@ -282,44 +294,3 @@ def _given(reference: Any, references: Sequence[Any] | None) -> list[Any]:
     if isinstance(references, str | os.PathLike | xr.DataArray) or not len(references):
         raise InputError("references must be a list of maps, one for each class")
     return list(references)
-
-
-def _boxes(
-    subtomograms: Any, voxel_size: float | None, tilt_range: tuple[float, float] | None
-) -> tuple[xr.Dataset, str]:
-    """The boxes, with particle numbers that are unique, and what they are called."""
-    if isinstance(subtomograms, xr.Dataset):
-        boxes = subtomograms
-        if voxel_size is not None:
-            boxes = boxes.assign_attrs(voxel_size=float(voxel_size))
-        source = str(boxes.attrs.get("store") or boxes.attrs.get("source") or "in memory")
-    else:
-        boxes = open_subtomograms(subtomograms, voxel_size=voxel_size, tilt_range=tilt_range)
-        source = str(boxes.attrs.get("store") or boxes.attrs.get("source") or subtomograms)
-    particle_table(boxes)  # refuses what is no Dataset of subtomograms
-    # Of an earlier alignment: here they would be taken for this one's.
-    boxes = boxes.drop_vars(["score", "class", "kind", "reason"], errors="ignore")
-    if not pd.Index(boxes["particle"].to_numpy()).is_unique:
-        boxes = boxes.assign_coords(particle=np.arange(boxes.sizes["particle"]))
-    return boxes, source
-
-
-def _named(table: pd.DataFrame, boxes: xr.Dataset) -> pd.DataFrame:
-    """The table with names of the boxes that hold wherever the table is put."""
-    store = boxes.attrs.get("store")
-    if "image" not in table:
-        return table
-    images = table["image"].astype(str)
-    if store is not None:
-        numbers = images.str.rpartition("@")[0]
-        return table.assign(image=[f"{one}@{store}" for one in numbers])
-    return table
-
-
-def _state(boxes: xr.Dataset, source: str) -> str:
-    """Tell boxes from others: by the states of their files, or by their content."""
-    data = boxes["subtomogram"].data
-    name = data.name if isinstance(data, da.Array) else tokenize(np.asarray(data))
-    path = Path(source)
-    state = file_state(path) if source != "in memory" and path.is_file() else ""
-    return f"{path.name}: {tokenize(name, state, boxes['particle'].to_numpy())[:16]}"

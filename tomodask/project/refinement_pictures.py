@@ -9,9 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from tomodask.picking.training_pictures import class_color
 from tomodask.plot import surface_level
 from tomodask.plot_style import BLUE, GREEN, GRID, INK, ORANGE, SOFT, dressed, new_figure
+from tomodask.training.colors import class_color
 
 __all__ = ["plot_class_curves", "plot_classes", "plot_local_resolution", "plot_rounds"]
 

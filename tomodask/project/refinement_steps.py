@@ -27,11 +27,9 @@ from tomodask.project.refinement_report import write_refinement_report
 from tomodask.project.refinement_view import watch_refinement
 from tomodask.project.round_files import (
     SET_ASIDE,
-    Round,
     map_file,
     read_round,
     round_outputs,
-    start_round,
     write_map,
 )
 from tomodask.project.rounds import do_round
@@ -40,9 +38,10 @@ from tomodask.rounds.iterations import (
     Finished,
     Search,
     best_round,
-    next_search,
+    next_search_of_classes,
     start_reference,
 )
+from tomodask.rounds.round_state import Round, start_round
 from tomodask.rounds.start import first_map
 
 __all__ = ["STAGES", "Refining"]
@@ -118,16 +117,13 @@ class Refining:
 
     def _next(self) -> tuple[Search | None, str]:
         """What comes next, and whether it is of one class or of several."""
-        several = self.job.classes > 1
-        alone = self._of_phase("one")
-        if not several:
-            return next_search(alone, self.job.plan), "one"
-        if len(self.job.references) < self.job.classes and len(alone) < self.job.consensus:
-            search = next_search(alone, self.job.plan)
-            if search is not None:
-                return search, "one"
-        history = self._of_phase("classes")
-        return next_search(history, self.job.plan, before=len(alone)), "classes"
+        job, consensus = self.job, None
+        if job.classes > 1:
+            consensus = 0 if len(job.references) == job.classes else job.consensus
+        search, several = next_search_of_classes(
+            self._of_phase("one"), self._of_phase("classes"), job.plan, consensus=consensus
+        )
+        return search, "classes" if several else "one"
 
     def _start(self) -> None:
         """First references, low-passed: of the maps that are given, or of the particles."""

@@ -14,7 +14,6 @@ With several classes the maps and curves of each bear its number, ``class2_avera
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +21,18 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tomodask.averaging.averages import Average
-from tomodask.averaging.map_filters import half_map_weights
 from tomodask.data.columns import QUATERNION
 from tomodask.data.particles import read_particles, write_particles
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.data.writing import replacing
 from tomodask.project.refinement_job import RefinementJob
-from tomodask.rounds.iterations import next_reference
+from tomodask.rounds.round_state import Round, RoundResult, next_references
 
 __all__ = [
     "SET_ASIDE",
-    "Round",
-    "RoundClass",
     "map_file",
     "read_round",
     "round_outputs",
-    "start_round",
     "write_map",
     "write_round",
 ]
@@ -47,44 +41,6 @@ __all__ = [
 SET_ASIDE = "set_aside.csv"
 
 _BOX = "tomodaskBox"
-
-
-@dataclass(frozen=True)
-class Round:
-    """What a round hands to the next.
-
-    Attributes
-    ----------
-    poses : DataFrame, optional
-        Row by row those of the boxes; NaN where one was set aside.  None before the first.
-    references : dict of int to (array, array)
-        By class: of half 1 and half 2.
-    shares : dict of int to float
-        Of the classes.
-    filled : int
-        How many empty classes were filled so far.
-    """
-
-    poses: pd.DataFrame | None
-    references: dict[int, tuple[np.ndarray, np.ndarray]]
-    shares: dict[int, float]
-    filled: int = 0
-
-
-@dataclass(frozen=True)
-class RoundClass:
-    """A class's average and the correlation of its halves."""
-
-    average: Average
-    curve: pd.DataFrame
-    weights_share: float
-
-
-def start_round(maps: list[np.ndarray], poses: pd.DataFrame | None) -> Round:
-    """Before the first round of a start: the same maps for both halves."""
-    references = {number: (one, one) for number, one in enumerate(maps, 1)}
-    shares = dict.fromkeys(references, 1 / len(maps))
-    return Round(poses, references, shares)
 
 
 def map_file(classes: bool, number: int, name: str) -> str:
@@ -119,43 +75,22 @@ def read_round(folder: Path, job: RefinementJob, told: dict[str, Any]) -> Round:
     return Round(table, references, shares, int(told["filled"]))
 
 
-def write_round(
-    at: Path,
-    job: RefinementJob,
-    table: pd.DataFrame,
-    averages: dict[int, RoundClass],
-    several: bool,
-) -> None:
-    """Write a round's files into its folder.
-
-    Parameters
-    ----------
-    at : Path
-    job : RefinementJob
-    table : DataFrame
-        Of all particles, row by row those of the boxes; without a pose, with its ``reason``, where
-        one was set aside.
-    averages : dict of int to RoundClass
-    several : bool
-        Whether there are classes.
-    """
-    filters = {c: half_map_weights(one.curve) for c, one in averages.items()}
-    if several:
-        total = sum(one.weights_share for one in averages.values())
-        common = sum(averages[c].weights_share / total * one for c, one in filters.items())
-        filters = dict.fromkeys(filters, np.asarray(common))
-    for c, one in averages.items():
+def write_round(at: Path, job: RefinementJob, result: RoundResult) -> None:
+    """Write a round's files into its folder."""
+    table = result.table
+    references = next_references(result.classes, several=result.several)
+    for c, one in result.classes.items():
         average = one.average
         maps = {
             "average.mrc": average.average,
             "half1.mrc": average.half_1,
             "half2.mrc": average.half_2,
-            "reference1.mrc": next_reference(average.half_1, filters[c]),
-            "reference2.mrc": next_reference(average.half_2, filters[c]),
+            "reference1.mrc": references[c][0],
+            "reference2.mrc": references[c][1],
         }
         for name, values in maps.items():
-            write_map(at / map_file(several, c, name), values, job.plan.voxel_size)
-        with replacing(at / map_file(several, c, "fsc.csv"), overwrite=True) as part:
+            write_map(at / map_file(result.several, c, name), values, job.plan.voxel_size)
+        with replacing(at / map_file(result.several, c, "fsc.csv"), overwrite=True) as part:
             one.curve.to_csv(part, index=False)
     # STAR knows no row without a pose: those that are set aside are found again by their number.
     known = table[list(QUATERNION)].notna().all(axis=1).to_numpy()

@@ -41,6 +41,7 @@ __all__ = [
     "best_round",
     "next_reference",
     "next_search",
+    "next_search_of_classes",
     "pose_changes",
     "start_reference",
 ]
@@ -201,6 +202,35 @@ def next_search(
         # resolves to the finest, and a finer one would cost more than it and find the same.
         return Search(iteration, band, plan.angular_step, plan.angular_step)
     return Search(iteration, band, plan.angular_step, None)
+
+
+def next_search_of_classes(
+    alone: Sequence[Finished],
+    history: Sequence[Finished],
+    plan: RefinementPlan,
+    *,
+    consensus: int | None,
+) -> tuple[Search | None, bool]:
+    """What the next round looks for, and whether it tells classes apart.
+
+    Parameters
+    ----------
+    alone : sequence of Finished
+        Rounds with one class.
+    history : sequence of Finished
+        Rounds with several.
+    plan : RefinementPlan
+    consensus : int, optional
+        Rounds with one class, before there are several; fewer, where one class has settled.  None
+        where there is but one.
+    """
+    if consensus is None:
+        return next_search(alone, plan), False
+    if len(alone) < consensus:
+        search = next_search(alone, plan)
+        if search is not None:
+            return search, False
+    return next_search(history, plan, before=len(alone)), True
 
 
 def _band(resolution: float, plan: RefinementPlan) -> float:

@@ -1,0 +1,287 @@
+"""A classifier's training between two epochs: what it has learned, and how it goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+
+from tomodask.classification.box_stream import BoxStream
+from tomodask.classification.class_labels import Labelled, Split
+from tomodask.classification.training_settings import ClassifierSettings
+from tomodask.classification.verdicts import Verdict, assessed, confusion, judged_at
+from tomodask.errors import InputError
+from tomodask.nets.calibration import probabilities
+from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
+from tomodask.nets.encoder import Encoder
+from tomodask.training.keeping import Place, changed_settings, digest_of_training, versions
+
+if TYPE_CHECKING:
+    from tomodask.nets.classifier_trainer import Judged
+
+__all__ = ["ClassifierEpoch", "ClassifierRun"]
+
+_JUDGED = 32  # boxes that pass at once
+_CHANGEABLE = ("learning_rate", "precision")  # where the loss was no number, to go on with less
+
+
+@dataclass(frozen=True)
+class ClassifierEpoch:
+    """What an epoch of training came to.
+
+    Attributes
+    ----------
+    epoch, epochs : int
+        This one, from 1, and all.
+    loss, learning_rate : float
+        Mean over the epoch; at its end.
+    validation_loss, accuracy : float
+        On held-out boxes.
+    class_accuracy : float
+        The mean of the accuracies of each class, so that large ones do not hide small ones.
+    seconds : float
+        That the epoch took, validation included.
+    confusion : array of int, shape (classes, classes)
+        Held-out boxes by their class (rows) and the class that is said (columns).
+    classes : tuple of str
+    ended : bool
+        Whether this epoch is the last one.
+    """
+
+    epoch: int
+    epochs: int
+    loss: float
+    learning_rate: float
+    validation_loss: float
+    accuracy: float
+    class_accuracy: float
+    seconds: float
+    confusion: np.ndarray
+    classes: tuple[str, ...]
+    ended: bool
+
+
+class ClassifierRun:
+    """A training between two epochs.
+
+    Parameters
+    ----------
+    subtomograms : Dataset
+    labelled : Labelled
+        Sound boxes.
+    split : Split
+    encoder : Encoder
+        Its outputs are the classes.
+    settings : ClassifierSettings
+    start : BoxModel, optional
+        Pretrained.
+    threads : int, optional
+    data : mapping
+        What the model file tells of the boxes.
+    """
+
+    def __init__(
+        self,
+        subtomograms: xr.Dataset,
+        labelled: Labelled,
+        split: Split,
+        encoder: Encoder,
+        settings: ClassifierSettings,
+        *,
+        start: BoxModel | None,
+        threads: int | None,
+        data: dict[str, Any],
+    ) -> None:
+        from tomodask.nets.classifier_trainer import ClassifierTrainer, Learning
+
+        self.labelled, self.settings, self.encoder, self.data = labelled, settings, encoder, data
+        self.voxel_size = float(subtomograms.attrs["voxel_size"])
+        memory = int(settings.memory * 1e9)
+        self.numbers = {"training": labelled.numbers[split.training]}
+        self.streams = {}
+        for name in ("training", "validation", "test"):
+            places = getattr(split, name)
+            self.numbers[name] = labelled.numbers[places]
+            self.streams[name] = BoxStream(
+                subtomograms,
+                labelled.rows[places],
+                seed=settings.seed,
+                memory=memory * (3 if name == "training" else 1) // 4,
+                invert=settings.invert,
+            )
+        count = len(split.training)
+        self.batch = min(settings.batch, count)
+        self.trainer = ClassifierTrainer(
+            encoder,
+            Learning(
+                epochs=settings.epochs,
+                steps=-(-count // self.batch),
+                schedule=settings.schedule,
+                learning_rate=settings.learning_rate,
+                decay=settings.decay,
+                momentum=settings.momentum,
+                nesterov=settings.nesterov,
+                weight_decay=settings.weight_decay,
+                patience=settings.patience,
+                precision=settings.precision,
+                seed=settings.seed,
+            ),
+            start=None if start is None else start.weights,
+            threads=threads,
+        )
+        self.history: list[dict[str, Any]] = []
+        self.verdict: Verdict | None = None
+        told = [
+            {k: v for k, v in settings.to_dict().items() if k not in _CHANGEABLE},
+            encoder.to_dict(),
+            labelled.classes,
+            None if start is None else start.digest,
+            self.voxel_size,
+        ]
+        particles = [stream.particles for stream in self.streams.values()]
+        self.identity = digest_of_training(told, [labelled.rows, labelled.numbers, *particles])
+
+    def take_up(self, place: Place) -> None:
+        """Go on from a state that `put_down` left."""
+
+        def same(told: dict[str, Any]) -> None:
+            if told.get("identity") != self.identity:
+                changed = changed_settings(told.get("settings", {}), self._settings())
+                raise InputError(
+                    f"{place.folder} is of another training ({changed or 'other boxes or labels'});"
+                    " give the same subtomograms, labels and settings, or start anew "
+                    "(overwrite=True, --overwrite)"
+                )
+
+        told = self.trainer.load(place.state, same)
+        self.history = told["history"]
+        self.verdict = Verdict(**told["verdict"]) if told["verdict"] else None
+
+    def _settings(self) -> dict[str, Any]:
+        return {**self.settings.to_dict(), "network": self.encoder.network}
+
+    def put_down(self, place: Place) -> None:
+        """Keep all that going on needs."""
+        told = {
+            "identity": self.identity,
+            "settings": self._settings(),
+            "history": self.history,
+            "verdict": None if self.verdict is None else self.verdict.to_dict(),
+        }
+        self.trainer.save(place.state, told)
+
+    def to_the_end(
+        self, place: Place | None, on_epoch: Callable[[ClassifierEpoch], None]
+    ) -> BoxModel:
+        """All epochs that are left; the best one as a model."""
+        from tomodask.nets.trainer import TrainingDivergedError
+
+        epochs = self.settings.epochs
+        while not self.trainer.ended:
+            epoch = self.trainer.epochs
+            try:
+                report, better = self._epoch(epoch)
+            except TrainingDivergedError as error:
+                kept = best = ""
+                if place is not None:
+                    kept = (
+                        f", and go on (resume=True, --resume); {place.folder} keeps the state "
+                        f"after epoch {epoch}"
+                    )
+                    best = f", {place.target} the best network" if self.verdict else ""
+                raise TrainingDivergedError(
+                    f"epoch {epoch + 1} of {epochs}: {error}{kept if epoch else ''}{best}"
+                ) from error
+            if place is not None:
+                self.put_down(place)
+                if better:
+                    write_box_model(self._model(), place.target)
+            on_epoch(report)
+        model = self._model()
+        if len(self.numbers["test"]):
+            model = self._tested(model)
+        if place is None:
+            return model
+        write_box_model(model, place.target)
+        return read_box_model(place.target)
+
+    def _epoch(self, epoch: int) -> tuple[ClassifierEpoch, bool]:
+        start = time.perf_counter()
+        # As it was at the last step: it is 0 after it.
+        rate = self.trainer.how.rate(self.trainer.steps + self.trainer.how.steps - 1)
+        views, known = self.settings.augment, self.numbers["training"]
+        batches = self.streams["training"].batches(epoch, self.batch, views=views)
+        loss = self.trainer.train((batch.boxes[0], known[batch.places]) for batch in batches)
+        judged = self.trainer.judge(self._held_out("validation"))
+        better = self.trainer.keep_if_better(judged)
+        if better:
+            self.verdict = judged_at(
+                judged.logits, judged.labels, epoch=epoch + 1, known=self.settings.known
+            )
+        row = self._row(epoch, loss, rate, judged, time.perf_counter() - start)
+        self.history.append(row)
+        report = ClassifierEpoch(
+            **row,
+            epochs=self.settings.epochs,
+            confusion=confusion(judged.logits.argmax(1), judged.labels, len(self.labelled.classes)),
+            classes=self.labelled.classes,
+            ended=self.trainer.ended,
+        )
+        return report, better
+
+    def _row(
+        self, epoch: int, loss: float, rate: float, judged: Judged, seconds: float
+    ) -> dict[str, Any]:
+        right = judged.logits.argmax(1) == judged.labels
+        each = [right[judged.labels == n].mean() for n in np.unique(judged.labels)]
+        return {
+            "epoch": epoch + 1,
+            "loss": loss,
+            "learning_rate": rate,
+            "validation_loss": judged.loss,
+            "accuracy": judged.accuracy,
+            "class_accuracy": float(np.mean(each)),
+            "seconds": seconds,
+        }
+
+    def _held_out(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        known = self.numbers[name]
+        for batch in self.streams[name].in_order(_JUDGED):
+            yield batch.boxes[0], known[batch.places]
+
+    def _model(self) -> BoxModel:
+        """The best network so far, with what held-out boxes said of it."""
+        assert self.trainer.best is not None
+        assert self.verdict is not None
+        return BoxModel(
+            encoder=self.encoder,
+            weights=self.trainer.best,
+            voxel_size=self.voxel_size,
+            classes=self.labelled.classes,
+            temperature=self.verdict.temperature,
+            least_confidence=self.verdict.least_confidence,
+            invert=self.settings.invert,
+            history=tuple(self.history),
+            training={
+                "kept_epoch": self.verdict.epoch,
+                "validation": self.verdict.to_dict(),
+                "settings": self._settings(),
+                "data": self.data,
+                "boxes": {name: len(numbers) for name, numbers in self.numbers.items()},
+                "versions": versions(),
+            },
+        )
+
+    def _tested(self, model: BoxModel) -> BoxModel:
+        """The model, with what it says of boxes that nothing was chosen by."""
+        from tomodask.nets.training_state import restore_weights
+
+        restore_weights(self.trainer.network, model.weights)  # no epoch comes after
+        judged = self.trainer.judge(self._held_out("test"))
+        chances = probabilities(judged.logits, model.temperature)
+        told = assessed(chances, judged.labels, chances.max(1) < model.least_confidence)
+        return replace(model, training={**model.training, "test": told})

@@ -1,0 +1,301 @@
+"""``tomodask classify train``, ``classify predict`` and ``pretrain``: networks that know boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tomodask.cli.options import (
+    INPUT,
+    check_output,
+    cluster_options,
+    command,
+    keep_former,
+    output_option,
+    overwrite_option,
+    table_style_option,
+)
+from tomodask.cli.places import place
+from tomodask.errors import InputError
+
+__all__ = ["classify"]
+
+_NETWORK = click.option(
+    "--network",
+    type=click.Choice(["rb3d", "inception3d", "dsrf3d"]),
+    default="rb3d",
+    show_default=True,
+    help="RB3D (Gupta et al. 2022), Inception3D or DSRF3D (Xu et al. 2017).",
+)
+_TRAINING = (
+    click.option("--invert", is_flag=True, help="Take the boxes' negative."),
+    click.option(
+        "--precision",
+        type=click.Choice(["auto", "float32", "bfloat16"]),
+        default="auto",
+        show_default=True,
+        help="Of the products; auto takes bfloat16 where the machine has it.",
+    ),
+    click.option(
+        "--memory",
+        type=float,
+        default=1.0,
+        show_default=True,
+        metavar="GB",
+        help="Of boxes at once; where they are more, they are shuffled in lots.",
+    ),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn."),
+    click.option("--threads", type=int, metavar="N", help="Of the processor.  [default: all]"),
+    click.option("--resume", is_flag=True, help="Go on with a training that was stopped."),
+    overwrite_option,
+)
+
+
+def _training_options(function: Any) -> Any:
+    for option in reversed(_TRAINING):
+        function = option(function)
+    return function
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def classify() -> None:
+    """Tell kinds of particles by their boxes, with a network that learned them from labels.
+
+    Without labels: `tomodask pretrain`.
+    """
+
+
+@command
+@click.argument("subtomograms", type=INPUT)
+@click.option(
+    "--labels",
+    type=INPUT,
+    required=True,
+    metavar="TABLE",
+    help="Which box is what: STAR, Dynamo's tbl or CSV, with classes in kind or class.",
+)
+@output_option("MODEL.safetensors", "The model file; MODEL.training/ beside it shows how it went.")
+@_NETWORK
+@click.option(
+    "--init",
+    type=INPUT,
+    metavar="PRETRAINED",
+    help="Begin with this encoder of `tomodask pretrain`.",
+)
+@click.option(
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="NAME",
+    help="Learn this class of the table only; may be given again.  [default: all]",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(["finetuning", "subdivision"]),
+    help="Settings of Gupta et al. (after pretraining) or Xu et al.; options given go before.",
+)
+@click.option("--epochs", type=int, help="Rounds of training, at most.  [default: 50]")
+@click.option("--batch", type=int, help="Boxes of a step.  [default: 16]")
+@click.option("--learning-rate", type=float, help="At the start.  [default: 0.01]")
+@click.option(
+    "--patience", type=int, help="Rounds without a better one that end it.  [default: 15]"
+)
+@click.option(
+    "--validation",
+    type=float,
+    help="Share of each class that is held out to choose the round by.  [default: 0.2]",
+)
+@click.option("--test", type=float, help="Share that is looked at once, at the end.  [default: 0]")
+@click.option("--augment", is_flag=True, help="Turn, shift, scale and crop the boxes at random.")
+@click.option(
+    "--known",
+    type=float,
+    help="Share of held-out boxes that keep their class; the rest is none of these.  "
+    "[default: 0.95]",
+)
+@_training_options
+def train(
+    subtomograms: Path,
+    *,
+    labels: Path,
+    output: Path,
+    network: Any,
+    init: Path | None,
+    classes: tuple[str, ...],
+    preset: str | None,
+    augment: bool,
+    precision: Any,
+    threads: int | None,
+    resume: bool,
+    overwrite: bool,
+    **settings: Any,
+) -> None:
+    """Train a classifier on SUBTOMOGRAMS that bear labels.
+
+    Rows of the table are matched to boxes by image, particle or place.  Boxes without a
+    label are left out; empty boxes are best given as a class (no particle).  Training can be
+    stopped (Ctrl-C) and goes on with --resume; the model file is there after the first round
+    and is the best one so far.
+
+    Example:
+      tomodask classify train boxes.zarr --labels labels.star -o classifier.safetensors
+    """
+    if resume and overwrite:
+        raise InputError("--resume and --overwrite exclude each other; give one of them")
+    from tomodask.nets import needs
+
+    needs("torch")
+    from tomodask.classification.training import ClassifierSettings, train_classifier
+    from tomodask.nets.views import Views
+
+    make = ClassifierSettings if preset is None else getattr(ClassifierSettings, preset)
+    given = {name: value for name, value in settings.items() if value is not None}
+    try:
+        model = train_classifier(
+            subtomograms,
+            labels,
+            network=network,
+            init=init,
+            settings=make(
+                augment=Views() if augment else None, precision=_precision(precision), **given
+            ),
+            output=output,
+            classes=classes or None,
+            resume=resume,
+            overwrite=overwrite,
+            threads=threads,
+        )
+    except KeyboardInterrupt:
+        raise _stopped() from None
+    told = model.training["validation"]
+    click.echo(
+        f"{output}: {', '.join(model.classes)}; accuracy on held-out boxes "
+        f"{told['accuracy']:.3f} (round {model.training['kept_epoch']})"
+    )
+    if tested := model.training.get("test"):
+        click.echo(_assessment(tested, model.classes))
+
+
+def _precision(asked: str) -> Any:
+    if asked != "auto":
+        return asked
+    from tomodask.nets.trainer import default_precision
+
+    return default_precision()
+
+
+def _stopped() -> KeyboardInterrupt:
+    return KeyboardInterrupt(
+        "stopped; the epochs that were finished are kept, the same command with --resume goes on "
+        "from there"
+    )
+
+
+@command
+@click.argument("subtomograms", type=INPUT)
+@click.option("--model", type=INPUT, required=True, help="A classifier that `classify train` made.")
+@output_option("TABLE", "Particle table with classes: .star, .tbl or .csv.")
+@click.option(
+    "--labels",
+    type=INPUT,
+    metavar="TABLE",
+    help="Known classes of some boxes: accuracy, confusion and calibration are told.",
+)
+@click.option(
+    "--least-confidence",
+    type=float,
+    metavar="P",
+    help="Below it a box is none of these.  [default: the model's]",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of the products.",
+)
+@table_style_option
+@overwrite_option
+@cluster_options(default="threads of this process")
+def predict(
+    subtomograms: Path,
+    *,
+    model: Path,
+    output: Path,
+    labels: Path | None,
+    least_confidence: float | None,
+    precision: Any,
+    style: str,
+    overwrite: bool,
+    **cluster: Any,
+) -> None:
+    """Say what each of SUBTOMOGRAMS is: class, probabilities, confidence, or none of these.
+
+    Confidence is calibrated: of boxes like those of the training, 0.8 is right about eight
+    times in ten.  A kind that the network never saw may yet be given a class with confidence.
+
+    Example:
+      tomodask classify predict boxes.zarr --model classifier.safetensors -o classes.star
+    """
+    from tomodask.data.particles import PARTICLE_SUFFIXES, write_particles
+
+    check_output(output, PARTICLE_SUFFIXES, inputs=(model, subtomograms), replace=overwrite)
+    from tomodask.classification.class_labels import labelled_boxes
+    from tomodask.classification.predicting import (
+        classify_subtomograms,
+        collect_classes,
+        compare_labels,
+    )
+    from tomodask.data.subtomograms import open_subtomograms
+    from tomodask.nets.box_inference import open_predictor
+    from tomodask.nets.classifier_file import read_box_model
+
+    known = read_box_model(model)
+    boxes = open_subtomograms(subtomograms)
+    found = classify_subtomograms(
+        boxes, model=open_predictor(known, precision=precision), least_confidence=least_confidence
+    )
+    labelled = None if labels is None else labelled_boxes(boxes, labels)
+    with place(cluster, local=False):
+        table = collect_classes(found)
+    keep_former(output)
+    write_particles(table, output, style=style)
+    counts = table["kind"].value_counts()
+    told = ", ".join(f"{name or 'set aside'} {count}" for name, count in counts.items())
+    click.echo(f"{output}: {told}")
+    if labelled is not None:
+        click.echo(_assessment(compare_labels(table, known.classes, labelled), known.classes))
+
+
+def _assessment(told: dict[str, Any], classes: tuple[str, ...]) -> str:
+    """Accuracy, calibration and confusion as lines."""
+    lines = []
+    if told.get("boxes"):
+        said = told["accuracy_of_said"]
+        lines.append(
+            f"accuracy {told['accuracy']:.3f} of {told['boxes']} labelled boxes (mean of the "
+            f"classes {told['class_accuracy']:.3f}); {told['none']:.1%} none of these"
+            + (f", accuracy of the others {said:.3f}" if said is not None else "")
+            + f"; calibration error {told['calibration_error']:.3f}"
+        )
+        width = max(len(name) for name in classes)
+        columns = [max(5, len(str(n + 1)) + 1) for n in range(len(classes))]
+        head = "".join(f"{n + 1:>{w}}" for n, w in enumerate(columns))
+        lines.append(f"{'label, class said':<{width + 5}}{head}")
+        for n, (name, row) in enumerate(zip(classes, told["confusion"], strict=True)):
+            counts = "".join(f"{count:>{w}}" for count, w in zip(row, columns, strict=True))
+            lines.append(f"{n + 1:>3}  {name:<{width}}{counts}")
+    if told.get("others"):
+        lines.append(
+            f"{told['others']} boxes are labelled as classes that the model does not know: "
+            f"{told['others_none']:.1%} of them were said to be none of these"
+        )
+    if told.get("set_aside"):
+        lines.append(f"{told['set_aside']} labelled boxes were set aside")
+    return "\n".join(lines)
+
+
+classify.add_command(train, "train")
+classify.add_command(predict, "predict")

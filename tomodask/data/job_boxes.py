@@ -1,0 +1,101 @@
+"""Subtomograms of a job: opened, their particles numbered, and told apart from others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import dask.array as da
+import numpy as np
+import pandas as pd
+import xarray as xr
+from dask.base import tokenize
+
+from tomodask.data.sources import file_state
+from tomodask.data.subtomogram_table import particle_table
+from tomodask.data.subtomograms import open_subtomograms
+
+__all__ = ["boxes_state", "job_boxes", "lasting_images"]
+
+_OF_BEFORE = ("score", "class", "kind", "reason")
+
+
+def job_boxes(
+    subtomograms: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | xr.Dataset,
+    *,
+    voxel_size: float | None = None,
+    tilt_range: tuple[float, float] | None = None,
+    keep: Sequence[str] = (),
+) -> tuple[xr.Dataset, str]:
+    """The boxes, with particle numbers that are unique, and what they are called.
+
+    Parameters
+    ----------
+    subtomograms : path, list of paths or Dataset
+        What `open_subtomograms` takes or gives.
+    voxel_size : float, optional
+        Å; in place of what is stored.
+    tilt_range : (float, float), optional
+        Degrees; in place of what files say.
+    keep : sequence of str
+        Of scores and classes, those that are wanted.
+
+    Returns
+    -------
+    boxes : Dataset
+        Without scores and classes of an earlier alignment, which would be taken for the job's.
+    source : str
+        Path, or ``in memory``.
+
+    Raises
+    ------
+    InputError
+        If they are no subtomograms.
+    """
+    if isinstance(subtomograms, xr.Dataset):
+        boxes = subtomograms
+        if voxel_size is not None:
+            boxes = boxes.assign_attrs(voxel_size=float(voxel_size))
+        source = str(boxes.attrs.get("store") or boxes.attrs.get("source") or "in memory")
+    else:
+        boxes = open_subtomograms(subtomograms, voxel_size=voxel_size, tilt_range=tilt_range)
+        source = str(boxes.attrs.get("store") or boxes.attrs.get("source") or subtomograms)
+    particle_table(boxes)  # refuses what is no Dataset of subtomograms
+    boxes = boxes.drop_vars([name for name in _OF_BEFORE if name not in keep], errors="ignore")
+    if not pd.Index(boxes["particle"].to_numpy()).is_unique:
+        boxes = boxes.assign_coords(particle=np.arange(boxes.sizes["particle"]))
+    return boxes, source
+
+
+def lasting_images(table: pd.DataFrame, boxes: xr.Dataset) -> pd.DataFrame:
+    """The table with names of the boxes that hold wherever the table is put.
+
+    Files that lie beside the boxes' STAR, or in the working directory, are named in full.
+    """
+    if "image" not in table:
+        return table
+    images = table["image"].astype(str)
+    store, source = boxes.attrs.get("store"), boxes.attrs.get("source")
+    if store is not None:
+        numbers = images.str.rpartition("@")[0]
+        return table.assign(image=[f"{one}@{store}" for one in numbers])
+    beside = Path(source).parent if source and str(source).endswith(".star") else Path()
+    known: dict[str, str] = {}
+    names = []
+    for image in images:
+        number, at, file = image.rpartition("@")
+        if file not in known:
+            found = next((f for f in (beside / file, Path(file)) if f.exists()), Path(file))
+            known[file] = str(found.absolute()) if found.exists() else file
+        names.append(f"{number}{at}{known[file]}")
+    return table.assign(image=names)
+
+
+def boxes_state(boxes: xr.Dataset, source: str) -> str:
+    """Tell boxes from others: by the states of their files, or by their content."""
+    data = boxes["subtomogram"].data
+    name = data.name if isinstance(data, da.Array) else tokenize(np.asarray(data))
+    path = Path(source)
+    state = file_state(path) if source != "in memory" and path.is_file() else ""
+    return f"{path.name}: {tokenize(name, state, boxes['particle'].to_numpy())[:16]}"

@@ -1,0 +1,119 @@
+"""Features of boxes in a store that is made once: the same call finds them there again."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from tomodask.classification.feature_models import NamedModel, open_feature_model
+from tomodask.classification.feature_store import open_features, save_features
+from tomodask.classification.features import embed_subtomograms
+from tomodask.data.job_boxes import boxes_state, job_boxes, lasting_images
+from tomodask.data.subtomogram_table import particle_table
+from tomodask.errors import InputError
+
+__all__ = ["check_features", "features_of", "save_embedding"]
+
+_log = logging.getLogger(__name__)
+
+
+def save_embedding(
+    subtomograms: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | xr.Dataset,
+    path: str | os.PathLike[str],
+    *,
+    model: Any,
+    precision: str = "float32",
+    batch: int = 16,
+    voxel_size: float | None = None,
+    overwrite: bool = False,
+) -> xr.Dataset:
+    """Make features of boxes and keep them.  Computes, unless they are there.
+
+    A store that holds features of the same boxes by the same model is opened as it is.
+
+    Parameters
+    ----------
+    subtomograms : path, list of paths or Dataset
+        What `open_subtomograms` takes or gives.
+    path : path
+        The store, by custom ``….zarr``.
+    model, precision
+        As of `tomodask.classification.feature_models.open_feature_model`.
+    batch : int
+        Boxes that pass a network at once; another number may change the features' last bits.
+    voxel_size : float, optional
+        Å; in place of what the files say.
+    overwrite : bool
+        Make them anew, and in place of features of other boxes or by another model.
+
+    Returns
+    -------
+    Dataset
+        As `open_features` gives it; attrs ``model`` and ``model_digest`` say what made them,
+        ``boxes`` of what.
+
+    Raises
+    ------
+    InputError
+        If boxes, model and voxel size do not belong together, or there are other features.
+    """
+    path = Path(path)
+    boxes, source = job_boxes(subtomograms, voxel_size=voxel_size, keep=("class", "kind"))
+    named = open_feature_model(model, precision=precision, together=batch)
+    features = features_of(boxes, source, named, batch)
+    if path.exists() and not overwrite:
+        there = open_features(path)
+        check_features(there, features, str(path))
+        _log.info("%s: features of these boxes by this model are there already", path)
+        return there
+    save_features(features, path, overwrite=overwrite)
+    return open_features(path)
+
+
+def features_of(boxes: xr.Dataset, source: str, model: NamedModel, batch: int) -> xr.Dataset:
+    """Features of a job's boxes, with what they are told apart from others by.  Lazy."""
+    table = lasting_images(particle_table(boxes), boxes)
+    if "image" in table:
+        boxes = boxes.assign_coords(image=("particle", table["image"].to_numpy()))
+    made = embed_subtomograms(boxes, model=model.model, together=batch)
+    return made.assign_attrs(
+        model=model.name, model_digest=model.digest, boxes=boxes_state(boxes, source)
+    )
+
+
+def check_features(features: xr.Dataset, wanted: xr.Dataset, where: str) -> None:
+    """Refuse features that are not of these boxes by this model.
+
+    Parameters
+    ----------
+    features : Dataset
+        Of a store.
+    wanted : Dataset
+        From `features_of`.
+    where : str
+        What the message calls the store.
+
+    Raises
+    ------
+    InputError
+    """
+    way = "choose another name, or make them anew (overwrite=True, --overwrite)"
+    count, there = wanted.sizes["particle"], features.sizes["particle"]
+    same = count == there and np.array_equal(features["particle"], wanted["particle"])
+    if not same or features.attrs.get("boxes", "") != wanted.attrs["boxes"]:
+        raise InputError(
+            f"{where} holds features of other boxes ({there} of "
+            f"{features.attrs.get('source') or features.attrs.get('store') or 'in memory'}; here "
+            f"are {count}, or they were written anew since); {way}"
+        )
+    if features.attrs.get("model_digest", "") != wanted.attrs["model_digest"]:
+        raise InputError(
+            f"{where} holds features by another model ({features.attrs.get('model', 'not said')}"
+            f"), precision or batch; {way}"
+        )
