@@ -30,7 +30,7 @@ from tomodask.arrays.resampling import resampled
 from tomodask.simulation import PROTOCOLS
 
 SNRS = (1000.0, 0.5, 0.1, 0.05, 0.03)  # the paper's
-HARDER = (0.01, 0.005, 0.003)
+HARDER = (0.01, 0.003, 0.001)
 TILTS = (60, 50, 40)
 WHOLE = 60  # the tilt range whose boxes are kept at 40³ too
 EMPTY = "none"

@@ -68,25 +68,47 @@ def _averaged(
         iterations=ITERATIONS,
         seed=1,
     ).compute()
-    told = []
-    for one in sorted_.classes:
-        likeness = nearest_known(
-            one.average.average,
-            {name: truth(boxes.structures, name)},
-            voxel_size=PROTOCOL.voxel_size,
-            resolution=_COMPARED,
-            diameter=DIAMETER,
-        )
-        told.append(float(likeness["discrepancy"].iloc[0]))
-    if not told:
+    if not sorted_.classes:
         return {"notes": list(sorted_.notes)}
+    found = [_likeness(one.average.average, boxes.structures, [name]) for one in sorted_.classes]
+    among = _likeness(sorted_.classes[0].average.average, boxes.structures, list(KINDS))
     return {
-        "discrepancy": told[0],
-        "all": told,
+        "discrepancy": found[0][name][1],
+        "all": [one[name][1] for one in found],
         "averaged": int(sum(sorted_.classes[0].average.particles)),
         "resolution": float(sorted_.classes[0].resolution),
+        "nearest": max(among, key=lambda kind: among[kind][0]),
+        "others": sorted(away for kind, (_, away) in among.items() if kind != name),
         "notes": list(sorted_.notes),
     }
+
+
+def _likeness(
+    volume: np.ndarray, structures: Path, kinds: Sequence[str]
+) -> dict[str, tuple[float, float]]:
+    """Correlation with each of some complexes, and the discrepancy, Å."""
+    table = nearest_known(
+        volume,
+        {kind: truth(structures, kind) for kind in kinds},
+        voxel_size=PROTOCOL.voxel_size,
+        resolution=_COMPARED,
+        diameter=DIAMETER,
+    )
+    values = zip(table["correlation"], table["discrepancy"], strict=True)
+    return {kind: (float(a), float(b)) for kind, (a, b) in zip(table["name"], values, strict=True)}
+
+
+def alike(structures: Path) -> list[dict[str, Any]]:
+    """How like the complexes are among themselves: every pair, the likest first."""
+    kinds = list(KINDS)
+    rows = []
+    for i, one in enumerate(kinds[:-1]):
+        found = _likeness(truth(structures, one).to_numpy(), structures, kinds[i + 1 :])
+        rows += [
+            {"pair": [one, other], "correlation": score, "discrepancy": away}
+            for other, (score, away) in found.items()
+        ]
+    return sorted(rows, key=lambda row: -row["correlation"])
 
 
 def _dataset(whole: np.ndarray, boxes: Boxes, tilt: int) -> xr.Dataset:
