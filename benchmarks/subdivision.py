@@ -244,10 +244,10 @@ def likeness(bench: Bench) -> None:
 
 PARTS: dict[str, Callable[[Bench], None]] = {
     "alike": likeness,
+    "recovery": recovery,
     "baseline": baseline,
     "accuracy": accuracy,
     "evenness": sizes,
-    "recovery": recovery,
     "own": own,
 }
 
@@ -268,8 +268,6 @@ def main() -> None:
     logging.getLogger("tomodask").setLevel(logging.ERROR)
     bench = Bench(options)
     begin = time.process_time()
-    for tilt in TILTS:
-        bench.boxes.make(tilt)
     for name, part in PARTS.items():
         if options.only is None or name in options.only:
             print(name, flush=True)

@@ -16,7 +16,8 @@ What is made lies in a folder, a file a kind and tilt range: a second run takes 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -90,17 +91,16 @@ class Boxes:
         self.folder = folder / f"boxes-{amount.box}"
         self.folder.mkdir(parents=True, exist_ok=True)
 
-    def make(self, tilt: int, tell: Callable[[str], None] = print) -> None:
-        """Simulate what is missing of a tilt range."""
-        for name in (*KINDS, EMPTY):
-            if not self._path(tilt, name).exists():
-                self._make(tilt, name)
-                tell(f"  simulated ±{tilt}°, {name}")
-
     @cache  # noqa: B019  one set of boxes a run
     def signals(self, tilt: int, name: str, *, whole: bool = False) -> np.ndarray:
-        """Noise-free boxes of a kind, (particle, z, y, x)."""
-        return np.load(self._path(tilt, name, whole=whole), mmap_mode="r" if whole else None)
+        """Noise-free boxes of a kind, (particle, z, y, x); simulated where they are not there."""
+        path = self._path(tilt, name, whole=whole)
+        if not path.exists():
+            begin = time.process_time()
+            self._make(tilt, name)
+            seconds = time.process_time() - begin
+            print(f"  simulated ±{tilt}°, {name}: {seconds:.0f} CPU s", flush=True)
+        return np.load(path, mmap_mode="r" if whole else None)
 
     def noise(self, tilt: int, *, whole: bool = False) -> np.ndarray:
         return self.signals(tilt, EMPTY, whole=whole)
