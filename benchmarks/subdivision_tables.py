@@ -262,15 +262,11 @@ def figure(results: dict[str, Any], laid: Path, path: Path) -> None:
     from tomodask.plot_style import SOFT, dressed, new_figure
 
     drawn = new_figure(11.0, 7.4)
-    grid = drawn.add_gridspec(2, 6, height_ratios=(1, 1.25))
+    above, below = drawn.subfigures(2, 1, height_ratios=(1, 1.25))
+    panels = above.subplots(1, len(TILTS), sharey=True)
     colours = dict(zip(NAMES, ("#0b6e99", "#c8553d", "#3f7d4e", "#5b6570"), strict=True))
     for at, tilt in enumerate(TILTS):
-        axes = dressed(
-            drawn.add_subplot(grid[0, 2 * at : 2 * at + 2]),
-            x="SNR",
-            y="accuracy" if at == 0 else "",
-            title=f"±{tilt}°",
-        )
+        axes = dressed(panels[at], x="SNR", y="" if at else "accuracy", title=f"±{tilt}°")
         for row, colour in colours.items():
             cells = results.get("accuracy", {}).get(row, {})
             known = [snr for snr in (*SNRS, *HARDER) if f"±{tilt}° {snr:g}" in cells]
@@ -283,13 +279,13 @@ def figure(results: dict[str, Any], laid: Path, path: Path) -> None:
                 axes.plot([_place(s) for s in SNRS], theirs, ":", color=colour, lw=1.2)
         every = (*SNRS, *HARDER)
         axes.set_xticks([_place(snr) for snr in every], [f"{snr:g}" for snr in every])
-        axes.tick_params("x", rotation=45)
+        axes.tick_params("x", rotation=90, labelsize=8)
         axes.set_ylim(0, 1.02)
         if at == 0:
             axes.plot([], [], ":", color=SOFT, label="the paper")
             axes.legend(frameon=False, fontsize=8, loc="lower right")
     if laid.exists():
-        axes = drawn.add_subplot(grid[1, 1:5])
+        axes = below.subplots()
         table = pd.read_csv(laid)
         wheel = matplotlib.colormaps["gist_ncar"](np.linspace(0.02, 0.95, len(KINDS)))
         for name, colour in [*zip(KINDS, wheel, strict=True), (EMPTY, "#c9ced4")]:
