@@ -44,7 +44,7 @@ ABSENT |= {"h5py", "sklearn"}
 
 NAMES = (
     "classifier_trainer", "contrastive", "encoders3d", "gradcam", "losses", "moco", "pretrainer",
-    "resunet", "swav", "trainer", "training_state",
+    "resunet", "swav", "trainer", "training_state", "training_step",
 )
 TRAINING = {f"tomodask.nets.{name}" for name in NAMES}
 

@@ -44,7 +44,10 @@ _COMMANDS = {
     "fsc": "resolution",
     "refine": "refinement",
     "average2d": "planar",
+    "pretrain": "classification",
     "classify": "classification",
+    "embed": "subdivision",
+    "subdivide": "subdivision",
     "run": "runs",
     "demo": "runs",
 }

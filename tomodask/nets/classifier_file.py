@@ -57,6 +57,8 @@ class BoxModel:
         Of each epoch: loss, learning rate, validation figures.
     training : mapping
         Settings, seed, sources and versions, as JSON knows them.
+    source : Path, optional
+        The file that it was read from.
 
     Raises
     ------
@@ -73,6 +75,8 @@ class BoxModel:
     invert: bool = False
     history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     training: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    # Not of a changed copy (`dataclasses.replace`), whose file there is none yet.
+    source: Path | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         names = self.classes
@@ -147,7 +151,7 @@ def read_box_model(path: str | os.PathLike[str]) -> BoxModel:
             )
         if not all(isinstance(row, dict) for row in (told["training"], *told["history"])):
             raise TypeError("history and training must be tables of names and values")
-        return BoxModel(
+        model = BoxModel(
             encoder=Encoder.from_dict(told["encoder"]),
             weights=weights,
             voxel_size=told["voxel_size"],
@@ -158,6 +162,8 @@ def read_box_model(path: str | os.PathLike[str]) -> BoxModel:
             history=tuple(told["history"]),
             training=told["training"],
         )
+        object.__setattr__(model, "source", source.absolute())
+        return model
     except InputError as error:  # a ValueError too, so it comes first
         raise InputError(f"{source}: {error}") from error
     except (KeyError, TypeError, ValueError, OverflowError) as error:

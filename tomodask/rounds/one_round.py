@@ -200,6 +200,7 @@ def _averaged(
             symmetry=job.plan.symmetry,
             threshold=job.merge,
             shared=job.assignment == "soft",
+            method=job.method,
         )
         assert weights is not None
         weights, place = weights.copy(), {c: i for i, c in enumerate(labels)}
@@ -260,6 +261,7 @@ def _drift(job: RoundPlan, one: Average, search: Search) -> Motion:
         resolution=search.resolution,
         diameter=plan.diameter,
         symmetry=plan.symmetry,
+        method=job.method,
     )
 
 
