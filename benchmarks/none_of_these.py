@@ -1,6 +1,6 @@
 """Which rule tells best that a box is none of a classifier's classes?
 
-A classifier is trained on some kinds of simulated boxes; the kinds left out come to it as strangers.
+A classifier is trained on some kinds of simulated boxes; those left out come to it as strangers.
 Each rule gives a box a score; its threshold keeps 95 % of the held-out boxes of known kinds.  Told
 are the share of strangers that the rule then refuses and the area under the curve (0.5: chance).
 
