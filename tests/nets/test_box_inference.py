@@ -134,7 +134,7 @@ def test_a_large_model_is_sent_as_the_name_of_its_file(tmp_path):
     write_box_model(random_model("dsrf3d", seed=2), path)
     with pytest.raises(InputError, match="written anew"):
         pickle.loads(sent).predict_features(given)
-    write_box_model(random_model(), path)
+    write_box_model(random_model("inception3d"), path)
     small = open_predictor(read_box_model(path))
     assert small.for_workers() is small
 

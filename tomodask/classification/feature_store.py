@@ -18,13 +18,16 @@ import contextlib
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
+from dask._task_spec import List, Task, TaskRef
 from dask.base import tokenize
-from dask.delayed import Delayed, delayed
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
 
 from tomodask.classification.features import feature_array, set_aside
 from tomodask.cluster import compute
@@ -77,8 +80,8 @@ def save_features(features: xr.Dataset, path: str | Path, *, overwrite: bool = F
     try:
         _begin(features, part, block, token)
         pending = _pending(features, part, block, token)
-        if pending:
-            compute(delayed(sum)(pending, dask_key_name=f"features-{token}"), label="features")
+        if pending is not None:
+            compute(pending, label="features")
         put_in_place(part, path)
         _finish(path)
     except OSError as error:
@@ -141,26 +144,41 @@ def _begin(features: xr.Dataset, part: Path, block: int, token: str) -> None:
     group.attrs.update({**_plain(features), **told})
 
 
-def _pending(features: xr.Dataset, part: Path, block: int, token: str) -> list[Delayed]:
-    """Tasks that write the blocks that are not there."""
+def _pending(features: xr.Dataset, part: Path, block: int, token: str) -> Delayed | None:
+    """A task that waits for those that write the blocks that are not there; None if all are.
+
+    One layer for all of them: `dask.delayed` would make one of each, and take minutes over a
+    million particles.
+    """
     arrays = []
     for name, kind in zip(_MADE, (np.float32, np.int8), strict=True):
         data = features[name].data
         lazy = data if isinstance(data, da.Array) else da.from_array(np.asarray(data), block)
         lazy = lazy.rechunk({axis: -1 if axis else block for axis in range(lazy.ndim)})
         arrays.append(lazy if lazy.dtype == kind else lazy.astype(kind))
-    # Not optimised each on its own, which would run the model for either.
-    blocks = [lazy.to_delayed(optimize_graph=False).ravel() for lazy in arrays]
+    values, fault = arrays
     done = {one.name for one in (part / "done").iterdir()}
-    write = delayed(_write_block, pure=False)
-    pending = [
-        write(*both, str(part), number, block, dask_key_name=f"features-write-{token}-{number}")
-        for number, both in enumerate(zip(*blocks, strict=True))
-        if str(number) not in done
-    ]
+    left = [number for number in range(values.numblocks[0]) if str(number) not in done]
     if done:
-        _log.info("%s: %d of %d blocks are there already", part, len(done), len(blocks[0]))
-    return pending
+        _log.info("%s: %d of %d blocks are there already", part, len(done), values.numblocks[0])
+    if not left:
+        return None
+    write, end = f"features-write-{token}", f"features-{token}"
+    graph: dict[Any, Task] = {
+        (write, number): Task(
+            (write, number),
+            _write_block,
+            TaskRef((values.name, number, 0)),
+            TaskRef((fault.name, number)),
+            str(part),
+            number,
+            block,
+        )
+        for number in left
+    }
+    graph[end] = Task(end, sum, List(*(TaskRef((write, number)) for number in left)))
+    layers = HighLevelGraph.from_collections(end, graph, dependencies=arrays)
+    return Delayed(end, layers)
 
 
 def _write_block(values: np.ndarray, fault: np.ndarray, part: str, number: int, block: int) -> int:

@@ -50,6 +50,27 @@ class Subdivision:
     clusters: pd.DataFrame = field(repr=False)
     classes: pd.DataFrame = field(repr=False)
 
+    @property
+    def map(self) -> pd.DataFrame:
+        """The particles on the map of the features: their table, with ``map_1`` and ``map_2``.
+
+        `tomodask.select_on_map` takes it.
+
+        Raises
+        ------
+        InputError
+            If no map was asked for (``map_particles=0``), or what draws it is not installed.
+        """
+        path = self.output / "map.csv"
+        if not path.exists():
+            raise InputError(
+                f"{self.output} has no map of the features; ask for one (map_particles=5000, --map "
+                "5000; it needs scikit-learn: pip install 'tomodask[planar]')"
+            )
+        places = pd.read_csv(path, index_col="particle")
+        table = pd.read_csv(self.output / "particles.csv", index_col="particle")
+        return table.loc[places.index].join(places)
+
     def _repr_html_(self) -> str:
         """What a notebook shows of it: the clusters as a table, and where the gallery is."""
         import html
@@ -130,8 +151,9 @@ def subdivide(
     voxel_size : float, optional
         Å; in place of what the boxes' files say.
     labels : path or DataFrame, optional
-        A table, a row a box, whose ``kind`` or ``class`` says what some person or program took the
-        boxes for: clusters are told by their most frequent one.  By default what the boxes carry.
+        A table whose ``kind`` or ``class`` says what a person or a program took some boxes for
+        (`labelled_boxes`): clusters are told by their most frequent one.  By default what the boxes
+        carry.
     known : sequence of path or DataArray
         Maps that averages are compared with; brought to the boxes' voxel size and edge.
     invert : bool

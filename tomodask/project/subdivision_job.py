@@ -15,6 +15,7 @@ import xarray as xr
 
 from tomodask.alignment.measurement import measurements
 from tomodask.beforehand import check_table, number, whole
+from tomodask.classification.class_labels import labelled_boxes
 from tomodask.classification.feature_models import NamedModel, open_feature_model
 from tomodask.classification.feature_store import open_features
 from tomodask.classification.subdivision import SubdivisionPlan, plan_subdivision
@@ -26,11 +27,13 @@ from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
 from tomodask.project.embedding import check_features, features_of
 
-__all__ = ["MOST_CLUSTERS", "SubdivisionJob", "checked_subdivision"]
+__all__ = ["MOST_CLUSTERS", "UNKNOWN", "SubdivisionJob", "checked_subdivision", "cluster_name"]
 
 _log = logging.getLogger(__name__)
 
 MOST_CLUSTERS = 10_000
+#: The kind of a particle that has no label.
+UNKNOWN = "no label"
 _EDGE = 8  # voxels of the box outside the largest sphere: room for its soft edge
 
 
@@ -151,7 +154,7 @@ def checked_subdivision(
         subtomograms, voxel_size=voxel_size, tilt_range=tilts, keep=("class", "kind")
     )
     table = lasting_images(particle_table(boxes), boxes)
-    kinds = _kinds(labels, table)
+    kinds = _kinds(boxes, labels)
     boxes = boxes.drop_vars(["class", "kind"], errors="ignore")
     table = table.drop(columns=["class", "kind"], errors="ignore")
     n, size = int(boxes.sizes["x"]), float(boxes.attrs["voxel_size"])
@@ -219,24 +222,17 @@ def _name(volume: xr.DataArray) -> str:
     return str(volume.attrs["known"])
 
 
-def _kinds(labels: Any, table: pd.DataFrame) -> np.ndarray | None:
-    """Of each particle, if the boxes or a table beside them say it."""
+def _kinds(boxes: xr.Dataset, labels: Any) -> np.ndarray | None:
+    """Of each particle, if the boxes or a table of labels say it."""
+    table = particle_table(boxes)
     if labels is None:
         if not {"class", "kind"} & set(table):
             return None
         return np.asarray(class_names(table).to_numpy(), str)
-    from tomodask.data.particles import read_particles
-
-    there = labels if isinstance(labels, pd.DataFrame) else read_particles(labels)
-    where = "labels" if isinstance(labels, pd.DataFrame) else str(labels)
-    if not {"class", "kind"} & set(there):
-        raise InputError(f"{where} has neither a column kind nor class: nothing to name kinds by")
-    if len(there) != len(table):
-        raise InputError(
-            f"{where} has {len(there)} rows, there are {len(table)} subtomograms; give one row a "
-            "box, in the order of the boxes"
-        )
-    return np.asarray(class_names(there).to_numpy(), str)
+    found = labelled_boxes(boxes.drop_vars(["class", "kind"], errors="ignore"), labels)
+    kinds = np.full(len(table), UNKNOWN, dtype=object)
+    kinds[found.rows] = np.array(found.classes, dtype=object)[found.numbers]
+    return kinds.astype(str)
 
 
 def _known(

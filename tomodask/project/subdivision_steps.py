@@ -250,10 +250,11 @@ class Subdividing:
 
     def _tables(self, clusters: KMeans, distances: np.ndarray) -> None:
         table = cluster_table(None, clusters, names=self.job.kinds, distances=distances)
-        rows = cluster_rows(table, self.told, self.nearest)
+        known = self._asked()["known"]
+        nearest = {name: one for name, one in self.nearest.items() if one["known"] == known}
         for name, one in (
-            ("clusters.csv", rows),
-            ("classes.csv", class_rows(self.told, self.nearest)),
+            ("clusters.csv", cluster_rows(table, self.told, nearest)),
+            ("classes.csv", class_rows(self.told, nearest)),
         ):
             with replacing(self.folder.path / name, overwrite=True) as part:
                 one.to_csv(part, index=False)
