@@ -256,7 +256,8 @@ class RifSvm:
             from sklearn.svm import SVC
         except ImportError:
             raise InputError(
-                "RifSvm needs scikit-learn, which is not installed; pip install 'tomodask[planar]'"
+                "RifSvm needs scikit-learn, which is not installed: pip install "
+                "'tomodask[classification]'"
             ) from None
         machine = SVC(C=self.penalty, gamma=self.gamma, random_state=self.seed)
         self._machine = make_pipeline(StandardScaler(), machine).fit(values, names)
