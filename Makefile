@@ -30,11 +30,11 @@ $(VENV)/.segmentation: $(VENV)/.core
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.segmentation
-	$(PIP) install -q $(CONSTRAINTS) -e '.[segmentation,training,planar,test]'
+	$(PIP) install -q $(CONSTRAINTS) -e '.[segmentation,training,classification,planar,test]'
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test
-	$(PIP) install -q $(CONSTRAINTS) -e '.[segmentation,training,planar,test,lint]'
+	$(PIP) install -q $(CONSTRAINTS) -e '.[segmentation,training,classification,planar,test,lint]'
 	@touch $@
 
 demo: $(VENV)/.segmentation

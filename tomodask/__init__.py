@@ -18,7 +18,19 @@ if TYPE_CHECKING:
     from tomodask.averaging.fsc import fsc, resolution_at
     from tomodask.averaging.local_resolution import local_resolution
     from tomodask.averaging.sharpening import b_factor, sharpen
+    from tomodask.classification.cluster_averages import average_cluster
+    from tomodask.classification.explaining import explain_subtomograms
+    from tomodask.classification.feature_models import open_feature_model
+    from tomodask.classification.feature_store import open_features, save_features
+    from tomodask.classification.features import embed_subtomograms
+    from tomodask.classification.kmeans import KMeans
+    from tomodask.classification.known import nearest_known
+    from tomodask.classification.maps import map_features
+    from tomodask.classification.neighbours import find_neighbours
     from tomodask.classification.predicting import classify_subtomograms, collect_classes
+    from tomodask.classification.pretraining import EncoderSettings, pretrain_encoder
+    from tomodask.classification.rotation_invariant import RifSvm, RotationInvariant
+    from tomodask.classification.selection import MapSelection, select_on_map
     from tomodask.classification.training import ClassifierSettings, train_classifier
     from tomodask.cluster import compute, connect
     from tomodask.data.class_averages import save_class_averages
@@ -72,10 +84,13 @@ if TYPE_CHECKING:
         Averaging2D,
         Refinement,
         Run,
+        Subdivision,
         average2d,
         open_average2d,
+        open_subdivision,
         refine,
         run,
+        subdivide,
     )
     from tomodask.reconstruction.tomogram import reconstruct, save_reconstruction
     from tomodask.simulation.boxes import simulate_subtomograms
@@ -94,7 +109,19 @@ _HOMES = {
     "averaging.sharpening": ("b_factor", "sharpen"),
     "arrays.geometry": ("angular_distance", "rotation_grid"),
     "classification.predicting": ("classify_subtomograms", "collect_classes"),
+    "classification.pretraining": ("EncoderSettings", "pretrain_encoder"),
     "classification.training": ("ClassifierSettings", "train_classifier"),
+    "classification.cluster_averages": ("average_cluster",),
+    "classification.known": ("nearest_known",),
+    "classification.explaining": ("explain_subtomograms",),
+    "classification.selection": ("MapSelection", "select_on_map"),
+    "classification.feature_models": ("open_feature_model",),
+    "classification.feature_store": ("open_features", "save_features"),
+    "classification.features": ("embed_subtomograms",),
+    "classification.kmeans": ("KMeans",),
+    "classification.maps": ("map_features",),
+    "classification.neighbours": ("find_neighbours",),
+    "classification.rotation_invariant": ("RifSvm", "RotationInvariant"),
     "cluster": ("compute", "connect"),
     "data.describe": ("describe",),
     "data.particles": (
@@ -144,10 +171,13 @@ _HOMES = {
         "Averaging2D",
         "Refinement",
         "Run",
+        "Subdivision",
         "average2d",
         "open_average2d",
+        "open_subdivision",
         "refine",
         "run",
+        "subdivide",
     ),
     "reconstruction.tomogram": ("reconstruct", "save_reconstruction"),
     "simulation.boxes": ("simulate_subtomograms",),
@@ -162,15 +192,21 @@ __all__ = [
     "Averaging2D",
     "ClassAverages",
     "ClassifierSettings",
+    "EncoderSettings",
     "EpochReport",
     "InputError",
+    "KMeans",
+    "MapSelection",
     "PickingModel",
     "Refinement",
+    "RifSvm",
+    "RotationInvariant",
     "Round2D",
     "Run",
     "Scores",
     "Settings2D",
     "Simulation",
+    "Subdivision",
     "TrainingSettings",
     "TwoStageReduction",
     "__version__",
@@ -179,6 +215,7 @@ __all__ = [
     "angular_distance",
     "average2d",
     "average_classes",
+    "average_cluster",
     "average_images",
     "average_subtomograms",
     "b_factor",
@@ -193,18 +230,26 @@ __all__ = [
     "corrected_fsc",
     "describe",
     "embed_images",
+    "embed_subtomograms",
+    "explain_subtomograms",
     "extract_subtomograms",
     "find_blobs",
     "find_centers",
+    "find_neighbours",
     "fsc",
     "fsc_by_cone",
     "image_table",
     "local_resolution",
+    "map_features",
     "match_template",
+    "nearest_known",
     "open_average2d",
+    "open_feature_model",
+    "open_features",
     "open_images",
     "open_scores",
     "open_segmentation",
+    "open_subdivision",
     "open_subtomograms",
     "open_tilt_series",
     "open_tomogram",
@@ -217,6 +262,7 @@ __all__ = [
     "phantom_views",
     "pick_particles",
     "pick_segmentation",
+    "pretrain_encoder",
     "project_subtomograms",
     "read_image_table",
     "read_model",
@@ -229,6 +275,7 @@ __all__ = [
     "rounds_of",
     "run",
     "save_class_averages",
+    "save_features",
     "save_images",
     "save_reconstruction",
     "save_scores",
@@ -237,10 +284,12 @@ __all__ = [
     "save_tomogram",
     "score_picks",
     "segment_tomogram",
+    "select_on_map",
     "sharpen",
     "simulate",
     "simulate_subtomograms",
     "structure_density",
+    "subdivide",
     "train_classifier",
     "train_picker",
     "transform_images",

@@ -52,6 +52,7 @@ __all__ = [
     "plot_tomogram",
     "plot_training",
     "surface_level",
+    "surface_views",
 ]
 
 
@@ -351,6 +352,29 @@ def plot_surfaces(
         Of the surface; by default halfway between the surroundings and the densest hundredth
         within the box's ball.  Of several pieces the largest is shown.
     """
+    figure = new_figure(8.4, 3.1)
+    views = surface_views(volume, voxel_size=voxel_size, resolution=resolution, level=level)
+    for axes, image, name in zip(figure.subplots(1, 3), views, "zyx", strict=True):
+        axes.imshow(image, cmap="bone", vmin=0, vmax=1.05, origin="lower", interpolation="bilinear")
+        axes.set_axis_off()
+        axes.set_title(f"seen along {name}", color=INK, fontsize=10.5)
+    return figure
+
+
+def surface_views(
+    volume: np.ndarray,
+    *,
+    voxel_size: float,
+    resolution: float | None = None,
+    level: float | None = None,
+    axes: Sequence[int] = (0, 1, 2),
+    edge: int = 200,
+    crop: bool = True,
+) -> list[np.ma.MaskedArray]:
+    """A map's shaded surface as seen along axes, masked where there is none; as `plot_surfaces`.
+
+    `edge` is that of the pictures, pixels, at least; without `crop` they show the whole box.
+    """
     smooth = np.asarray(volume, np.float32)
     if resolution is not None and np.isfinite(resolution):
         # A Gaussian whose transform is 1/2 at that resolution: sigma = √(ln 2 / 2) / π periods.
@@ -362,15 +386,9 @@ def plot_surfaces(
         # What is near the piece keeps its values: they shape its surface between the voxels.
         near = scipy.ndimage.binary_dilation(pieces == largest, iterations=2)
         smooth = np.where(near, smooth, np.minimum(smooth, np.median(smooth)))
-    edge = _edge_about(smooth > level)
-    fine = resampled(fitted(smooth, edge), min(1.0, edge / 200))
-    figure = new_figure(8.4, 3.1)
-    for axes, axis, name in zip(figure.subplots(1, 3), (0, 1, 2), "zyx", strict=True):
-        image = _shaded(np.moveaxis(fine, axis, 0), level)
-        axes.imshow(image, cmap="bone", vmin=0, vmax=1.05, origin="lower", interpolation="bilinear")
-        axes.set_axis_off()
-        axes.set_title(f"seen along {name}", color=INK, fontsize=10.5)
-    return figure
+    within = _edge_about(smooth > level) if crop else min(smooth.shape) // 2 * 2
+    fine = resampled(fitted(smooth, within), min(1.0, within / edge))
+    return [_shaded(np.moveaxis(fine, axis, 0), level) for axis in axes]
 
 
 def _edge_about(inside: np.ndarray) -> int:

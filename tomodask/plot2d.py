@@ -20,6 +20,7 @@ __all__ = [
     "plot_class_gallery",
     "plot_embedding",
     "plot_frc",
+    "plot_map",
     "plot_poses2d",
     "plot_rounds2d",
     "shade",
@@ -28,6 +29,7 @@ __all__ = [
 _FEW = ("#0b6e99", "#c8553d", "#3f7d4e", "#8d6bb8", "#c9982b", "#4fa3a5", "#b05685", "#6d6a62")
 _SIDE = 1.45  # inches of a panel of the gallery
 _NAMED = 12  # classes that a legend can hold
+_LEGEND = 28  # kinds that the legend of a map can hold
 
 
 def shade(number: int, count: int) -> Any:
@@ -213,6 +215,49 @@ def plot_embedding(
     axes.set_xticks([])
     axes.set_yticks([])
     axes.margins(0.06, 0.14)  # room for the averages above
+    return figure
+
+
+def plot_map(table: pd.DataFrame, *, by: str | None = None) -> Figure:
+    """Particles as points of a map of their features, coloured by kind or cluster.
+
+    Parameters
+    ----------
+    table : DataFrame
+        With ``map_1`` and ``map_2``.
+    by : str, optional
+        The column that colours them; by default ``kind``, ``class`` or ``cluster``, whichever is
+        there first, else all are alike.
+    """
+    if not {"map_1", "map_2"} <= set(table):
+        raise InputError("table must have map_1 and map_2; make them by map_features")
+    if by is None:
+        by = next((name for name in ("kind", "class", "cluster") if name in table), None)
+    elif by not in table:
+        raise InputError(f"by must be a column of the table, got {by!r}")
+    places = table[["map_1", "map_2"]].to_numpy(float)
+    figure = new_figure(7.4, 5.6)
+    axes = figure.subplots()
+    size = float(np.clip(3000 / max(len(places), 1), 3, 24))
+    names = [""] if by is None else table[by].astype(str).to_numpy()
+    known = sorted(set(names), key=lambda one: (len(one), one) if one.isdecimal() else (0, one))
+    for number, name in enumerate(known, 1):
+        mine = places if by is None else places[names == name]
+        axes.scatter(mine[:, 0], mine[:, 1], s=size, color=shade(number, len(known)), lw=0,
+                     alpha=0.8, label=name)  # fmt: skip
+        if len(known) > _LEGEND and by is not None:
+            at = np.median(mine, axis=0)
+            axes.annotate(name, at, color=INK, fontsize=7.5, ha="center", va="center",
+                          bbox={"facecolor": "white", "alpha": 0.7, "pad": 1, "lw": 0})  # fmt: skip
+    if 1 < len(known) <= _LEGEND:
+        axes.legend(
+            frameon=False, fontsize=8.5, labelcolor=INK, title=by, title_fontsize=8.5,
+            loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2,
+        )  # fmt: skip
+    told = f"{len(places):,} particles" + (f" by {by}" if by else "")
+    dressed(axes, x="t-SNE 1", y="t-SNE 2", title=told)
+    axes.set_xticks([])
+    axes.set_yticks([])
     return figure
 
 

@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tomodask.errors import InputError
 from tomodask.nets import inference
 from tomodask.nets.box_inference import open_predictor
 from tomodask.nets.boxes import normalised
-from tomodask.nets.classifier_file import BoxModel
+from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
 from tomodask.nets.encoder import Encoder
 
 NETWORKS = ("rb3d", "inception3d", "dsrf3d")
@@ -117,6 +118,27 @@ def test_what_a_predictor_tells_of_its_model():
     assert pickle.loads(pickle.dumps(predictor)).digest == model.digest
 
 
+def test_a_large_model_is_sent_as_the_name_of_its_file(tmp_path):
+    given, path = boxes(2), tmp_path / "model.safetensors"
+    write_box_model(random_model("dsrf3d"), path)
+    predictor = open_predictor(read_box_model(path), batch=2)
+    sent = pickle.dumps(predictor.for_workers())
+    assert len(sent) < 1000 < 20e6 < len(pickle.dumps(predictor))
+    there = pickle.loads(sent)
+    assert there.digest == predictor.digest
+    assert np.array_equal(there.predict_features(given), predictor.predict_features(given))
+    assert there.classes == predictor.classes
+    assert len(pickle.dumps(there)) < 1000  # what it has read goes nowhere
+    changed = open_predictor(replace(read_box_model(path), temperature=2.0))
+    assert changed.for_workers() is changed  # the file holds another model
+    write_box_model(random_model("dsrf3d", seed=2), path)
+    with pytest.raises(InputError, match="written anew"):
+        pickle.loads(sent).predict_features(given)
+    write_box_model(random_model("inception3d"), path)
+    small = open_predictor(read_box_model(path))
+    assert small.for_workers() is small
+
+
 def test_scale_and_offset_of_a_box_do_not_matter_and_its_sign_can_be_turned():
     given = boxes(2)
     predictor = open_predictor(random_model())
@@ -204,7 +226,7 @@ def test_features_and_classes_need_no_pytorch():
         sys.modules["torch"] = None
         import numpy as np
         from tomodask.nets.box_inference import open_predictor
-        from tomodask.nets.classifier_file import BoxModel
+        from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
         from tomodask.nets.encoder import Encoder
         encoder = Encoder("rb3d", 24, 2)
         weights = {k: np.zeros(v, np.float32) for k, v in encoder.shapes.items()}

@@ -55,8 +55,9 @@ def test_reads_what_was_written(file):
     assert model.digest == expected.digest
     assert model.history == ({"epoch": 1, "loss": 0.5},)
     assert model.training == {"seed": 3}
+    assert model.source == file
     for one in fields(BoxModel):
-        if one.name not in ("weights", "history", "training"):
+        if one.name not in ("weights", "history", "training", "source"):
             assert getattr(model, one.name) == getattr(expected, one.name)
 
 

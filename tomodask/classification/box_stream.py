@@ -20,44 +20,18 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from tomodask.alignment.checks import box_fault
-from tomodask.cluster import compute
 from tomodask.data.subtomogram_table import batch_size
-from tomodask.data.subtomograms import box_readers, chosen_boxes, read_boxes
+from tomodask.data.subtomograms import box_readers, read_boxes
 from tomodask.errors import InputError
 from tomodask.nets.boxes import normalised
 from tomodask.nets.views import Lens, Views, view
 from tomodask.training.ahead import made_ahead
 
-__all__ = ["Batch", "BoxStream", "find_faults"]
+__all__ = ["Batch", "BoxStream"]
 
 _AHEAD = 2  # batches
 _FEWEST_AT_ONCE = 64  # boxes that memory must hold, so that a batch is no run of neighbours
 _MAKERS = 4  # threads that draw views
-
-
-def find_faults(subtomograms: xr.Dataset, rows: np.ndarray) -> np.ndarray:
-    """What is wrong with boxes: places in `FAULTS`, 0 where nothing is.  Reads them all, once.
-
-    Parameters
-    ----------
-    subtomograms : Dataset
-    rows : array of int
-
-    Returns
-    -------
-    array of int8, one a row
-    """
-    boxes = chosen_boxes(subtomograms, rows)["subtomogram"].data
-    if not isinstance(boxes, da.Array):
-        return _faults(boxes)
-    boxes = boxes.rechunk({1: -1, 2: -1, 3: -1})
-    found = boxes.map_blocks(_faults, drop_axis=[1, 2, 3], dtype=np.int8)
-    return np.asarray(compute(found, label="look"), np.int8)
-
-
-def _faults(boxes: np.ndarray) -> np.ndarray:
-    return np.array([box_fault(box) for box in boxes], np.int8)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from dask.delayed import Delayed, delayed
 
 from tomodask.alignment.checks import check_alignment
 from tomodask.alignment.measurement import measurements
+from tomodask.arrays.threads import one_thread_each
 from tomodask.averaging.averages import Average
 from tomodask.averaging.fsc import resolution_at
 from tomodask.data.box_blocks import BoxBlocks
@@ -235,7 +236,8 @@ def _sort(task: _Task, values: np.ndarray, compute: Callable[..., Any] = _here) 
         boxes = boxes.assign_coords(particle=np.arange(len(names)))
     notes: list[str] = []
     try:
-        rounds = _rounds(task, boxes, notes, compute)
+        with one_thread_each():  # once: each of a hundred small graphs would look for libraries
+            rounds = _rounds(task, boxes, notes, compute)
     except InputError as error:
         aside = pd.DataFrame({"class": 0}, index=pd.Index(names, name="particle"))
         return SortedCluster((), aside, (), (*notes, str(error)))
@@ -263,6 +265,7 @@ def _rounds(
         plan=plan,
         merge=task.merge,
         tilt_range=task.tilt_range,
+        method="gradient",
     )
     begun = first_map(
         boxes,

@@ -7,22 +7,32 @@
       features/                    float32, (particle, feature), a block of particles a chunk
       fault/                       int8, (particle,)
       particle/, position_z/, …    one array a column, as in a store of subtomograms
+
+Until it is whole it is ``features.zarr.part``, with a folder ``done`` of an empty file for each
+block that is there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import shutil
 from pathlib import Path
+from typing import Any
 
 import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
+from dask._task_spec import List, Task, TaskRef
+from dask.base import tokenize
+from dask.delayed import Delayed
+from dask.highlevelgraph import HighLevelGraph
 
 from tomodask.classification.features import feature_array, set_aside
 from tomodask.cluster import compute
 from tomodask.data.subtomogram_store import read_column, write_column
-from tomodask.data.writing import replacing
+from tomodask.data.writing import check_target, no_space, put_in_place
 from tomodask.errors import InputError
 
 __all__ = ["open_features", "save_features"]
@@ -36,7 +46,10 @@ _NAMED_AT_MOST = 5
 def save_features(features: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> None:
     """Write features to a Zarr store, block by block.  Computes.
 
-    Particles without features are named in a warning.
+    Until it is whole, the store bears the name ``<path>.part``.  Where that is there already, from
+    a call that was stopped or killed, the blocks it holds are kept if they are of the same
+    features: of the same boxes, table and model.  Particles without features are named in a
+    warning.
 
     Parameters
     ----------
@@ -57,35 +70,126 @@ def save_features(features: xr.Dataset, path: str | Path, *, overwrite: bool = F
     if "fault" not in features or "particle" not in features.coords:
         raise InputError("features must be a Dataset from embed_subtomograms or open_features")
     path = Path(path).absolute()  # for workers, which may be in other folders
+    token = _token(features)
+    if _unfinished(path) == token:  # killed after all but the last touch
+        _finish(path)
+        return
+    check_target(path, overwrite=overwrite)
+    part = path.with_name(path.name + ".part")
     block = max(values.chunks[0])  # chunks and blocks must fall together: two never share a file
-    fault = features["fault"].data
-    lazy = fault if isinstance(fault, da.Array) else da.from_array(np.asarray(fault), chunks=block)
-    with replacing(path, overwrite=overwrite, needed=4 * values.size) as part:
-        group = zarr.open_group(part, mode="w", zarr_format=3)
-        targets = [
-            zarr.create_array(
-                part,
-                name=name,
-                shape=shape,
-                chunks=(block, *shape[1:]),
-                dtype=kind,
-                dimension_names=("particle", "feature")[: len(shape)],
-                config={"write_empty_chunks": True},  # so that one that is missing is told
-            )
-            for name, shape, kind in (
-                ("features", values.shape, "float32"),
-                ("fault", values.shape[:1], "int8"),
-            )
-        ]
-        names = [str(name) for name, one in features.coords.items() if one.dims == ("particle",)]
-        for name in names:
-            write_column(part, name, features[name].to_numpy())
-        sources = [values.rechunk((block, -1)).astype(np.float32), lazy.rechunk(block)]
-        compute(da.store(sources, targets, lock=False, compute=False), label="features")
-        group.attrs.update(
-            {**_plain(features), "tomodask": "features", "version": _VERSION, "columns": names}
-        )
+    try:
+        _begin(features, part, block, token)
+        pending = _pending(features, part, block, token)
+        if pending is not None:
+            compute(pending, label="features")
+        put_in_place(part, path)
+        _finish(path)
+    except OSError as error:
+        if no_space(error, path) is None:
+            raise
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise InputError(
+            f"{path}: the disk is full (up to {4e-6 * values.size:.0f} MB needed, {free:.0f} MB "
+            "free); free some space and call again: it goes on with the blocks that are there"
+        ) from None
     _warn(open_features(path))
+
+
+def _token(features: xr.Dataset) -> str:
+    """Tells features from those of other boxes, of another state of them, or of another model."""
+    columns = {str(k): v.to_numpy() for k, v in features.coords.items() if v.dims == ("particle",)}
+    made = [getattr(features[name].data, "name", features[name].data) for name in _MADE]
+    return str(tokenize(made, columns, _plain(features), _VERSION))
+
+
+def _unfinished(path: Path) -> str | None:
+    """The token of a store that was begun and not finished."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return str(zarr.open_group(path, mode="r").attrs["unfinished"])
+    return None
+
+
+def _finish(path: Path) -> None:
+    """Take the marks off: last, so that a kill before it leaves a store to go on with."""
+    shutil.rmtree(path / "done", ignore_errors=True)
+    group = zarr.open_group(path, mode="r+")
+    group.attrs.put({k: v for k, v in group.attrs.asdict().items() if k != "unfinished"})
+
+
+def _begin(features: xr.Dataset, part: Path, block: int, token: str) -> None:
+    """Make the unfinished store, or go on with that of the same features."""
+    if _unfinished(part) == token:
+        return
+    if part.exists():
+        shutil.rmtree(part)
+    group = zarr.open_group(part, mode="w", zarr_format=3)
+    fills = (float(np.finfo(np.float32).min), -1)
+    for name, kind, fill in zip(_MADE, ("float32", "int8"), fills, strict=True):
+        shape = features[name].shape
+        zarr.create_array(
+            part,
+            name=name,
+            shape=shape,
+            chunks=(block, *shape[1:]),
+            dtype=kind,
+            dimension_names=("particle", "feature")[: len(shape)],
+            fill_value=fill,  # what no block holds: Zarr leaves such out, and one would be missing
+        )
+    names = [str(name) for name, one in features.coords.items() if one.dims == ("particle",)]
+    for name in names:
+        write_column(part, name, features[name].to_numpy())
+    (part / "done").mkdir()
+    # Last: a store without this attribute was not even begun.
+    told = {"tomodask": "features", "version": _VERSION, "columns": names, "unfinished": token}
+    group.attrs.update({**_plain(features), **told})
+
+
+def _pending(features: xr.Dataset, part: Path, block: int, token: str) -> Delayed | None:
+    """A task that waits for those that write the blocks that are not there; None if all are.
+
+    One layer for all of them: `dask.delayed` would make one of each, and take minutes over a
+    million particles.
+    """
+    arrays = []
+    for name, kind in zip(_MADE, (np.float32, np.int8), strict=True):
+        data = features[name].data
+        lazy = data if isinstance(data, da.Array) else da.from_array(np.asarray(data), block)
+        lazy = lazy.rechunk({axis: -1 if axis else block for axis in range(lazy.ndim)})
+        arrays.append(lazy if lazy.dtype == kind else lazy.astype(kind))
+    values, fault = arrays
+    done = {one.name for one in (part / "done").iterdir()}
+    left = [number for number in range(values.numblocks[0]) if str(number) not in done]
+    if done:
+        _log.info("%s: %d of %d blocks are there already", part, len(done), values.numblocks[0])
+    if not left:
+        return None
+    write, end = f"features-write-{token}", f"features-{token}"
+    graph: dict[Any, Task] = {
+        (write, number): Task(
+            (write, number),
+            _write_block,
+            TaskRef((values.name, number, 0)),
+            TaskRef((fault.name, number)),
+            str(part),
+            number,
+            block,
+        )
+        for number in left
+    }
+    graph[end] = Task(end, sum, List(*(TaskRef((write, number)) for number in left)))
+    layers = HighLevelGraph.from_collections(end, graph, dependencies=arrays)
+    return Delayed(end, layers)
+
+
+def _write_block(values: np.ndarray, fault: np.ndarray, part: str, number: int, block: int) -> int:
+    """Write a block, and then that it is there."""
+    here = slice(number * block, number * block + len(values))
+    for name, made in zip(_MADE, (values, fault), strict=True):
+        zarr.open_array(Path(part, name), mode="r+", config={"write_empty_chunks": True})[here] = (
+            made
+        )
+    Path(part, "done", str(number)).touch()
+    return len(values)
 
 
 def _plain(features: xr.Dataset) -> dict[str, object]:
@@ -129,6 +233,8 @@ def open_features(path: str | Path) -> xr.Dataset:
     """
     path = Path(path)
     if not path.is_dir():
+        if path.with_name(path.name + ".part").is_dir():
+            raise InputError(f"{path} is not whole yet; call save_features again, which goes on")
         raise InputError(f"{path} does not exist; make it by save_features")
     try:
         group = zarr.open_group(path, mode="r")
@@ -137,6 +243,7 @@ def open_features(path: str | Path) -> xr.Dataset:
         raise InputError(f"{path} is not a store of features ({error})") from None
     if attrs.pop("tomodask", None) != "features":
         raise InputError(f"{path} is not a store of features; make one by save_features")
+    attrs.pop("unfinished", None)  # under its final name it is whole
     if (version := attrs.pop("version", None)) != _VERSION:
         raise InputError(
             f"{path}: version {version} of the store is not known to this tomodask (it reads "

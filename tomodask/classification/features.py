@@ -8,7 +8,7 @@ chunks of the boxes, the particles of a task and the workers change no bit of a 
 
 from __future__ import annotations
 
-import logging
+import operator
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,16 +16,17 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import xarray as xr
-from dask.delayed import delayed
+from dask._task_spec import DataNode, GraphNode, Task, TaskRef
+from dask.base import tokenize
+from dask.highlevelgraph import HighLevelGraph
 
 from tomodask.alignment.checks import FAULTS, box_fault
-from tomodask.data.box_blocks import BoxBlocks, partition_edges
+from tomodask.data.box_blocks import BoxBlocks, join, partition_edges
 from tomodask.data.subtomogram_table import batch_size, particle_table
 from tomodask.errors import InputError
 
 __all__ = ["FeatureModel", "embed_subtomograms", "feature_array", "set_aside"]
 
-_log = logging.getLogger(__name__)
 _TOGETHER = 16
 
 
@@ -45,7 +46,7 @@ def embed_subtomograms(
     *,
     model: FeatureModel | Callable[[np.ndarray], np.ndarray],
     batch: int | None = None,
-    together: int = _TOGETHER,
+    together: int | None = None,
 ) -> xr.Dataset:
     """Features of each box, beside the particle table.  Lazy.
 
@@ -60,9 +61,9 @@ def embed_subtomograms(
     batch : int, optional
         Particles that a task takes, rounded up to a multiple of `together`; it changes no bit.
         By default as many as an alignment's task takes.
-    together : int
-        Boxes that the model is given at once.  Other numbers may change the last bits of what a
-        network gives.
+    together : int, optional
+        Boxes that the model is given at once: by default its own ``batch``, else 16.  Other
+        numbers may change the last bits of what a network gives.
 
     Returns
     -------
@@ -93,6 +94,7 @@ def embed_subtomograms(
     table = particle_table(subtomograms)
     boxes = subtomograms["subtomogram"]
     predict = _callable(model)
+    together = getattr(model, "batch", _TOGETHER) if together is None else together
     for name, value in (("together", together), ("batch", 1 if batch is None else batch)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise InputError(f"{name} must be a whole number, at least 1, got {value!r}")
@@ -108,21 +110,26 @@ def embed_subtomograms(
             f"model must give features of shape (n, feature), got {width} for {together} boxes"
         )
     edges = partition_edges((len(table),), size, size)
-    taken = BoxBlocks(boxes, size).joined(edges)
-    one = delayed(_Embedding(predict, int(width[1]), int(together)), pure=False)
-    embed = delayed(_embedded, pure=False)
     chunks = np.diff(edges).tolist()
-    blocks = [
-        da.from_delayed(embed(one, block, int(start)), (count, int(width[1]) + 1), np.float32)
-        for block, start, count in zip(taken, edges[:-1], chunks, strict=True)
-    ]
-    values = da.concatenate(blocks)
+    # Named by what they depend on, so that a store that was begun can tell that they are its own.
+    token = tokenize(model, boxes.data.name if boxes.chunks else boxes.data, edges, together)
+    taken, graph = BoxBlocks(boxes, size).taken_by(edges)
+    one, made = f"model-{token}", f"embed-{token}"
+    # A network may be told shorter than by all of its weights.
+    sent = _callable(getattr(model, "for_workers", lambda: model)())
+    graph[one] = DataNode(one, _Embedding(sent, int(width[1]), int(together)))
+    for number, (blocks, start) in enumerate(zip(taken, edges[:-1].tolist(), strict=True)):
+        graph[made, number] = Task((made, number), _embedded, TaskRef(one), blocks, start)
+    features, fault = (
+        _part(graph, made, place, (tuple(chunks), *more), kind)
+        for place, (more, kind) in enumerate((([(int(width[1]),)], np.float32), ([], np.int8)))
+    )
     coords = {name: c for name, c in subtomograms.coords.items() if c.dims == ("particle",)}
     attrs = {k: v for k, v in subtomograms.attrs.items() if k in ("voxel_size", "source", "store")}
     return xr.Dataset(
         {
-            "features": (("particle", "feature"), values[:, :-1]),
-            "fault": ("particle", values[:, -1].astype(np.int8)),
+            "features": (("particle", "feature"), features),
+            "fault": ("particle", fault),
         },
         coords=coords,
         attrs={**attrs, "box": n},
@@ -136,33 +143,57 @@ class _Embedding:
         self.predict, self.width, self.together = predict, width, together
 
 
-def _embedded(one: _Embedding, boxes: np.ndarray, start: int) -> np.ndarray:
-    """Features of a block of boxes, and in the last column what is wrong with each."""
+def _part(
+    graph: dict[Any, GraphNode],
+    made: str,
+    place: int,
+    chunks: tuple[tuple[int, ...], ...],
+    kind: Any,
+) -> da.Array:
+    """Features (0) or faults (1) of the tasks, as an array."""
+    name = f"{('features', 'fault')[place]}-{made}"
+    rest = (0,) * (len(chunks) - 1)
+    own = {
+        (name, number, *rest): Task(
+            (name, number, *rest), operator.getitem, TaskRef((made, number)), place
+        )
+        for number in range(len(chunks[0]))
+    }
+    layers = HighLevelGraph({made: graph, name: own}, {made: set(), name: {made}})
+    return da.Array(layers, name, chunks=chunks, dtype=kind)
+
+
+def _embedded(
+    one: _Embedding, blocks: list[np.ndarray], start: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features of boxes, and what is wrong with each."""
+    boxes = join(blocks)
+    blocks.clear()  # else what was joined would stay in memory, too
     count, together = len(boxes), one.together
-    out = np.empty((count, one.width + 1), np.float32)
-    given = np.empty((together, *boxes.shape[1:]), np.float32)
+    out = np.empty((count, one.width), np.float32)
+    faults = np.array([box_fault(box) for box in boxes], np.int8)
     for i in range(0, count, together):
-        part = boxes[i : i + together]
-        faults = np.array([box_fault(box) for box in part])
-        given[: len(part)] = part
-        given[len(part) :] = 0.0
-        given[: len(part)][faults > 0] = 0.0
-        found = np.asarray(one.predict(given.copy()), np.float32)
+        part, bad = boxes[i : i + together], faults[i : i + together] > 0
+        if bad.any() or len(part) < together:
+            given = np.zeros((together, *boxes.shape[1:]), np.float32)
+            given[: len(part)][~bad] = part[~bad]
+        else:
+            given = np.asarray(part, np.float32)
+        found = np.asarray(one.predict(given), np.float32)
         if found.shape != (together, one.width):
             raise InputError(
                 f"model gave features of shape {found.shape} for {together} boxes, before it gave "
                 f"{one.width} a box"
             )
         found = found[: len(part)]
-        bad = ~np.isfinite(found).all(1) & (faults == 0)
-        if bad.any():
+        odd = ~np.isfinite(found).all(1) & ~bad
+        if odd.any():
             raise InputError(
-                f"model gave features that are not finite for box {start + i + int(bad.argmax())}, "
+                f"model gave features that are not finite for box {start + i + int(odd.argmax())}, "
                 "which is sound; look at the model"
             )
-        out[i : i + len(part), :-1] = np.where(faults[:, None] > 0, np.float32(np.nan), found)
-        out[i : i + len(part), -1] = faults
-    return out
+        out[i : i + len(part)] = np.where(bad[:, None], np.float32(np.nan), found)
+    return out, faults
 
 
 def _callable(model: Any) -> Callable[[np.ndarray], np.ndarray]:

@@ -155,6 +155,8 @@ def average_members(
     clusters: KMeans,
     cluster: int,
     plan: SubdivisionPlan,
+    *,
+    distances: np.ndarray | None = None,
 ) -> Delayed:
     """The classes of a cluster, of those of its particles that are nearest to the centre.
 
@@ -167,18 +169,17 @@ def average_members(
         Fitted to them.
     cluster : int
     plan : SubdivisionPlan
+    distances : array, shape (particle,), optional
+        From `centre_distances`, where they are known already; else they are computed here for a
+        cluster that has more particles than are taken.
 
     Returns
     -------
     Delayed of SortedCluster
         One task; see `average_cluster`.  A cluster that cannot be averaged has no classes, and a
         note that says why.  The index of its poses holds the particles' names.
-
-    Notes
-    -----
-    Distances to the centres are computed here where the cluster has more particles than are taken.
     """
-    rows = members(features, clusters, cluster, most=plan.most)
+    rows = members(features, clusters, cluster, most=plan.most, distances=distances)
     return average_cluster(
         chosen_boxes(subtomograms, rows),
         diameter=plan.diameter,

@@ -10,28 +10,23 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tomodask.alignment.checks import FAULTS
-from tomodask.classification.box_stream import find_faults
 from tomodask.classification.class_labels import labelled_boxes, split_labels
+from tomodask.classification.job_boxes import cubic_edge, opened, sound_rows, told_of_boxes
 from tomodask.classification.training_run import ClassifierEpoch, ClassifierRun
 from tomodask.classification.training_settings import ClassifierSettings
-from tomodask.data.subtomograms import open_subtomograms, particle_table
 from tomodask.errors import InputError
 from tomodask.nets import needs
 from tomodask.nets.classifier_file import BoxModel, read_box_model
 from tomodask.nets.encoder import Encoder, EncoderName
 from tomodask.training.keeping import Place
 
-__all__ = ["ClassifierEpoch", "ClassifierSettings", "sound_rows", "train_classifier"]
+__all__ = ["ClassifierEpoch", "ClassifierSettings", "train_classifier"]
 
 _log = logging.getLogger(__name__)
-_NAMED = 5
 _VOXELS = 0.05  # by which voxel sizes may differ, as a share
 
 
@@ -106,11 +101,11 @@ def train_classifier(
     needs("torch")
     settings = settings or ClassifierSettings()
     place = None if output is None else Place(output, resume=resume, overwrite=overwrite)
-    boxes = _opened(subtomograms)
+    boxes = opened(subtomograms)
     start = read_box_model(init) if isinstance(init, str | os.PathLike) else init
     labelled = labelled_boxes(boxes, labels, classes=classes)
     split_labels(labelled, validation=settings.validation)  # refused before all boxes are read
-    encoder = Encoder(network, _edge(boxes), len(labelled.classes))
+    encoder = Encoder(network, cubic_edge(boxes), len(labelled.classes))
     if start is not None:
         _check_start(start, encoder, float(boxes.attrs["voxel_size"]))
     sound = sound_rows(boxes, labelled.rows)
@@ -126,7 +121,14 @@ def train_classifier(
         settings,
         start=start,
         threads=threads,
-        data=_told(boxes, labels, labelled.counts, int((~sound).sum())),
+        data=told_of_boxes(
+            boxes,
+            {
+                "labels": Path(labels).name if isinstance(labels, str | os.PathLike) else "a table",
+                "boxes": labelled.counts,
+                "set_aside": int((~sound).sum()),
+            },
+        ),
     )
     _say(run)
     if on_epoch is None:
@@ -136,23 +138,6 @@ def train_classifier(
     if place is not None and place.begin() and resume:
         run.take_up(place)
     return run.to_the_end(place, on_epoch)
-
-
-def _opened(subtomograms: Any) -> xr.Dataset:
-    if isinstance(subtomograms, str | os.PathLike):
-        return open_subtomograms(subtomograms)
-    particle_table(subtomograms)  # refuses what is none
-    found: xr.Dataset = subtomograms
-    return found
-
-
-def _edge(boxes: xr.Dataset) -> int:
-    shape = boxes["subtomogram"].shape[1:]
-    if len(set(shape)) != 1:
-        raise InputError(
-            f"subtomograms must be cubes, got {'×'.join(map(str, shape))} voxels; extract them anew"
-        )
-    return int(shape[0])
 
 
 def _check_start(start: BoxModel, encoder: Encoder, voxel_size: float) -> None:
@@ -168,43 +153,6 @@ def _check_start(start: BoxModel, encoder: Encoder, voxel_size: float) -> None:
             f"init was trained on voxels of {start.voxel_size:g} Å, these are of {voxel_size:g} Å: "
             "resample the tomograms, or pretrain an encoder on these boxes"
         )
-
-
-def sound_rows(subtomograms: xr.Dataset, rows: np.ndarray) -> np.ndarray:
-    """Which boxes hold neither NaN nor one value only; those that do are named in a warning.
-
-    Reads them all, once.
-    """
-    faults = find_faults(subtomograms, rows)
-    bad = np.flatnonzero(faults)
-    if len(bad):
-        table = particle_table(subtomograms)
-        named = [
-            f"{table['image'].iloc[rows[i]] if 'image' in table else table.index[rows[i]]} "
-            f"({FAULTS[faults[i]]})"
-            for i in bad[:_NAMED]
-        ]
-        _log.warning(
-            "%d of %d boxes are set aside: %s%s",
-            len(bad),
-            len(rows),
-            ", ".join(named),
-            f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else "",
-        )
-    return np.asarray(faults == 0)
-
-
-def _told(boxes: xr.Dataset, labels: Any, counts: dict[str, int], aside: int) -> dict[str, Any]:
-    """What a model file tells of the boxes."""
-    where = boxes.attrs.get("store") or boxes.attrs.get("source") or ""
-    table = Path(labels).name if isinstance(labels, str | os.PathLike) else "a table"
-    return {
-        "subtomograms": Path(str(where)).name,
-        "labels": table,
-        "boxes": counts,
-        "set_aside": aside,
-        "voxel_size": float(boxes.attrs["voxel_size"]),
-    }
 
 
 def _say(run: ClassifierRun) -> None:

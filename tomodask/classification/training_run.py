@@ -12,13 +12,13 @@ import xarray as xr
 
 from tomodask.classification.box_stream import BoxStream
 from tomodask.classification.class_labels import Labelled, Split
+from tomodask.classification.lenses import lenses_for
 from tomodask.classification.training_settings import ClassifierSettings
 from tomodask.classification.verdicts import Verdict, assessed, confusion, judged_at
-from tomodask.errors import InputError
 from tomodask.nets.calibration import probabilities
 from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
 from tomodask.nets.encoder import Encoder
-from tomodask.training.keeping import Place, changed_settings, digest_of_training, versions
+from tomodask.training.keeping import Place, digest_of_training, same_training, stopped_at, versions
 
 if TYPE_CHECKING:
     from tomodask.nets.classifier_trainer import Judged
@@ -113,6 +113,7 @@ class ClassifierRun:
                 memory=memory * (3 if name == "training" else 1) // 4,
                 invert=settings.invert,
             )
+        self.lens = lenses_for(subtomograms, self.streams["training"].rows, settings.augment)
         count = len(split.training)
         self.batch = min(settings.batch, count)
         self.trainer = ClassifierTrainer(
@@ -149,13 +150,7 @@ class ClassifierRun:
         """Go on from a state that `put_down` left."""
 
         def same(told: dict[str, Any]) -> None:
-            if told.get("identity") != self.identity:
-                changed = changed_settings(told.get("settings", {}), self._settings())
-                raise InputError(
-                    f"{place.folder} is of another training ({changed or 'other boxes or labels'});"
-                    " give the same subtomograms, labels and settings, or start anew "
-                    "(overwrite=True, --overwrite)"
-                )
+            same_training(place, told, self.identity, self._settings(), data="subtomograms, labels")
 
         told = self.trainer.load(place.state, same)
         self.history = told["history"]
@@ -186,15 +181,9 @@ class ClassifierRun:
             try:
                 report, better = self._epoch(epoch)
             except TrainingDivergedError as error:
-                kept = best = ""
-                if place is not None:
-                    kept = (
-                        f", and go on (resume=True, --resume); {place.folder} keeps the state "
-                        f"after epoch {epoch}"
-                    )
-                    best = f", {place.target} the best network" if self.verdict else ""
+                best = "the best network" if self.verdict else ""
                 raise TrainingDivergedError(
-                    f"epoch {epoch + 1} of {epochs}: {error}{kept if epoch else ''}{best}"
+                    stopped_at(error, place, epoch=epoch, epochs=epochs, model=best)
                 ) from error
             if place is not None:
                 self.put_down(place)
@@ -214,7 +203,8 @@ class ClassifierRun:
         # As it was at the last step: it is 0 after it.
         rate = self.trainer.how.rate(self.trainer.steps + self.trainer.how.steps - 1)
         views, known = self.settings.augment, self.numbers["training"]
-        batches = self.streams["training"].batches(epoch, self.batch, views=views)
+        stream = self.streams["training"]
+        batches = stream.batches(epoch, self.batch, views=views, lens=self.lens)
         loss = self.trainer.train((batch.boxes[0], known[batch.places]) for batch in batches)
         judged = self.trainer.judge(self._held_out("validation"))
         better = self.trainer.keep_if_better(judged)

@@ -44,7 +44,11 @@ _COMMANDS = {
     "fsc": "resolution",
     "refine": "refinement",
     "average2d": "planar",
+    "pretrain": "classification",
     "classify": "classification",
+    "embed": "subdivision",
+    "subdivide": "subdivision",
+    "explain": "subdivision",
     "run": "runs",
     "demo": "runs",
 }

@@ -92,6 +92,7 @@ class RunFolder:
         parameters: Mapping[str, tuple[str, Any]],
         command: str,
         overwrite: bool = False,
+        keep: Sequence[str] = (),
     ) -> Iterator[RunFolder]:
         """Begin a run in a folder, or go on with the same one.
 
@@ -107,6 +108,8 @@ class RunFolder:
             Kept for the report.
         overwrite : bool
             Drop what a run left in the folder, and begin anew.
+        keep : sequence of str
+            Stages, the first ones, that are not dropped where they would come out the same.
 
         Raises
         ------
@@ -128,7 +131,8 @@ class RunFolder:
             raise InputError(f"{path} cannot be made ({error.strerror}); choose another") from None
         with _lock(path):
             if overwrite and (path / _MARK).exists():
-                cls.read(path)._clear()
+                there = cls.read(path)
+                there._clear(there._lasting(keep, stages, parameters))
             if (path / _MARK).exists():
                 folder = cls.read(path)
                 folder._check(stages, parameters)
@@ -175,17 +179,39 @@ class RunFolder:
                 "folder, or overwrite this one (overwrite=True, --overwrite)"
             )
 
-    def _clear(self) -> None:
-        """Remove what the run made, and nothing else."""
-        for name in (
-            name for outputs in self.document.get("began", {}).values() for name in outputs
-        ):
+    def _lasting(
+        self,
+        keep: Sequence[str],
+        stages: Sequence[str],
+        parameters: Mapping[str, tuple[str, Any]],
+    ) -> list[str]:
+        """Of the stages `keep`, those that are finished and that no parameter has changed."""
+        order, there = list(stages), self.document["parameters"]
+        changed = [
+            order.index(stage)
+            for name, (stage, value) in parameters.items()
+            if json.loads(json.dumps(value)) != there.get(name)
+        ]
+        first = min(changed, default=len(order))
+        return [one for one in keep if order.index(one) < first and self.finished(one)]
+
+    def _clear(self, kept: Sequence[str] = ()) -> None:
+        """Remove what the run made, but for the stages `kept`, and nothing else."""
+        began = self.document.get("began", {})
+        for name in (one for stage in began if stage not in kept for one in began[stage]):
             for made in (self.path / name, self.path / f"{name}.part"):
                 if made.is_dir():
                     shutil.rmtree(made)
                 else:
                     made.unlink(missing_ok=True)
-        (self.path / _MARK).unlink()
+        if not kept:
+            (self.path / _MARK).unlink()
+            return
+        self.document["figures"] = {}
+        for part in ("stages", "began", "spent"):
+            there = self.document.get(part, {})
+            self.document[part] = {one: there[one] for one in kept if one in there}
+        self.save()
 
     def save(self) -> None:
         """Write ``run.json``."""

@@ -21,6 +21,7 @@ from tomodask.data.em import open_em
 from tomodask.data.extraction import extract_subtomograms
 from tomodask.data.mrc import open_mrc
 from tomodask.data.particles import read_particles
+from tomodask.data.stored_run import as_run
 from tomodask.data.subtomogram_store import StoredBox, is_store, open_store, save_subtomograms
 from tomodask.data.subtomogram_table import batch_size, particle_table, subtomogram_dataset
 from tomodask.data.tomograms import tomogram_format
@@ -297,12 +298,11 @@ def lazy_boxes(
     """
     most = batch_size(len(readers), max(shape))
     starts = range(0, len(readers), most)
-    name = f"open-boxes-{token or tokenize(readers)}"
+    runs = [as_run(readers[start : start + most]) for start in starts]
+    name = f"open-boxes-{token or tokenize(runs)}"
     graph = {
-        (name, number, 0, 0, 0): Task(
-            (name, number, 0, 0, 0), read_boxes, list(readers[start : start + most])
-        )
-        for number, start in enumerate(starts)
+        (name, number, 0, 0, 0): Task((name, number, 0, 0, 0), read_boxes, run)
+        for number, run in enumerate(runs)
     }
     sizes = tuple(min(most, len(readers) - start) for start in starts)
     return da.Array(
@@ -316,4 +316,8 @@ def lazy_boxes(
 def read_boxes(readers: Iterable[VolumeReader]) -> np.ndarray:
     """Read boxes of one size into one array of float32, shape (n, z, y, x)."""
     whole = (slice(None),) * 3
-    return np.stack([np.asarray(reader[whole], np.float32) for reader in readers])
+    boxes = list(readers)
+    out = np.empty((len(boxes), *boxes[0].shape), np.float32)
+    for box, reader in zip(out, boxes, strict=True):
+        box[...] = reader[whole]
+    return out

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from tomodask.errors import InputError
 from tomodask.nets.boxes import check_boxes, normalised
 from tomodask.nets.calibration import probabilities
-from tomodask.nets.classifier_file import BoxModel
+from tomodask.nets.classifier_file import BoxModel, read_box_model
 from tomodask.nets.inference import (
     EngineName,
     Precision,
@@ -35,6 +36,7 @@ from tomodask.nets.openvino_layers import compiled
 __all__ = ["BoxPredictor", "open_predictor"]
 
 _NONE = -1
+_SENT_AT_MOST = 4 << 20  # bytes of weights; Dask warns of graphs from 10 MB
 _Run = Callable[[np.ndarray], np.ndarray]
 
 
@@ -44,9 +46,16 @@ class BoxPredictor:
 
     Can be sent to other processes: there the network is built at its first use, and stays for the
     next boxes.  Safe to use from several threads.
+
+    Attributes
+    ----------
+    given : BoxModel or Path
+        The model, or the file that it is read from at its first use (`for_workers`).
+    engine, precision, threads, batch, device
+        As of `open_predictor`.
     """
 
-    model: BoxModel
+    given: BoxModel | Path
     engine: EngineName
     precision: Precision
     threads: int
@@ -54,6 +63,16 @@ class BoxPredictor:
     device: str | None
     _idle: dict[Output, list[_Run]] = field(default_factory=dict, repr=False)
     _lock: Any = field(default_factory=threading.Lock, repr=False)
+
+    @cached_property
+    def model(self) -> BoxModel:
+        """The network, its classes and what it was trained on."""
+        if isinstance(self.given, BoxModel):
+            return self.given
+        model = read_box_model(self.given)
+        if model.digest != self.digest:
+            raise InputError(f"{self.given}: the model was written anew while in use; start again")
+        return model
 
     @property
     def box(self) -> int:
@@ -75,8 +94,22 @@ class BoxPredictor:
         """`BoxModel.digest`, worked out once: it reads all of the weights."""
         return self.model.digest
 
+    def for_workers(self) -> BoxPredictor:
+        """The same, to be sent: a large model goes as the name of its file, if it has one.
+
+        Each process that is given it reads the file, once.
+        """
+        model = self.model
+        size = sum(values.nbytes for values in model.weights.values())
+        if size <= _SENT_AT_MOST or model.source is None:
+            return self
+        sent = replace(self, given=model.source, _idle={}, _lock=threading.Lock())
+        vars(sent)["digest"] = self.digest
+        return sent
+
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in vars(self).items() if not k.startswith("_")}
+        known = ("digest", *(one.name for one in fields(self) if not one.name.startswith("_")))
+        return {name: vars(self)[name] for name in known if name in vars(self)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         for name, value in {**state, "_idle": {}, "_lock": threading.Lock()}.items():

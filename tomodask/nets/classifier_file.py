@@ -25,10 +25,10 @@ from tomodask.nets.weights_file import (
     write_arrays,
 )
 
-__all__ = ["NORMALISATION", "BoxModel", "read_box_model", "write_box_model"]
+__all__ = ["NORMALISATION", "BoxModel", "is_box_model", "read_box_model", "write_box_model"]
 
 _FORMAT = "tomodask-box-model/1"
-_MAKER = "tomodask.nets.classifier_trainer"
+_MAKER = "tomodask classify train"
 NORMALISATION = "z-score of the box"
 
 
@@ -57,6 +57,8 @@ class BoxModel:
         Of each epoch: loss, learning rate, validation figures.
     training : mapping
         Settings, seed, sources and versions, as JSON knows them.
+    source : Path, optional
+        The file that it was read from.
 
     Raises
     ------
@@ -73,6 +75,8 @@ class BoxModel:
     invert: bool = False
     history: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     training: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    # Not of a changed copy (`dataclasses.replace`), whose file there is none yet.
+    source: Path | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         names = self.classes
@@ -129,6 +133,15 @@ def write_box_model(model: BoxModel, path: str | os.PathLike[str]) -> None:
     write_arrays(path, _FORMAT, told, model.weights)
 
 
+def is_box_model(path: str | os.PathLike[str]) -> bool:
+    """Whether the head of a file says that it is such a model."""
+    try:
+        read_header(Path(path), _FORMAT, _MAKER)
+    except InputError:
+        return False
+    return True
+
+
 def read_box_model(path: str | os.PathLike[str]) -> BoxModel:
     """Read a model file.  Runs no code of the file.
 
@@ -147,7 +160,7 @@ def read_box_model(path: str | os.PathLike[str]) -> BoxModel:
             )
         if not all(isinstance(row, dict) for row in (told["training"], *told["history"])):
             raise TypeError("history and training must be tables of names and values")
-        return BoxModel(
+        model = BoxModel(
             encoder=Encoder.from_dict(told["encoder"]),
             weights=weights,
             voxel_size=told["voxel_size"],
@@ -158,6 +171,8 @@ def read_box_model(path: str | os.PathLike[str]) -> BoxModel:
             history=tuple(told["history"]),
             training=told["training"],
         )
+        object.__setattr__(model, "source", source.absolute())
+        return model
     except InputError as error:  # a ValueError too, so it comes first
         raise InputError(f"{source}: {error}") from error
     except (KeyError, TypeError, ValueError, OverflowError) as error:

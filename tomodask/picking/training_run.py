@@ -11,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from tomodask.errors import InputError
 from tomodask.nets.architecture import IGNORED
 from tomodask.nets.model_file import PickingModel, read_model, write_model
 from tomodask.picking.crops import CropSampler, TrainingTomogram, split
 from tomodask.picking.training_data import Marked
 from tomodask.picking.training_settings import TrainingSettings
 from tomodask.picking.validation import Counts, judge
-from tomodask.training.keeping import Place, changed_settings, digest_of_training, versions
+from tomodask.training.keeping import Place, digest_of_training, same_training, stopped_at, versions
 
 __all__ = ["EpochReport", "TrainingRun"]
 
@@ -138,15 +137,14 @@ class TrainingRun:
         """Go on from a state that `put_down` left."""
 
         def same(told: dict[str, Any]) -> None:
-            if told.get("identity") != self.identity:
-                changed = changed_settings(
-                    told.get("settings", {}), self.settings.to_dict(), parts="architecture"
-                )
-                other = changed or "other tomograms, picks or diameters"
-                raise InputError(
-                    f"{place.folder} is of another training ({other}); give the same tomograms, "
-                    "picks and settings, or start anew (overwrite=True, --overwrite)"
-                )
+            same_training(
+                place,
+                told,
+                self.identity,
+                self.settings.to_dict(),
+                data="tomograms, picks, diameters",
+                parts="architecture",
+            )
 
         told, best = self.trainer.load(place.state, same)
         self.history, self.best = told["history"], best
@@ -181,15 +179,9 @@ class TrainingRun:
             try:
                 report, better = self._epoch(epoch)
             except TrainingDivergedError as error:
-                kept = best = ""
-                if place is not None:
-                    kept = (
-                        f", and go on (resume=True, --resume); {place.folder} keeps the state "
-                        f"after epoch {epoch}"
-                    )
-                    best = f", {place.target} the best network" if self.best else ""
+                best = "the best network" if self.best else ""
                 raise TrainingDivergedError(
-                    f"epoch {epoch + 1} of {epochs}: {error}{kept}{best}"
+                    stopped_at(error, place, epoch=epoch, epochs=epochs, model=best)
                 ) from error
             if place is not None:
                 self.put_down(place)

@@ -1,7 +1,21 @@
-"""Whole jobs that can be killed and go on: tomogram → average, rounds of refinement, 2D classes."""
+"""Whole jobs that can be killed and go on: tomogram → average, rounds of refinement, 2D classes,
+clusters of what nobody labelled.
+"""
 
 from tomodask.project.averaging2d import Averaging2D, average2d, open_average2d
 from tomodask.project.refining import Refinement, refine
 from tomodask.project.running import Run, run
+from tomodask.project.subdividing import Subdivision, open_subdivision, subdivide
 
-__all__ = ["Averaging2D", "Refinement", "Run", "average2d", "open_average2d", "refine", "run"]
+__all__ = [
+    "Averaging2D",
+    "Refinement",
+    "Run",
+    "Subdivision",
+    "average2d",
+    "open_average2d",
+    "open_subdivision",
+    "refine",
+    "run",
+    "subdivide",
+]

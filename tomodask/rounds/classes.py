@@ -27,6 +27,7 @@ correlation, and what is decided by it; each half's particles follow the motion 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -204,6 +205,7 @@ def equal_classes(
     symmetry: str = "C1",
     threshold: float = 0.97,
     shared: bool = False,
+    method: Literal["simplex", "gradient"] = "simplex",
 ) -> list[tuple[int, int, tuple[Motion, Motion]]]:
     """Which classes are one: pairs (kept, given up, motions from the kept map to the other).
 
@@ -218,6 +220,8 @@ def equal_classes(
         Of ρ, see above.
     shared : bool
         Whether a particle may be of two classes in part.
+    method : {"simplex", "gradient"}
+        As of `superpose`.
 
     Returns
     -------
@@ -233,7 +237,11 @@ def equal_classes(
     factor = max((n // 2) / (edge // 2), 1.0)
     size = voxel_size * factor
     small = [[resampled(x, factor) if factor > 1 else x for x in pair] for pair in halves]
-    own = {"voxel_size": size, "resolution": max(resolution, 2 * size), "diameter": diameter}
+    own: dict[str, Any] = {
+        "voxel_size": size,
+        "resolution": max(resolution, 2 * size),
+        "diameter": diameter,
+    }
     still = Motion(Rotation.identity(), np.zeros(3), 1.0)
     reliable = [max(correlation_under(still, *pair, **own), 1e-3) for pair in small]
     pairs = [(i, j) for i in (0, 1) for j in (0, 1) if i != j or not shared]
@@ -248,8 +256,9 @@ def equal_classes(
             found: list[float] = []
             for half in (0, 1):
                 motion = superpose(
-                    small[a][half], small[b][half], symmetry=symmetry, everywhere=True, **own
-                )
+                    small[a][half], small[b][half], symmetry=symmetry, everywhere=True,
+                    method=method, **own,
+                )  # fmt: skip
                 motions.append(motion)
                 found += [
                     correlation_under(motion, small[a][i], small[b][j], **own) for i, j in pairs

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -45,6 +45,8 @@ class RoundPlan:
         Correlation from which classes are one; None keeps them.
     tilt_range : (float, float), optional
         As of `align_subtomograms`.
+    method : {"simplex", "gradient"}
+        Of superposition, see `superpose`.
     """
 
     boxes: xr.Dataset
@@ -55,6 +57,7 @@ class RoundPlan:
     reseeds: int = 2
     merge: float | None = 0.97
     tilt_range: tuple[float, float] | None = None
+    method: Literal["simplex", "gradient"] = "simplex"
 
 
 @dataclass(frozen=True)

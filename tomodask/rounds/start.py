@@ -28,7 +28,7 @@ import xarray as xr
 from tomodask.alignment.checks import box_fault
 from tomodask.alignment.poses import align_subtomograms
 from tomodask.arrays.resampling import fitted, resampled
-from tomodask.averaging.averages import average_subtomograms
+from tomodask.averaging.averages import average_classes
 from tomodask.averaging.map_filters import centred, low_pass_weights, shell_weighted
 from tomodask.data.subtomograms import chosen_boxes
 from tomodask.errors import InputError
@@ -190,16 +190,22 @@ def first_map(
                 diameter=diameter,
                 seed=seed,
                 batch=_BATCH,
+                quiet=True,  # first looks: boxes that are set aside are told of by the rounds
             )
             for volume in maps
         ]
         tables = compute(aligned, label=f"{label}, align")
         table[f"score_{turn}"] = [float(poses["score"].mean()) for poses in tables]
-        graphs = [
-            average_subtomograms(small, poses=poses, tilt_range=tilt_range, batch=_BATCH)
-            for poses in tables
-        ]
-        averages = compute(graphs, label=f"{label}, average")
+        # Attempts are classes of one average: each box is looked at once for all of them.
+        rows = pd.concat(
+            [one.drop(columns="image", errors="ignore").assign(**{"class": number})
+             for number, one in enumerate(tables)]
+        )  # fmt: skip
+        graph = average_classes(
+            small.drop_vars("image", errors="ignore"), poses=rows, tilt_range=tilt_range,
+            batch=_BATCH, quiet=True,
+        )  # fmt: skip
+        averages = compute(graph, label=f"{label}, average").values()
         maps = [centred(shell_weighted(one.average, weights)) for one in averages]
     best = int(np.argmax(table[f"score_{rounds}"].to_numpy()))
     table["chosen"] = np.arange(len(table)) == best

@@ -7,8 +7,8 @@ together again, six numbers that carry no detail from one half to the other.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-import dask
 import numpy as np
 import pandas as pd
 import scipy.optimize
@@ -17,18 +17,12 @@ from scipy.spatial.transform import Rotation
 
 from tomodask.alignment.poses import align_subtomograms
 from tomodask.arrays.geometry import matrices_zyx
-from tomodask.arrays.sampling import (
-    Spectrum,
-    cut_out,
-    half_sphere,
-    padded_spectrum,
-    sample,
-    soft_sphere,
-)
+from tomodask.arrays.sampling import cut_out, half_sphere, padded_spectrum, sample, soft_sphere
 from tomodask.arrays.symmetry import reduced, symmetry_group
 from tomodask.averaging.map_filters import from_half_sphere
 from tomodask.data.columns import QUATERNION, SHIFT
 from tomodask.data.particles import orientations
+from tomodask.rounds.map_pair import MapPair
 
 __all__ = [
     "Motion",
@@ -80,6 +74,7 @@ def superpose(
     symmetry: str = "C1",
     shift_range: float | None = None,
     everywhere: bool = False,
+    method: Literal["simplex", "gradient"] = "simplex",
 ) -> Motion:
     """The motion that takes `fixed` to `moving`.  Computes, in this process.
 
@@ -110,23 +105,23 @@ def superpose(
     """
     group = symmetry_group(symmetry)
     cyclic = symmetry.strip().upper().startswith("C")
-    n = fixed.shape[0]
     free = 6 if len(group) == 1 else (2 if cyclic else 0)
     over, start = Rotation.identity(), np.zeros(6)
     if everywhere and free:
         over, start = _lying_anyhow(
             fixed, moving, voxel_size, resolution, diameter, symmetry, shift_range
         )
-    pair = _Pair.of(fixed, moving, voxel_size, resolution, diameter)
+    pair = MapPair.of(fixed, moving, voxel_size, resolution, diameter)
     if not free:
         turns = _settings(symmetry) if everywhere else [over]
         scores = [pair.correlation(one, np.zeros(3)) for one in turns]
         best = int(np.argmax(scores))
         return Motion(turns[best], np.zeros(3), scores[best])
+    if method == "gradient" and free == 6:
+        turn, shift, score = pair.nearest_optimum(Rotation.from_rotvec(start[:3]), start[3:])
+        return Motion(turn, shift * voxel_size, score)
     axes = np.arange(6) if free == 6 else np.array([2, 5])  # turn about z, move along z
-    # Simplexes of unlike size: two that come to the same place have found it.
-    reach = 2.0 * pair.radius / n  # a turn by 1 / reach moves the finest detail by a radian
-    scale = np.repeat([1 / max(2 * np.pi * reach, 1.0), n / (2 * np.pi * pair.radius)], 3)
+    scale = pair.scale
 
     def motion(x: np.ndarray) -> tuple[Rotation, np.ndarray]:
         full = start.copy()
@@ -134,7 +129,7 @@ def superpose(
         return Rotation.from_rotvec(full[:3]) * over, full[3:]
 
     x = np.zeros(len(axes))
-    for size in (0.5, 0.1):
+    for size in (0.5, 0.1):  # simplexes of unlike size: two that come to the same place found it
         found = scipy.optimize.minimize(
             lambda y: -pair.correlation(*motion(y)),
             x,
@@ -161,7 +156,7 @@ def correlation_under(
     diameter: float | None = None,
 ) -> float:
     """Correlation of two maps in a band once `fixed` has made the motion; as of `superpose`."""
-    pair = _Pair.of(fixed, moving, voxel_size, resolution, diameter)
+    pair = MapPair.of(fixed, moving, voxel_size, resolution, diameter)
     return pair.correlation(motion.rotation, np.asarray(motion.shift_xyz) / voxel_size)
 
 
@@ -184,55 +179,6 @@ def _settings(symmetry: str) -> list[Rotation]:
         if all(reduced(other.inv() * one, group).magnitude() > 1e-6 for other in found):
             found.append(one)
     return found
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """Two masked maps in one band, to be compared at any motion between them.
-
-    Both are sampled halfway, one turned there and the other back, about a frame that lies askew to
-    the voxels: between its samples a spectrum is a little smoother, noise above all, and maps that
-    are compared at the samples of one of them seem to fit better when slightly turned.
-    """
-
-    fixed: Spectrum
-    moving: Spectrum
-    k: np.ndarray
-    radius: float
-
-    _ASKEW = Rotation.from_euler("xyz", [27.0, 41.0, 13.0], degrees=True)
-
-    @classmethod
-    def of(
-        cls,
-        fixed: np.ndarray,
-        moving: np.ndarray,
-        voxel_size: float,
-        resolution: float,
-        diameter: float | None,
-    ) -> _Pair:
-        n = fixed.shape[0]
-        radius = float(np.clip(n * voxel_size / resolution, 2.0, n / 2 - 1))
-        within = n / 2 - 4 if diameter is None else min(diameter / 2 / voxel_size, n / 2 - 4)
-        sphere = soft_sphere(n, within)
-        one, two = (
-            padded_spectrum(cut_out(np.asarray(x, np.float32), sphere), radius=radius)
-            for x in (fixed, moving)
-        )
-        return cls(one, two, half_sphere(radius), radius)
-
-    def correlation(self, turn: Rotation, shift_xyz: np.ndarray) -> float:
-        """Of ``moving(x)`` and ``fixed(R⁻¹ (x − t))``, t in voxels."""
-        half = Rotation.from_rotvec(turn.as_rotvec() / 2)
-        # moving at M q and fixed at F q show the same where M = R F.
-        f = matrices_zyx(half.inv() * self._ASKEW)
-        m = matrices_zyx(half * self._ASKEW)
-        a = sample(self.fixed, self.k, f)
-        b = sample(self.moving, self.k, m)
-        angle = 2 * np.pi / self.fixed.box * (self.k @ (m.T @ shift_xyz[::-1]))
-        b = b * np.exp(1j * angle)
-        power = np.sqrt(np.vdot(a, a).real * np.vdot(b, b).real)
-        return float(np.vdot(a, b).real / power) if power > 0 else 0.0
 
 
 def _lying_anyhow(
@@ -260,9 +206,9 @@ def _lying_anyhow(
         resolution=resolution,
         diameter=diameter,
         symmetry=symmetry,
+        quiet=True,
     )
-    with dask.config.set(scheduler="synchronous"):
-        table = found.compute()
+    table = found.compute(scheduler="synchronous")
     rotation = orientations(table)[0]
     shift = table[list(SHIFT[::-1])].to_numpy(float)[0] / voxel_size
     if len(symmetry_group(symmetry)) == 1:

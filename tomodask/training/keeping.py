@@ -16,7 +16,7 @@ import numpy as np
 
 from tomodask.errors import InputError
 
-__all__ = ["Place", "changed_settings", "digest_of_training", "versions"]
+__all__ = ["Place", "digest_of_training", "same_training", "stopped_at", "versions"]
 
 STATE = "state.safetensors"
 
@@ -83,15 +83,67 @@ def digest_of_training(told: Any, arrays: Sequence[np.ndarray] = ()) -> str:
     return text.hexdigest()[:32]
 
 
-def changed_settings(old: Mapping[str, Any], new: Mapping[str, Any], *, parts: str = "") -> str:
-    """Which settings differ, for a message; empty where none does.
+def same_training(
+    place: Place,
+    told: Mapping[str, Any],
+    identity: str,
+    settings: Mapping[str, Any],
+    *,
+    data: str,
+    parts: str = "",
+) -> None:
+    """Refuse the state of another training.
 
-    `parts` names a setting that is a mapping itself: it is told by its parts, as the whole is too
-    long to read.
+    Parameters
+    ----------
+    place : Place
+    told : mapping
+        What the state holds: ``identity`` and ``settings``.
+    identity : str
+        From `digest_of_training`.
+    settings : mapping
+        Those of now.
+    data : str
+        What must be the same beside them, for the message: "tomograms, picks".
+    parts : str
+        A setting that is a mapping itself: it is told by its parts, as the whole is too long.
+
+    Raises
+    ------
+    InputError
+        Naming the settings that differ.
     """
-    old, new = ({**one.get(parts, {}), **one} for one in (old, new))
+    if told.get("identity") == identity:
+        return
+    former = told.get("settings", {})
+    old, new = ({**one.get(parts, {}), **one} for one in (former, settings))
     names = [name for name in new if name != parts and old.get(name) != new[name]]
-    return ", ".join(f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in names)
+    changed = ", ".join(f"{name} was {old.get(name)!r}, is {new[name]!r}" for name in names)
+    raise InputError(
+        f"{place.folder} is of another training ({changed or f'other {data}'}); give the same "
+        f"{data} and settings, or start anew (overwrite=True, --overwrite)"
+    )
+
+
+def stopped_at(
+    error: Exception, place: Place | None, *, epoch: int, epochs: int, model: str = ""
+) -> str:
+    """What is told where the loss is no number any more.
+
+    Parameters
+    ----------
+    error : Exception
+    place : Place, optional
+    epoch, epochs : int
+        Done, and all.
+    model : str
+        What the model file holds; empty where there is none.
+    """
+    told = f"epoch {epoch + 1} of {epochs}: {error}"
+    if place is None or not epoch:
+        return told
+    told += f", and go on (resume=True, --resume); {place.folder} keeps the state after epoch "
+    return f"{told}{epoch}" + (f", {place.target} {model}" if model else "")
 
 
 def versions() -> dict[str, str]:

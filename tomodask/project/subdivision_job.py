@@ -1,0 +1,268 @@
+"""What a subdivision is asked to do: checked before any work, and told apart from others."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from tomodask.alignment.measurement import measurements
+from tomodask.beforehand import check_table, number, whole
+from tomodask.classification.class_labels import labelled_boxes
+from tomodask.classification.feature_models import NamedModel, open_feature_model
+from tomodask.classification.feature_store import open_features
+from tomodask.classification.subdivision import SubdivisionPlan, plan_subdivision
+from tomodask.data.classes import class_names
+from tomodask.data.job_boxes import boxes_state, job_boxes, lasting_images
+from tomodask.data.job_input import job_template, map_digest
+from tomodask.data.subtomogram_table import particle_table
+from tomodask.data.tomograms import open_tomogram
+from tomodask.errors import InputError
+from tomodask.project.embedding import check_features, features_of
+
+__all__ = ["MOST_CLUSTERS", "UNKNOWN", "SubdivisionJob", "checked_subdivision", "cluster_name"]
+
+_log = logging.getLogger(__name__)
+
+MOST_CLUSTERS = 10_000
+#: The kind of a particle that has no label.
+UNKNOWN = "no label"
+_EDGE = 8  # voxels of the box outside the largest sphere: room for its soft edge
+
+
+@dataclass(frozen=True)
+class SubdivisionJob:
+    """A subdivision's input and settings, as they are used.
+
+    Attributes
+    ----------
+    boxes : Dataset
+        Lazy; their ``particle`` numbers are unique.
+    table : DataFrame
+        Of the boxes, named so that the names hold wherever the table is put.
+    model : NamedModel
+    features : Dataset
+        Of all boxes.  Lazy: those that are given, or those that the model will make.
+    given : Path, optional
+        The store that `features` are of.
+    plan : SubdivisionPlan
+    kinds : array of str, optional
+        Of each particle, where they are known.
+    known : tuple of DataArray
+        Maps that averages are compared with, at the boxes' voxel size and edge.
+    map_particles : int
+        On the map of the features; 0 for none.
+    source : str
+    parameters : dict
+        Name → (stage, value), of `RunFolder.opened`.
+    """
+
+    boxes: xr.Dataset
+    table: pd.DataFrame
+    model: NamedModel
+    features: xr.Dataset
+    given: Path | None
+    plan: SubdivisionPlan
+    kinds: np.ndarray | None
+    known: tuple[xr.DataArray, ...]
+    map_particles: int
+    source: str
+    parameters: dict[str, tuple[str, Any]] = field(repr=False)
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """All that there may be, in their order."""
+        return ("features", "clusters", "map", *map(cluster_name, range(self.plan.clusters)),
+                "result")  # fmt: skip
+
+    @property
+    def voxel_size(self) -> float:
+        """Å."""
+        return float(self.boxes.attrs["voxel_size"])
+
+    def figures(self) -> dict[str, Any]:
+        """What the report tells of the input."""
+        return {
+            "name": Path(self.source).name or "subtomograms",
+            "subtomograms": self.source,
+            "particles": len(self.table),
+            "box": int(self.boxes.sizes["x"]),
+            "voxel_size": self.voxel_size,
+            "model": self.model.name,
+            "features": None if self.given is None else str(self.given.absolute()),
+            "diameter": self.plan.diameter,
+            "asked": self.plan.clusters,
+            "least": self.plan.least,
+            "most": self.plan.most,
+            "known": [_name(one) for one in self.known],
+            "map_particles": self.map_particles,
+        }
+
+
+def cluster_name(cluster: int) -> str:
+    """Of a cluster's folder, and of the stage that makes it."""
+    return f"cluster_{cluster:03d}"
+
+
+def checked_subdivision(
+    subtomograms: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | xr.Dataset,
+    *,
+    output: Path,
+    model: Any,
+    features: Any,
+    precision: str,
+    batch: int,
+    clusters: int,
+    method: str,
+    least: int,
+    most: int,
+    diameter: float | None,
+    classes: int,
+    iterations: int,
+    start_resolution: float,
+    resolution: float | None,
+    angular_step: float,
+    tilt_range: Sequence[float] | None,
+    voxel_size: float | None,
+    labels: Any,
+    known: Sequence[Any],
+    invert: bool,
+    map_particles: int,
+    seed: int,
+) -> SubdivisionJob:
+    """Open and check all that `subdivide` is given; reads no box.
+
+    Raises
+    ------
+    InputError
+        If anything in it would make a later stage fail.
+    """
+    batch, seed = whole("batch", batch, least=1), whole("seed", seed, least=0)
+    map_particles = whole("map_particles", map_particles, least=0)
+    clusters = whole("clusters", clusters, least=1)
+    if clusters > MOST_CLUSTERS:
+        raise InputError(f"clusters must be at most {MOST_CLUSTERS}, got {clusters}")
+    tilts = None if tilt_range is None else (float(tilt_range[0]), float(tilt_range[1]))
+    boxes, source = job_boxes(
+        subtomograms, voxel_size=voxel_size, tilt_range=tilts, keep=("class", "kind")
+    )
+    table = lasting_images(particle_table(boxes), boxes)
+    kinds = _kinds(boxes, labels)
+    boxes = boxes.drop_vars(["class", "kind"], errors="ignore")
+    table = table.drop(columns=["class", "kind"], errors="ignore")
+    n, size = int(boxes.sizes["x"]), float(boxes.attrs["voxel_size"])
+    if len({boxes.sizes[axis] for axis in "zyx"}) != 1:
+        raise InputError(f"subtomograms must be cubic boxes, got {dict(boxes.sizes)}")
+    measurements(table, boxes.attrs, tilts)  # refuses boxes that do not say what was measured
+    named = open_feature_model(model, precision=precision, together=batch)
+    wanted = features_of(boxes, source, named, batch)
+    given = None if features is None else Path(features)
+    if given is not None:
+        there = open_features(given)
+        check_features(there, wanted, str(given))
+    diameter = number("diameter", diameter)
+    plan = plan_subdivision(
+        boxes,
+        wanted if given is None else there,
+        diameter=(n - _EDGE) * size if diameter is None else diameter,
+        clusters=clusters,
+        method=method,
+        least=whole("least", least, least=1),
+        most=whole("most", most, least=1),
+        start_resolution=number("start_resolution", start_resolution),
+        finest=number("resolution", resolution),
+        angular_step=number("angular_step", angular_step),
+        iterations=whole("iterations", iterations, least=1),
+        classes=whole("classes", classes, least=1),
+        tilt_range=tilts,
+        seed=seed,
+    )
+    maps = _known(known, size, n, bool(invert))
+    check_table(table.assign(cluster=0, distance=0.0), output / "particles.star", voxel_size=size)
+    parameters: dict[str, tuple[str, Any]] = {
+        "subtomograms": ("features", boxes_state(boxes, source)),
+        "voxel_size": ("features", size),
+        "model": ("features", f"{named.name}: {named.digest}"),
+        "clusters": ("clusters", plan.clusters),
+        "method": ("clusters", plan.method),
+        "seed": ("clusters", plan.seed),
+        "least": ("cluster_000", plan.least),
+        "most": ("cluster_000", plan.most),
+        "diameter": ("cluster_000", plan.diameter),
+        "classes": ("cluster_000", plan.classes),
+        "iterations": ("cluster_000", plan.iterations),
+        "start_resolution": ("cluster_000", plan.start_resolution),
+        "resolution": ("cluster_000", plan.finest),
+        "angular_step": ("cluster_000", plan.angular_step),
+        "tilt_range": ("cluster_000", None if tilts is None else list(tilts)),
+    }
+    return SubdivisionJob(
+        boxes=boxes,
+        table=table,
+        model=named,
+        features=wanted if given is None else there,
+        given=given,
+        plan=plan,
+        kinds=kinds,
+        known=maps,
+        map_particles=map_particles,
+        source=source,
+        parameters=parameters,
+    )
+
+
+def _name(volume: xr.DataArray) -> str:
+    return str(volume.attrs["known"])
+
+
+def _kinds(boxes: xr.Dataset, labels: Any) -> np.ndarray | None:
+    """Of each particle, if the boxes or a table of labels say it."""
+    table = particle_table(boxes)
+    if labels is None:
+        if not {"class", "kind"} & set(table):
+            return None
+        return np.asarray(class_names(table).to_numpy(), str)
+    found = labelled_boxes(boxes.drop_vars(["class", "kind"], errors="ignore"), labels)
+    kinds = np.full(len(table), UNKNOWN, dtype=object)
+    kinds[found.rows] = np.array(found.classes, dtype=object)[found.numbers]
+    return kinds.astype(str)
+
+
+def _known(
+    known: Sequence[Any], voxel_size: float, edge: int, invert: bool
+) -> tuple[xr.DataArray, ...]:
+    """Maps to compare with, at the boxes' voxel size and edge; what was done to them is told."""
+    if isinstance(known, str | os.PathLike | xr.DataArray):
+        known = [known]
+    maps, names = [], []
+    for one in known:
+        volume = one if isinstance(one, xr.DataArray) else open_tomogram(one)
+        there = float(volume.attrs.get("voxel_size", 0.0))
+        fitted = job_template(volume, voxel_size, True, edge=edge, role="known map")
+        name = Path(str(volume.attrs.get("source") or volume.name or "known")).stem
+        done = []
+        if abs(there - voxel_size) > 0.01 * voxel_size:
+            done.append(f"resampled from voxels of {there:g} to {voxel_size:g} Å")
+        if volume.shape != (edge,) * 3:
+            done.append(f"fitted to {edge}×{edge}×{edge} voxels")
+        if done:
+            _log.info("known map %s: %s", name, ", ".join(done))
+        if not fitted.to_numpy().any():
+            raise InputError(f"{fitted.attrs['source']}: the known map holds zeros alone")
+        fitted = -fitted if invert else fitted
+        names.append(name)
+        maps.append(fitted.assign_attrs(voxel_size=voxel_size, known=name, digest=""))
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"known maps must have names of their own, got {twice[0]!r} twice")
+    return tuple(
+        one.assign_attrs(digest=map_digest(one.assign_attrs(source=name)))
+        for one, name in zip(maps, names, strict=True)
+    )

@@ -1,0 +1,312 @@
+"""The steps of a subdivision: each does its work into the folder, unless it is finished there."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from dask.delayed import Delayed, delayed
+
+from tomodask.classification.cluster_averages import average_cluster
+from tomodask.classification.clusters import (
+    centre_distances,
+    cluster_table,
+    members,
+)
+from tomodask.classification.feature_store import open_features, save_features
+from tomodask.classification.features import set_aside
+from tomodask.classification.kmeans import KMeans
+from tomodask.classification.known import nearest_known
+from tomodask.classification.maps import map_features
+from tomodask.classification.subdivision import clusters_to_average, subdivide_features
+from tomodask.cluster.completing import completed
+from tomodask.data.run_folder import RunFolder
+from tomodask.data.subtomograms import chosen_boxes
+from tomodask.data.tomograms import open_tomogram
+from tomodask.data.writing import replacing
+from tomodask.planar.embedding import can_embed
+from tomodask.project.round_files import map_file
+from tomodask.project.subdivision_files import (
+    CLUSTERS,
+    cluster_outputs,
+    particles_of,
+    read_clusters,
+    write_cluster,
+    write_clusters,
+    write_members,
+    write_table,
+)
+from tomodask.project.subdivision_job import SubdivisionJob, cluster_name
+from tomodask.project.subdivision_report import write_subdivision_report
+from tomodask.project.subdivision_tables import class_rows, cluster_rows
+
+__all__ = ["Subdividing"]
+
+_log = logging.getLogger(__name__)
+
+_PATIENCE = 20.0  # seconds between two reports while it works
+_COARSEST = 2.2  # voxels: a known map is laid on an average by no finer detail
+
+
+class Subdividing:
+    """The way from boxes to averages, each step only where its files are not there."""
+
+    def __init__(self, folder: RunFolder, job: SubdivisionJob) -> None:
+        self.folder, self.job = folder, job
+        self.figures: dict[str, Any] = folder.document["figures"]
+        self.told: dict[str, Any] = self.figures.setdefault("clusters", {})
+        self.nearest: dict[str, Any] = self.figures.setdefault("nearest", {})
+        self.reported = time.monotonic()
+
+    def finished(self) -> bool:
+        """Whether there is nothing left to do."""
+        if not (self.folder.finished("result") and self.folder.finished("clusters")):
+            return False
+        clusters, _ = read_clusters(self.folder.path / CLUSTERS)
+        return self.figures.get("result") == self._asked() and not (
+            self._missing(clusters) or dict(self._compared(clusters))
+        )
+
+    def do_all(self) -> None:
+        """Do what is missing."""
+        features = self._features()
+        clusters, distances = self._clusters(features)
+        self._map(features)
+        self._averages(clusters, distances)
+        self._compare(clusters)
+        self._finish(clusters, distances)
+
+    def _asked(self) -> dict[str, Any]:
+        """What the result depends on that may be asked for anew."""
+        kinds = self.job.kinds
+        return {
+            "known": {str(one.attrs["known"]): str(one.attrs["digest"]) for one in self.job.known},
+            "map_particles": self.job.map_particles,
+            "kinds": None
+            if kinds is None
+            else hashlib.sha256("\n".join(kinds).encode()).hexdigest()[:16],
+        }
+
+    def _features(self) -> xr.Dataset:
+        if self.job.given is not None:
+            return self.job.features
+        path = self.folder.path / "features.zarr"
+        if not self.folder.finished("features"):
+            with self.folder.stage("features", [path.name]):
+                save_features(self.job.features, path, overwrite=path.exists())
+        return open_features(path)
+
+    def _clusters(self, features: xr.Dataset) -> tuple[KMeans, np.ndarray]:
+        path = self.folder.path / CLUSTERS
+        if not self.folder.finished("clusters"):
+            outputs = [CLUSTERS, "particles.star", "particles.csv"]
+            with self.folder.stage("clusters", outputs):
+                clusters = subdivide_features(features, self.job.plan)
+                distances = centre_distances(features, clusters)
+                self.figures["aside"] = self._aside(features)
+                self._write_particles(clusters, distances)
+                write_clusters(path, clusters, distances)
+            sizes = clusters.sizes_
+            _log.info(
+                "%d clusters of %d to %d particles, %d of them with %d or more",
+                len(sizes), sizes.min(), sizes.max(), (sizes >= self.job.plan.least).sum(),
+                self.job.plan.least,
+            )  # fmt: skip
+        return read_clusters(path)
+
+    def _aside(self, features: xr.Dataset) -> dict[str, Any]:
+        """How many particles have no features, and the first of them."""
+        aside = set_aside(features)
+        first = aside.head(20)
+        return {"count": len(aside), "first": first.astype(str).to_numpy().tolist()}
+
+    def _write_particles(self, clusters: KMeans, distances: np.ndarray) -> None:
+        write_table(
+            particles_of(self.job, clusters, distances),
+            self.folder.path / "particles.star",
+            self.job.voxel_size,
+        )
+
+    def _map(self, features: xr.Dataset) -> None:
+        path, most = self.folder.path / "map.csv", self.job.map_particles
+        if self.folder.finished("map") and self.figures.get("mapped") == most:
+            return
+        if most < 4 or features.sizes["particle"] < 4 or not can_embed():
+            self.figures["mapped"] = most
+            path.unlink(missing_ok=True)
+            return
+        with self.folder.stage("map", [path.name]):
+            plane = map_features(features, most=most, seed=self.job.plan.seed)
+            with replacing(path, overwrite=True) as part:
+                plane.to_csv(part)
+            self.figures["mapped"] = most
+
+    def _missing(self, clusters: KMeans) -> list[int]:
+        """Clusters whose averages are still to be made, the largest first."""
+        return [
+            c
+            for c in clusters_to_average(clusters, self.job.plan)
+            if not (self.folder.finished(cluster_name(c)) and cluster_name(c) in self.told)
+        ]
+
+    def _averages(self, clusters: KMeans, distances: np.ndarray) -> None:
+        missing, began = self._missing(clusters), {}
+
+        def tasks() -> Iterator[tuple[int, Delayed]]:
+            for c in missing:
+                began[c] = time.monotonic()
+                yield c, self._average(clusters, distances, c)
+
+        for c, found in completed(tasks(), count=len(missing), label="averages of clusters"):
+            name = cluster_name(c)
+            with self.folder.stage(name, cluster_outputs(c, len(found.classes))):
+                at = self.folder.path / name
+                write_members(at, self.job, clusters, distances, c)
+                told = write_cluster(at, self.job, c, found)
+                self.told[name] = {
+                    "cluster": c,
+                    "particles": int(clusters.sizes_[c]),
+                    "seconds": round(time.monotonic() - began[c], 1),
+                    **told,
+                }
+                self.nearest.pop(name, None)
+            _log.info("%s", line_of_cluster(self.told[name]))
+            self._report_at_times(clusters, distances)
+
+    def _average(self, clusters: KMeans, distances: np.ndarray, cluster: int) -> Delayed:
+        plan = self.job.plan
+        rows = members(None, clusters, cluster, most=plan.most, distances=distances)
+        return average_cluster(
+            chosen_boxes(self.job.boxes, rows),
+            diameter=plan.diameter,
+            classes=plan.classes,
+            start_resolution=plan.start_resolution,
+            finest=plan.finest,
+            angular_step=plan.angular_step,
+            iterations=plan.iterations,
+            tilt_range=plan.tilt_range,
+            seed=plan.seed,
+        )
+
+    def _compared(self, clusters: KMeans) -> Iterator[tuple[str, dict[str, str]]]:
+        """Clusters that are to be compared with known maps (again), and what with."""
+        known = self._asked()["known"]
+        for c in clusters_to_average(clusters, self.job.plan) if known else ():
+            name = cluster_name(c)
+            there = self.nearest.get(name, {}).get("known")
+            if there != known and self.told.get(name, {}).get("classes"):
+                yield name, known
+
+    def _compare(self, clusters: KMeans) -> None:
+        """The known map that each class is likest to."""
+        todo = dict(self._compared(clusters))
+        shared = delayed(
+            {str(one.attrs["known"]): np.asarray(one) for one in self.job.known}, pure=False
+        )
+        tasks = ((name, self._likeness(name, shared)) for name in todo)
+        for name, rows in completed(tasks, count=len(todo), label="known structures"):
+            self.nearest[name] = {"known": todo[name], "classes": rows}
+            if time.monotonic() - self.reported > _PATIENCE:
+                self.folder.save()
+                self.reported = time.monotonic()
+        if todo:
+            self.folder.save()
+
+    def _likeness(self, name: str, known: Delayed) -> Delayed:
+        told, maps = self.told[name], {}
+        several = len(told["classes"]) > 1
+        for c, one in told["classes"].items():
+            path = self.folder.path / name / map_file(several, int(c), "average.mrc")
+            reached = one["resolution_143"] or self.job.plan.start_resolution
+            finest = max(reached, _COARSEST * self.job.voxel_size)
+            maps[c] = (open_tomogram(path).to_numpy(), finest)
+        task: Delayed = delayed(_nearest, pure=False)(
+            maps, known, self.job.voxel_size, self.job.plan.diameter
+        )
+        return task
+
+    def _finish(self, clusters: KMeans, distances: np.ndarray) -> None:
+        outputs = ["clusters.csv", "classes.csv", "report.html"]
+        done = self.folder.finished("result") and self.figures.get("result") == self._asked()
+        if done and not self.folder.worked:
+            return
+        with self.folder.stage("result", outputs):
+            if self.figures.get("result", {}).get("kinds") != self._asked()["kinds"]:
+                self._write_particles(clusters, distances)
+            for c in range(len(clusters.sizes_)):
+                at = self.folder.path / cluster_name(c)
+                if clusters.sizes_[c] and not (at / "particles.star").exists():
+                    write_members(at, self.job, clusters, distances, c)
+            self.figures["result"] = self._asked()
+            self._tables(clusters, distances)
+            self.folder.save()
+            write_subdivision_report(self.folder)
+
+    def _tables(self, clusters: KMeans, distances: np.ndarray) -> None:
+        table = cluster_table(None, clusters, names=self.job.kinds, distances=distances)
+        known = self._asked()["known"]
+        nearest = {name: one for name, one in self.nearest.items() if one["known"] == known}
+        for name, one in (
+            ("clusters.csv", cluster_rows(table, self.told, nearest)),
+            ("classes.csv", class_rows(self.told, nearest)),
+        ):
+            with replacing(self.folder.path / name, overwrite=True) as part:
+                one.to_csv(part, index=False)
+
+    def _report_at_times(self, clusters: KMeans, distances: np.ndarray) -> None:
+        if time.monotonic() - self.reported > _PATIENCE:
+            self._tables(clusters, distances)
+            write_subdivision_report(self.folder)
+            self.reported = time.monotonic()
+
+
+def _nearest(
+    maps: dict[str, tuple[np.ndarray, float]],
+    known: dict[str, np.ndarray],
+    voxel_size: float,
+    diameter: float,
+) -> dict[str, list[dict[str, Any]]]:
+    """Of each class all known maps, the likest first, as JSON knows them."""
+    out = {}
+    for c, (volume, finest) in maps.items():
+        table = nearest_known(
+            volume, known, voxel_size=voxel_size, resolution=finest, diameter=diameter
+        )
+        out[c] = [
+            {
+                "name": str(row["name"]),
+                "correlation": float(row["correlation"]),
+                "discrepancy": float(row["discrepancy"])
+                if math.isfinite(row["discrepancy"])
+                else None,
+            }
+            for row in table.to_dict("records")
+        ]
+    return out
+
+
+def line_of_cluster(told: dict[str, Any]) -> str:
+    """A cluster that is done, in one line.
+
+    Examples
+    --------
+    >>> line_of_cluster({"cluster": 3, "particles": 210, "taken": 200, "notes": [], "seconds": 3.2,
+    ...     "classes": {"1": {"particles": 150, "resolution_143": 31.4},
+    ...                 "2": {"particles": 50, "resolution_143": None}}})
+    'cluster 3: 210 particles; classes of 150 (31.4 Å), 50 (not reached); 3 s'
+    """
+    parts = []
+    for one in told["classes"].values():
+        found = one["resolution_143"]
+        reached = "not reached" if found is None else f"{found:.1f} Å"
+        parts.append(f"{one['particles']} ({reached})")
+    what = "classes of" if len(parts) > 1 else "average of"
+    made = f"{what} {', '.join(parts)}" if parts else "no average: " + "; ".join(told["notes"])
+    of = f"cluster {told['cluster']}: {told['particles']} particles"
+    return f"{of}; {made}; {told['seconds']:.0f} s"
