@@ -130,7 +130,7 @@ def engines(options: argparse.Namespace) -> None:
         print(
             f"a 3³ convolution, 64 channels, OpenVINO {precision}: {rate / 1e9:.0f} GFLOP/s, 1 core"
         )
-    for name in NETWORKS:
+    for name in options.networks:
         model = random_model(name)
         count = operations(model.encoder)
         print(
@@ -266,7 +266,13 @@ def store(folder: Path, count: int) -> Path:
 
 
 def bare(predictor: BoxPredictor, rounds: int) -> tuple[float, float]:
-    """Clock and CPU seconds a box of the network alone, on boxes in a worker's memory."""
+    """Clock and CPU seconds a box of the network alone, on boxes in a worker's memory.
+
+    The worker imports what streaming needs, too: seconds, however many boxes there are.
+    """
+    import tomodask.classification.feature_store
+    import tomodask.data.subtomograms  # noqa: F401
+
     boxes = noise(BATCH)
     predictor.predict_features(boxes)
     clock, own = time.perf_counter(), time.process_time()
