@@ -11,7 +11,7 @@ per method and SNR.  The test's boxes are the same in all.  Where there are seve
 each start gets the one that is best for it, on another split, with a quarter of the labels.
 
 What is done is kept in the work folder, row by row: the same command goes on.  Without --full all
-is reduced to what two cores do in about two hours; both settings are told in the output.
+is reduced to what two cores do in some two hours; both settings are told in the output.
 """
 
 from __future__ import annotations
@@ -98,12 +98,12 @@ REDUCED = Scale(
     validation=10,
     test=50,
     snrs=(math.inf, 0.05),
-    pretraining_epochs=20,
+    pretraining_epochs=30,
     pretraining_rate=1e-3,
     momentum=0.99,
-    steps=200,
+    steps=150,
     rates=(1e-2, 3e-3, 1e-3),
-    large_batch=64,
+    large_batch=32,
 )
 
 
