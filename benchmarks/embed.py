@@ -51,7 +51,6 @@ from tomodask.nets.encoder import Encoder
 SEED, BOX, BATCH = 0, 32, 16
 NETWORKS = ("rb3d", "inception3d", "dsrf3d")
 PARTS = ("engines", "trained", "stream", "groups", "plan")
-# Sixteen boxes of nine convolutions are enough to see a rate; of three measurements, the best.
 ROUNDS = 3
 
 
@@ -90,7 +89,7 @@ def operations(encoder: Encoder) -> float:
 
 
 def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
-    work()  # built, and its memory taken
+    """The best of a few rounds; the first has everything built, and its memory taken."""
     found = []
     for _ in range(ROUNDS):
         start = clock()
@@ -122,20 +121,21 @@ def peak_rate(precision: str, threads: int, clock: Callable[[], float]) -> float
 
 
 def engines(options: argparse.Namespace) -> None:
-    """ms a box: one thread by its CPU seconds; two by the clock, each with boxes of its own."""
+    """ms a box on one core and on two, by CPU seconds; a GPU by the clock."""
     gpu = options.device == "cuda"
-    boxes = noise(4 * BATCH if not gpu else 64 * BATCH)
+    boxes = noise(64 * BATCH if gpu else 2 * BATCH)
+    few = boxes if gpu else boxes[:BATCH]
     clock = time.perf_counter if gpu else time.process_time
     peaks = {} if gpu else {p: peak_rate(p, 1, time.process_time) for p in ("float32", "bfloat16")}
     for precision, rate in peaks.items():
         print(
             f"a 3³ convolution, 64 channels, OpenVINO {precision}: {rate / 1e9:.0f} GFLOP/s, 1 core"
         )
-    for name in NETWORKS:
+    for name in options.networks:
         model = random_model(name)
         count = operations(model.encoder)
         print(
-            f"\n{name}, a box of {BOX}³: {count / 1e9:.2f} GFLOP, {model.encoder.parameters:,} weights"
+            f"\n{name}, {BOX}³: {count / 1e9:.2f} GFLOP a box, {model.encoder.parameters:,} weights"
         )
         print(
             "  engine, precision       batch  1 core ms  2 cores ms  of peak  × eager  difference"
@@ -152,11 +152,11 @@ def engines(options: argparse.Namespace) -> None:
             predictor = open_predictor(
                 model, engine=engine, precision=precision, batch=batch, device=options.device
             )
-            one = seconds(lambda p=predictor: p.predict_features(boxes), clock) / len(boxes)
-            found = predictor.predict_features(boxes)
+            found = predictor.predict_features(few)
+            one = seconds(lambda p=predictor: p.predict_features(few), clock) / len(few)
             exact = found if exact is None else exact
             first = first or one
-            both = "" if gpu else f"{1e3 * side_by_side(predictor, boxes):10.2f}"
+            both = "" if gpu else f"{1e3 * side_by_side(predictor, boxes, clock):10.2f}"
             share = "" if gpu else f"{100 * count / one / peaks[precision]:6.0f} %"
             told = f"  {engine:9s} {precision:10s} {batch:8d} {1e3 * one:10.2f} {both:>11s}"
             off = np.abs(found - exact).max() / exact.std()
@@ -169,8 +169,8 @@ def engines(options: argparse.Namespace) -> None:
     )
 
 
-def side_by_side(predictor: BoxPredictor, boxes: np.ndarray) -> float:
-    """Seconds a box of two threads with boxes of their own, by the clock."""
+def side_by_side(predictor: BoxPredictor, boxes: np.ndarray, clock: Callable[[], float]) -> float:
+    """Seconds a box of two threads with boxes of their own: half of what both spend."""
 
     def both() -> None:
         halves = np.array_split(boxes, 2)
@@ -180,7 +180,7 @@ def side_by_side(predictor: BoxPredictor, boxes: np.ndarray) -> float:
         for thread in asked:
             thread.join()
 
-    return seconds(both, time.perf_counter) / len(boxes)
+    return seconds(both, clock) / 2 / len(boxes)
 
 
 def trained(options: argparse.Namespace) -> None:
@@ -267,7 +267,13 @@ def store(folder: Path, count: int) -> Path:
 
 
 def bare(predictor: BoxPredictor, rounds: int) -> tuple[float, float]:
-    """Clock and CPU seconds a box of the network alone, on boxes in a worker's memory."""
+    """Clock and CPU seconds a box of the network alone, on boxes in a worker's memory.
+
+    The worker imports what streaming needs, too: seconds, however many boxes there are.
+    """
+    import tomodask.classification.feature_store
+    import tomodask.data.subtomograms  # noqa: F401
+
     boxes = noise(BATCH)
     predictor.predict_features(boxes)
     clock, own = time.perf_counter(), time.process_time()

@@ -40,7 +40,7 @@ def test_core_needs_neither_torch_nor_cuda_nor_notebooks():
 import importlib, importlib.abc, pkgutil, sys
 
 ABSENT = {"torch", "openvino", "cupy", "dask_cuda", "dask_jobqueue", "IPython", "ipywidgets"}
-ABSENT |= {"h5py", "sklearn"}
+ABSENT |= {"h5py", "sklearn", "plotly", "anywidget"}
 
 NAMES = (
     "classifier_trainer", "contrastive", "encoders3d", "gradcam", "losses", "moco", "pretrainer",

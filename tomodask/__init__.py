@@ -19,16 +19,18 @@ if TYPE_CHECKING:
     from tomodask.averaging.local_resolution import local_resolution
     from tomodask.averaging.sharpening import b_factor, sharpen
     from tomodask.classification.cluster_averages import average_cluster
-    from tomodask.classification.clusters import nearest_known
+    from tomodask.classification.explaining import explain_subtomograms
     from tomodask.classification.feature_models import open_feature_model
     from tomodask.classification.feature_store import open_features, save_features
     from tomodask.classification.features import embed_subtomograms
     from tomodask.classification.kmeans import KMeans
+    from tomodask.classification.known import nearest_known
     from tomodask.classification.maps import map_features
     from tomodask.classification.neighbours import find_neighbours
     from tomodask.classification.predicting import classify_subtomograms, collect_classes
     from tomodask.classification.pretraining import EncoderSettings, pretrain_encoder
     from tomodask.classification.rotation_invariant import RifSvm, RotationInvariant
+    from tomodask.classification.selection import MapSelection, select_on_map
     from tomodask.classification.training import ClassifierSettings, train_classifier
     from tomodask.cluster import compute, connect
     from tomodask.data.class_averages import save_class_averages
@@ -110,7 +112,9 @@ _HOMES = {
     "classification.pretraining": ("EncoderSettings", "pretrain_encoder"),
     "classification.training": ("ClassifierSettings", "train_classifier"),
     "classification.cluster_averages": ("average_cluster",),
-    "classification.clusters": ("nearest_known",),
+    "classification.known": ("nearest_known",),
+    "classification.explaining": ("explain_subtomograms",),
+    "classification.selection": ("MapSelection", "select_on_map"),
     "classification.feature_models": ("open_feature_model",),
     "classification.feature_store": ("open_features", "save_features"),
     "classification.features": ("embed_subtomograms",),
@@ -192,6 +196,7 @@ __all__ = [
     "EpochReport",
     "InputError",
     "KMeans",
+    "MapSelection",
     "PickingModel",
     "Refinement",
     "RifSvm",
@@ -226,6 +231,7 @@ __all__ = [
     "describe",
     "embed_images",
     "embed_subtomograms",
+    "explain_subtomograms",
     "extract_subtomograms",
     "find_blobs",
     "find_centers",
@@ -278,6 +284,7 @@ __all__ = [
     "save_tomogram",
     "score_picks",
     "segment_tomogram",
+    "select_on_map",
     "sharpen",
     "simulate",
     "simulate_subtomograms",

@@ -48,6 +48,7 @@ _COMMANDS = {
     "classify": "classification",
     "embed": "subdivision",
     "subdivide": "subdivision",
+    "explain": "subdivision",
     "run": "runs",
     "demo": "runs",
 }

@@ -24,7 +24,7 @@ from tomodask.cli.options import (
 from tomodask.cli.places import place
 from tomodask.errors import InputError
 
-__all__ = ["embed", "subdivide"]
+__all__ = ["embed", "explain", "subdivide"]
 
 _model_option = click.option(
     "--model",
@@ -299,3 +299,76 @@ def subdivide(
     click.echo(f"particles: {result.particles}")
     click.echo(f"clusters: {result.output / 'clusters.csv'}")
     click.echo(f"report: {result.report}")
+
+
+@command
+@click.argument("subtomograms", nargs=-1, required=True, type=INPUT, metavar="SUBTOMOGRAMS...")
+@click.option(
+    "--model",
+    type=INPUT,
+    required=True,
+    metavar="MODEL.safetensors",
+    help="Classifier that `tomodask classify train` wrote.",
+)
+@output_option("FOLDER", "Gets the evidence as MRC volumes, and report.html.")
+@click.option(
+    "--particles",
+    multiple=True,
+    metavar="PARTICLE",
+    help="A box, by its number or the end of its image's name; may be given several times.",
+)
+@click.option(
+    "--most-sure", type=int, default=0, metavar="N",
+    help="Boxes that the model is surest of.  [default: 4 where nothing is asked for]",
+)  # fmt: skip
+@click.option(
+    "--least-sure", type=int, default=0, metavar="N",
+    help="Boxes that it is least sure of.  [default: 4 where nothing is asked for]",
+)  # fmt: skip
+@click.option(
+    "--class", "target", metavar="NAME", help="That is asked for.  [default: the likeliest]"
+)
+@voxel_size_option
+@overwrite_option
+@cluster_options(default="threads of this process")
+def explain(
+    subtomograms: tuple[Path, ...],
+    *,
+    model: Path,
+    output: Path,
+    particles: tuple[str, ...],
+    most_sure: int,
+    least_sure: int,
+    target: str | None,
+    voxel_size: float | None,
+    overwrite: bool,
+    **cluster: Any,
+) -> None:
+    """Show what in a box speaks for its class: Grad-CAM volumes.
+
+    Each volume has the box's voxels, and lies where the box lies in its tomogram.
+
+    Example:
+      tomodask explain subtomograms.zarr --model classifier.safetensors -o explained
+      tomodask explain boxes.star --model m.safetensors -o why --particles 17 --class ribosome
+    """
+    from tomodask.project.explaining import explain as run_explanation
+
+    with place(cluster, local=False):
+        table = run_explanation(
+            _inputs(subtomograms),
+            output=output,
+            model=model,
+            particles=particles,
+            most_sure=most_sure,
+            least_sure=least_sure,
+            target=target,
+            voxel_size=voxel_size,
+            overwrite=overwrite,
+            command=command_line(),
+        )
+    for name, row in table.iterrows():
+        what = "" if row["explained"] == row["kind"] else f", evidence for {row['explained']}"
+        click.echo(f"particle {name}: {row['kind']} ({row['confidence']:.2f}){what}")
+    click.echo(f"evidence: {output / 'particle_*.mrc'}")
+    click.echo(f"report: {output / 'report.html'}")

@@ -32,6 +32,7 @@ def write_mrc(
     voxel_size: float,
     labels: list[str],
     stack: bool = False,
+    origin_zyx: tuple[float, float, float] = (0.0, 0.0, 0.0),
 ) -> Statistics:
     """Write a lazy volume to `part`; `path` is what messages call it.  Computes.
 
@@ -45,6 +46,8 @@ def write_mrc(
         At most 10 of at most 80 ASCII characters.
     stack : bool
         The sections are images of their own, and not a volume's; the header says so.
+    origin_zyx : (float, float, float)
+        Where the middle of voxel (0, 0, 0) lies, Å.
     """
     array = array.rechunk(_full_rows(array))
     itemsize = array.dtype.itemsize
@@ -61,6 +64,7 @@ def write_mrc(
     )
     statistics = Statistics.of_all(parts)
     header = _header(array.shape, array.dtype, voxel_size, labels, statistics)
+    header["origin_xyz"] = origin_zyx[::-1]
     if stack:
         header["space_group"] = 0
         header["sampling_xyz"][2], header["cell_xyz"][2] = 1, voxel_size

@@ -50,6 +50,27 @@ class Subdivision:
     clusters: pd.DataFrame = field(repr=False)
     classes: pd.DataFrame = field(repr=False)
 
+    @property
+    def map(self) -> pd.DataFrame:
+        """The particles on the map of the features: their table, with ``map_1`` and ``map_2``.
+
+        `tomodask.select_on_map` takes it.
+
+        Raises
+        ------
+        InputError
+            If no map was asked for (``map_particles=0``), or what draws it is not installed.
+        """
+        path = self.output / "map.csv"
+        if not path.exists():
+            raise InputError(
+                f"{self.output} has no map of the features; ask for one (map_particles=5000, --map "
+                "5000; it needs scikit-learn: pip install 'tomodask[planar]')"
+            )
+        places = pd.read_csv(path, index_col="particle")
+        table = pd.read_csv(self.output / "particles.csv", index_col="particle")
+        return table.loc[places.index].join(places)
+
     def _repr_html_(self) -> str:
         """What a notebook shows of it: the clusters as a table, and where the gallery is."""
         import html

@@ -58,6 +58,7 @@ def _page(folder: RunFolder) -> str:
         finished=finished,
         kinds="kind" in clusters,
         known=_known(classes) if figures["known"] else [],
+        example=cards[0]["folder"] if cards else "cluster_000",
         sorts=_sorts(clusters, bool(figures["known"])),
         clusters=[_row(row) for row in _records(clusters)],
         worth=int((clusters["particles"] >= figures["least"]).sum()),
