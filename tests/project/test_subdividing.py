@@ -136,7 +136,6 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(files, finished, tmp
     folder, _ = files
     moments = (
         ("features.zarr", "before"),
-        ("clusters.npz", "before"),
         ("cluster_001/poses.star", "after"),
         ("out/classes.csv", "after"),
     )
