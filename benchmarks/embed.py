@@ -51,8 +51,7 @@ from tomodask.nets.encoder import Encoder
 SEED, BOX, BATCH = 0, 32, 16
 NETWORKS = ("rb3d", "inception3d", "dsrf3d")
 PARTS = ("engines", "trained", "stream", "groups", "plan")
-# Sixteen boxes of nine convolutions are enough to see a rate; of three measurements, the best.
-ROUNDS = 3
+ROUNDS = 2  # measurements, of which the best is told
 
 
 def random_model(name: str, outputs: int = 10, box: int = BOX) -> BoxModel:
@@ -122,20 +121,20 @@ def peak_rate(precision: str, threads: int, clock: Callable[[], float]) -> float
 
 
 def engines(options: argparse.Namespace) -> None:
-    """ms a box: one thread by its CPU seconds; two by the clock, each with boxes of its own."""
+    """ms a box on one core and on two, by CPU seconds; a GPU by the clock."""
     gpu = options.device == "cuda"
-    boxes = noise(4 * BATCH if not gpu else 64 * BATCH)
+    boxes = noise(64 * BATCH if gpu else 2 * BATCH)
     clock = time.perf_counter if gpu else time.process_time
     peaks = {} if gpu else {p: peak_rate(p, 1, time.process_time) for p in ("float32", "bfloat16")}
     for precision, rate in peaks.items():
         print(
             f"a 3³ convolution, 64 channels, OpenVINO {precision}: {rate / 1e9:.0f} GFLOP/s, 1 core"
         )
-    for name in NETWORKS:
+    for name in options.networks:
         model = random_model(name)
         count = operations(model.encoder)
         print(
-            f"\n{name}, a box of {BOX}³: {count / 1e9:.2f} GFLOP, {model.encoder.parameters:,} weights"
+            f"\n{name}, {BOX}³: {count / 1e9:.2f} GFLOP a box, {model.encoder.parameters:,} weights"
         )
         print(
             "  engine, precision       batch  1 core ms  2 cores ms  of peak  × eager  difference"
@@ -156,7 +155,7 @@ def engines(options: argparse.Namespace) -> None:
             found = predictor.predict_features(boxes)
             exact = found if exact is None else exact
             first = first or one
-            both = "" if gpu else f"{1e3 * side_by_side(predictor, boxes):10.2f}"
+            both = "" if gpu else f"{1e3 * side_by_side(predictor, boxes, clock):10.2f}"
             share = "" if gpu else f"{100 * count / one / peaks[precision]:6.0f} %"
             told = f"  {engine:9s} {precision:10s} {batch:8d} {1e3 * one:10.2f} {both:>11s}"
             off = np.abs(found - exact).max() / exact.std()
@@ -169,8 +168,8 @@ def engines(options: argparse.Namespace) -> None:
     )
 
 
-def side_by_side(predictor: BoxPredictor, boxes: np.ndarray) -> float:
-    """Seconds a box of two threads with boxes of their own, by the clock."""
+def side_by_side(predictor: BoxPredictor, boxes: np.ndarray, clock: Callable[[], float]) -> float:
+    """Seconds a box of two threads with boxes of their own: half of what both spend."""
 
     def both() -> None:
         halves = np.array_split(boxes, 2)
@@ -180,7 +179,7 @@ def side_by_side(predictor: BoxPredictor, boxes: np.ndarray) -> float:
         for thread in asked:
             thread.join()
 
-    return seconds(both, time.perf_counter) / len(boxes)
+    return seconds(both, clock) / 2 / len(boxes)
 
 
 def trained(options: argparse.Namespace) -> None:
@@ -267,7 +266,13 @@ def store(folder: Path, count: int) -> Path:
 
 
 def bare(predictor: BoxPredictor, rounds: int) -> tuple[float, float]:
-    """Clock and CPU seconds a box of the network alone, on boxes in a worker's memory."""
+    """Clock and CPU seconds a box of the network alone, on boxes in a worker's memory.
+
+    The worker imports what streaming needs, too: seconds, however many boxes there are.
+    """
+    import tomodask.classification.feature_store
+    import tomodask.data.subtomograms  # noqa: F401
+
     boxes = noise(BATCH)
     predictor.predict_features(boxes)
     clock, own = time.perf_counter(), time.process_time()

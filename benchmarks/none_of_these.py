@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--network", default="rb3d")
     parser.add_argument("--learning-rate", type=float, default=0.01)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--sets", type=int, default=3, help="sets of strangers")
+    parser.add_argument("--sets", type=int, nargs="+", default=[0, 1, 2, 3], help="of strangers")
     given = parser.parse_args()
     box, voxel = (32, 10.0) if given.full else (24, 13.6)
     count = given.count or (500 if given.full else 100)
@@ -109,7 +109,7 @@ def main() -> None:
     names = list(kinds)
     found: dict[str, list] = {}
     print(f"{box}³ boxes, {count} of a kind, SNR {given.snr:g}, {given.network}, {epochs} epochs")
-    for number in range(given.sets):
+    for number in given.sets:
         strangers = names[2 * number : 2 * number + 2]
         known = table[~table["kind"].isin(strangers)]
         settings = ClassifierSettings(
@@ -117,7 +117,7 @@ def main() -> None:
         )
         model = train_classifier(
             boxes, known, network=given.network, settings=settings, threads=given.threads,
-            on_epoch=lambda report: print(report.epoch, report.loss, report.accuracy, flush=True),
+            on_epoch=lambda report: None,
         )  # fmt: skip
         labelled = labelled_boxes(boxes, known)
         parts = split_labels(labelled, validation=0.2, test=0.2, seed=number)

@@ -48,6 +48,10 @@ def test_training_is_told_and_kept(scene):
     assert "blob 12, no particle 12; 20 for training, 4 for validation; at most" in err
     kept = {path.name for path in (folder / "model.training").iterdir()}
     assert {"state.safetensors", "history.csv", "progress.png"} <= kept
+    code, out, err = tomodask("info", folder / "model.safetensors")
+    assert code == 0, err
+    for told in ("classifier", "network: inception3d", "classes: blob, no particle", "accuracy: 1"):
+        assert told in out
 
 
 @pytest.mark.parametrize("suffix", [".star", ".csv"])

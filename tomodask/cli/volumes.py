@@ -46,7 +46,7 @@ def info(paths: tuple[Path, ...], voxel_size: float | None, as_json: bool) -> No
 
     PATH is a tomogram or map (MRC, TIFF, EM, OME-Zarr), a tilt series (its stack or STAR), a
     particle table (STAR, Dynamo's tbl, CSV), a store of subtomograms, a folder of boxes or a
-    picking model.
+    model.
 
     Example:
       tomodask info tomogram.mrc particles.star subtomograms.zarr

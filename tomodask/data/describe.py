@@ -14,6 +14,7 @@ import xarray as xr
 import zarr
 
 from tomodask.arrays.tilt_weights import record_range
+from tomodask.data.describe_models import describe_model
 from tomodask.data.ome_zarr import is_zarr, level_paths
 from tomodask.data.particles import PARTICLE_SUFFIXES, read_particles
 from tomodask.data.statistics import Statistics, volume_statistics
@@ -29,7 +30,6 @@ from tomodask.data.tomograms import (
 )
 from tomodask.data.volumes import UnknownVoxelSizeError
 from tomodask.errors import InputError
-from tomodask.nets.model_file import read_model
 
 __all__ = ["describe"]
 
@@ -42,7 +42,7 @@ _TILE_STORES = {  # format: kind, first array
 
 
 def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -> dict[str, Any]:
-    """Describe a tomogram, tilt series, particle table, subtomograms, scores or a picking model.
+    """Describe a tomogram, tilt series, particle table, subtomograms, scores or a model.
 
     The range of a tomogram or a stack is computed block by block.
 
@@ -56,9 +56,9 @@ def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -
     -------
     dict
         Always `path` and `kind` ("tomogram", "tilt series", "particle table", "subtomograms",
-        "folder of boxes", "scores", "probabilities" or "picking model").  Lengths are in Å, shapes
-        (z, y, x), of a tilt series (tilt, y, x).  A voxel or pixel size that the file does not say
-        is "unknown".
+        "folder of boxes", "scores", "probabilities", "picking model", "classifier" or "encoder").
+        Lengths are in Å, shapes (z, y, x), of a tilt series (tilt, y, x).  A voxel or pixel size
+        that the file does not say is "unknown".
 
     Raises
     ------
@@ -73,7 +73,7 @@ def describe(path: str | os.PathLike[str], *, voxel_size: float | None = None) -
     if path.suffix.lower() in PARTICLE_SUFFIXES:
         return _of_table(path, voxel_size)
     if path.suffix.lower() == ".safetensors":
-        return _of_model(path)
+        return describe_model(path)
     if path.is_dir() and is_zarr(path) and (store := _subtomograms(path)) is not None:
         return _of_subtomograms(path, store)
     if path.is_dir() and (tiles := _tile_store(path)) is not None:
@@ -235,39 +235,6 @@ def _of_zarr(path: Path) -> dict[str, Any]:
 def _of_table(path: Path, voxel_size: float | None) -> dict[str, Any]:
     table = read_particles(path, voxel_size=voxel_size)
     return {"path": str(path), "kind": "particle table", **_columns(table)}
-
-
-def _of_model(path: Path) -> dict[str, Any]:
-    model = read_model(path)
-    try:
-        kept = model.training.get("kept_epoch")
-        scores = [float(row["f1"]) for row in model.history if row["epoch"] == kept]
-        data = model.training.get("data", [])
-        learned = {
-            "tomograms": [one["tomogram"] for one in data],
-            "particles": sum(sum(one["particles"].values()) for one in data),
-        }
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{path}: its record of training is not as `tomodask train` writes it ({error!r}); "
-            "train it again"
-        ) from error
-    return {
-        "path": str(path),
-        "kind": "picking model",
-        "classes": list(model.classes),
-        "diameters": list(model.diameters),
-        "voxel_size": model.voxel_size,
-        "label_diameter": model.label_diameter,
-        "halo": model.halo,
-        "threshold": model.threshold,
-        "channels": list(model.architecture.channels),
-        "weights": sum(int(values.size) for values in model.weights.values()),
-        **learned,
-        "epochs": len(model.history),
-        **({"kept_epoch": kept, "f1": round(scores[0], 3)} if scores else {}),
-        "digest": model.digest,
-    }
 
 
 def _columns(table: pd.DataFrame) -> dict[str, Any]:

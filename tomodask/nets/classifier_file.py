@@ -25,10 +25,10 @@ from tomodask.nets.weights_file import (
     write_arrays,
 )
 
-__all__ = ["NORMALISATION", "BoxModel", "read_box_model", "write_box_model"]
+__all__ = ["NORMALISATION", "BoxModel", "is_box_model", "read_box_model", "write_box_model"]
 
 _FORMAT = "tomodask-box-model/1"
-_MAKER = "tomodask.nets.classifier_trainer"
+_MAKER = "tomodask classify train"
 NORMALISATION = "z-score of the box"
 
 
@@ -131,6 +131,15 @@ def write_box_model(model: BoxModel, path: str | os.PathLike[str]) -> None:
         "training": dict(model.training),
     }
     write_arrays(path, _FORMAT, told, model.weights)
+
+
+def is_box_model(path: str | os.PathLike[str]) -> bool:
+    """Whether the head of a file says that it is such a model."""
+    try:
+        read_header(Path(path), _FORMAT, _MAKER)
+    except InputError:
+        return False
+    return True
 
 
 def read_box_model(path: str | os.PathLike[str]) -> BoxModel:
