@@ -32,7 +32,7 @@ def slow_powers(box, degree, radius):
                 harmonic = harmonic_of(n, m, theta[:, None], phi)
                 a = (values * harmonic.conj() * weight[:, None]).sum() * np.pi / (2 * radius)
                 out[r - 1, n] += abs(a) ** 2
-    return np.sqrt(out)
+    return np.arange(1, radius + 1)[:, None] * np.sqrt(out)
 
 
 def harmonic_of(n, m, theta, phi):
@@ -46,6 +46,20 @@ def test_features_are_those_of_the_slow_way():
     found = RotationInvariant(3, radius=5).predict_features(boxes)
     wanted = [slow_powers(box, 3, 5).ravel() for box in boxes]
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_boxes_are_smoothed_first():
+    boxes = np.random.default_rng(0).normal(size=(2, 14, 14, 14))
+    smoothed = np.stack([scipy.ndimage.gaussian_filter(box, 1.0) for box in boxes])
+    found = RotationInvariant(3, radius=5, smooth=1.0).predict_features(boxes)
+    wanted = RotationInvariant(3, radius=5).predict_features(smoothed)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_noise_weighs_alike_at_all_radii():
+    boxes = np.random.default_rng(1).normal(size=(60, 24, 24, 24))
+    spread = RotationInvariant(3).predict_features(boxes).std(0).reshape(11, 4)
+    assert spread[3:].max() < 2 * spread[3:].min()
 
 
 def test_harmonics_are_orthonormal_and_those_of_scipy():
@@ -123,6 +137,8 @@ def test_the_baseline_tells_kinds_apart_in_noise():
 def test_bad_input_is_refused():
     with pytest.raises(InputError, match="degree must be"):
         RotationInvariant(-1)
+    with pytest.raises(InputError, match="smooth must be"):
+        RotationInvariant(smooth=-1.0)
     with pytest.raises(InputError, match="of must be"):
         RotationInvariant(of="phase")
     with pytest.raises(InputError, match="radius must be within 1 to 5"):

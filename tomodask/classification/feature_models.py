@@ -17,6 +17,7 @@ __all__ = ["ROTATION_INVARIANT", "NamedModel", "open_feature_model"]
 
 #: Stands for `RotationInvariant` where a file is asked for.
 ROTATION_INVARIANT = "rotation-invariant"
+_SMOOTH = 1.0  # voxels: boxes of tomograms are noisy, and noise has a power of its own
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,16 @@ def open_feature_model(
     Examples
     --------
     >>> open_feature_model("rotation-invariant").digest
-    'rotation-invariant, degree 10, of density'
+    'rotation-invariant, degree 10, of density, smoothed by 1 voxels'
     """
     if isinstance(model, NamedModel):
         return model
     if isinstance(model, str) and model == ROTATION_INVARIANT:
-        model = RotationInvariant()
+        model = RotationInvariant(smooth=_SMOOTH)
     if isinstance(model, RotationInvariant):
         radius = "" if model.radius is None else f", radius {model.radius}"
         told = f"{ROTATION_INVARIANT}, degree {model.degree}{radius}, of {model.of}"
+        told += f", smoothed by {model.smooth:g} voxels" if model.smooth else ""
         return NamedModel(model, ROTATION_INVARIANT, told)
     if isinstance(model, str | os.PathLike):
         path = Path(model)

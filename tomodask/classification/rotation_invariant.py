@@ -6,9 +6,12 @@ On the sphere of radius r about the box's centre a density is a sum of spherical
     p_l(r) = ( Σ_m |a_lm(r)|² )^½
 
 does not change (Kazhdan et al. 2003 [1]_; of density maps Xu, Zhang & Alber 2009 [2]_).  The
-baseline of the subdivision paper puts a support-vector machine on such features.  They are not
-invariant to a shift (``of="amplitude"`` takes the amplitudes of the spectrum instead, which are),
-nor to the missing wedge, which does not turn with the particle.
+baseline of the subdivision paper puts a support-vector machine on such features.  Here they are
+r · p_l(r): a voxel counts alike at every radius, so that the squared distance of two boxes is an
+integral over their volume, and the noise of all features is about the same.
+
+They are not invariant to a shift (``of="amplitude"`` takes the amplitudes of the spectrum instead,
+which are), nor to the missing wedge, which does not turn with the particle.
 
 Values on the spheres are trilinear between voxels, a sparse matrix; the integrals are sums over
 Gauss-Legendre points in cos θ and even ones in φ, exact up to twice the degree.  Box by box, so
@@ -27,6 +30,7 @@ from typing import Any
 
 import numpy as np
 import scipy.fft
+import scipy.ndimage
 import scipy.sparse
 
 from tomodask.arrays.threads import one_thread_each
@@ -47,6 +51,9 @@ class RotationInvariant:
         apart, from 1.
     of : {"density", "amplitude"}
         The density itself, or the amplitudes of its spectrum.
+    smooth : float
+        Standard deviation of a Gaussian that boxes are smoothed by first, voxels; 0: none.  Noise
+        adds its own power to every p_l, most of it from fine detail.
 
     Examples
     --------
@@ -57,17 +64,26 @@ class RotationInvariant:
     ((1, 35), True)
     """
 
-    def __init__(self, degree: int = 10, *, radius: int | None = None, of: str = "density") -> None:
+    def __init__(
+        self,
+        degree: int = 10,
+        *,
+        radius: int | None = None,
+        of: str = "density",
+        smooth: float = 0.0,
+    ) -> None:
         if isinstance(degree, bool) or not isinstance(degree, int | np.integer) or degree < 0:
             raise InputError(f"degree must be a whole number, at least 0, got {degree!r}")
         if radius is not None and not radius >= 1:
             raise InputError(f"radius must be at least 1 voxel, got {radius!r}")
         if of not in ("density", "amplitude"):
             raise InputError(f"of must be 'density' or 'amplitude', got {of!r}")
-        self.degree, self.radius, self.of = int(degree), radius, of
+        if not 0 <= smooth <= 10:
+            raise InputError(f"smooth must be from 0 to 10 voxels, got {smooth!r}")
+        self.degree, self.radius, self.of, self.smooth = int(degree), radius, of, float(smooth)
 
     def predict_features(self, batch: np.ndarray) -> np.ndarray:
-        """``p_l(r)`` of each box, its mean taken out and at unit spread: (n, radii · degrees).
+        """``r · p_l(r)`` of each box, its mean taken out, at unit spread: (n, radii · degrees).
 
         Parameters
         ----------
@@ -96,13 +112,16 @@ class RotationInvariant:
         out = np.empty((len(batch), radius * (self.degree + 1)), np.float32)
         with one_thread_each():
             for i, box in enumerate(batch):
-                out[i] = grid.powers(_prepared(box, self.of)).ravel()
+                out[i] = grid.powers(_prepared(box, self.of, self.smooth)).ravel()
         return out
 
 
-def _prepared(box: np.ndarray, of: str) -> np.ndarray:
+def _prepared(box: np.ndarray, of: str, smooth: float) -> np.ndarray:
     values = np.asarray(box, np.float64)
     values = values - values.mean()
+    if smooth:
+        values = scipy.ndimage.gaussian_filter(values, smooth)
+        values -= values.mean()
     values = values / (values.std() or 1.0)
     if of == "amplitude":
         amplitude = np.abs(scipy.fft.fftn(values)) / values.size**0.5
@@ -138,7 +157,8 @@ class _Grid:
         """Shape (radius, degree + 1)."""
         values = (self.sampling @ box.ravel()).reshape(len(self.radii), -1)
         coefficients = values @ self.harmonics.T
-        return np.sqrt(np.add.reduceat(coefficients**2, self.starts, axis=1))
+        powers = np.sqrt(np.add.reduceat(coefficients**2, self.starts, axis=1))
+        return np.asarray(self.radii[:, None] * powers)
 
 
 @lru_cache(maxsize=4)

@@ -18,11 +18,11 @@ from tomodask.classification.clusters import (
     centre_distances,
     cluster_table,
     members,
-    nearest_known,
 )
 from tomodask.classification.feature_store import open_features, save_features
 from tomodask.classification.features import set_aside
 from tomodask.classification.kmeans import KMeans
+from tomodask.classification.known import nearest_known
 from tomodask.classification.maps import map_features
 from tomodask.classification.subdivision import clusters_to_average, subdivide_features
 from tomodask.cluster.completing import completed
