@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from tomodask.averaging.local_resolution import local_resolution
     from tomodask.averaging.sharpening import b_factor, sharpen
     from tomodask.classification.cluster_averages import average_cluster
-    from tomodask.classification.clusters import nearest_known
     from tomodask.classification.explaining import explain_subtomograms
     from tomodask.classification.feature_models import open_feature_model
     from tomodask.classification.feature_store import open_features, save_features
     from tomodask.classification.features import embed_subtomograms
     from tomodask.classification.kmeans import KMeans
+    from tomodask.classification.known import nearest_known
     from tomodask.classification.maps import map_features
     from tomodask.classification.neighbours import find_neighbours
     from tomodask.classification.predicting import classify_subtomograms, collect_classes
@@ -112,7 +112,7 @@ _HOMES = {
     "classification.pretraining": ("EncoderSettings", "pretrain_encoder"),
     "classification.training": ("ClassifierSettings", "train_classifier"),
     "classification.cluster_averages": ("average_cluster",),
-    "classification.clusters": ("nearest_known",),
+    "classification.known": ("nearest_known",),
     "classification.explaining": ("explain_subtomograms",),
     "classification.selection": ("MapSelection", "select_on_map"),
     "classification.feature_models": ("open_feature_model",),

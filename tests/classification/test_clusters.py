@@ -1,22 +1,17 @@
-"""Clusters: sizes, members, an average without a reference, the nearest known structure."""
+"""Clusters: sizes, radii, kinds, members."""
 
 import dask
 import numpy as np
 import pytest
-from scipy.spatial.transform import Rotation
 
 from tomodask.classification.clusters import (
     centre_distances,
     cluster_table,
     evenness,
     members,
-    nearest_known,
 )
 from tomodask.classification.kmeans import KMeans
 from tomodask.errors import InputError
-from tomodask.simulation.phantom import phantom_particle
-
-VOXEL = 10.0
 
 
 @pytest.fixture(autouse=True)
@@ -50,26 +45,3 @@ def test_the_table_tells_sizes_radii_and_kinds():
         cluster_table(values, KMeans(2))
     with pytest.raises(InputError, match="two clusters"):
         evenness([4])
-
-
-def known_maps():
-    still = {"rotation": Rotation.identity(), "shift_zyx": np.zeros(3)}
-    return {
-        kind: phantom_particle(kind).density(box=32, voxel_size=VOXEL, **still)
-        for kind in ("particle", "decoy")
-    }
-
-
-def test_the_nearest_known_structure_is_found_however_it_lies():
-    turn = Rotation.from_euler("ZYZ", [40, 70, -120], degrees=True)
-    volume = phantom_particle("particle").density(
-        box=32, voxel_size=VOXEL, rotation=turn, shift_zyx=np.array([8.0, -5.0, 3.0])
-    )
-    table = nearest_known(volume, known_maps(), voxel_size=VOXEL, resolution=40.0, diameter=280.0)
-    assert table["name"].tolist() == ["particle", "decoy"]
-    assert table["correlation"][0] > 0.98 > 0.9 > table["correlation"][1]
-    assert table["discrepancy"][0] < 30 < table["discrepancy"][1]
-    with pytest.raises(InputError, match="empty"):
-        nearest_known(volume, {}, voxel_size=VOXEL, resolution=40.0, diameter=280.0)
-    with pytest.raises(InputError, match="resample"):
-        nearest_known(volume[:-1], known_maps(), voxel_size=VOXEL, resolution=40.0, diameter=280.0)

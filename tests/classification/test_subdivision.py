@@ -8,8 +8,9 @@ import pytest
 from rounds.mixtures import VOXEL, mixture
 from scipy.spatial.transform import Rotation
 
-from tomodask.classification.clusters import cluster_table, nearest_known
+from tomodask.classification.clusters import cluster_table
 from tomodask.classification.features import embed_subtomograms
+from tomodask.classification.known import nearest_known
 from tomodask.classification.rotation_invariant import RotationInvariant
 from tomodask.classification.subdivision import (
     average_members,

@@ -100,7 +100,7 @@ def match_rows(table: pd.DataFrame, poses: pd.DataFrame) -> tuple[pd.DataFrame, 
     return poses.iloc[keep], place[keep].astype(np.intp)
 
 
-def kept_rows(rows: pd.DataFrame, names: np.ndarray) -> np.ndarray:
+def kept_rows(rows: pd.DataFrame, names: np.ndarray, *, quiet: bool = False) -> np.ndarray:
     """Which rows have a pose and no reason to be left out; names the others once, in the log.
 
     Parameters
@@ -110,6 +110,8 @@ def kept_rows(rows: pd.DataFrame, names: np.ndarray) -> np.ndarray:
         the particle aside.
     names : array of str, shape (rows,)
         What the log calls the particles.
+    quiet : bool
+        Name none.
 
     Returns
     -------
@@ -120,7 +122,7 @@ def kept_rows(rows: pd.DataFrame, names: np.ndarray) -> np.ndarray:
         aside = aside | rows["score"].isna().to_numpy()
     if "reason" in rows:
         aside = aside | rows["reason"].fillna("").astype(str).str.strip().ne("").to_numpy()
-    if aside.any():
+    if aside.any() and not quiet:
         _log.warning(
             "%d of %d poses are left out of the average, as alignment set them aside: %s",
             aside.sum(),

@@ -123,7 +123,8 @@ def align_subtomograms(
     checkpoint : path, optional
         A folder that keeps each finished batch; the same call goes on there.
     quiet : bool
-        Do not log which particles are set aside: a worker would, out of the caller's sight.
+        Do not log which particles are set aside (a worker would, out of the caller's sight), nor
+        what looks odd about references.
 
     Returns
     -------
@@ -189,14 +190,15 @@ def align_subtomograms(
         "method": method,
         "known": None if fsc is None else known_by_shell(fsc, box=n, voxel_size=voxel_size),
     }
-    warn_of_references(
-        volumes,
-        voxel_size=voxel_size,
-        mask_radius=mask_radius,
-        mask=cut,
-        symmetry=symmetry,
-        angular_step=angular_step,
-    )
+    if not quiet:
+        warn_of_references(
+            volumes,
+            voxel_size=voxel_size,
+            mask_radius=mask_radius,
+            mask=cut,
+            symmetry=symmetry,
+            angular_step=angular_step,
+        )
     kind, kinds = measurements(table, subtomograms.attrs, tilt_range)
     table, given = _given_poses(table, poses, local, voxel_size)
 

@@ -120,6 +120,7 @@ def average_subtomograms(
     symmetry: str = "C1",
     batch: int | None = None,
     split_every: int = 8,
+    quiet: bool = False,
 ) -> Delayed:
     """Average subtomograms at their poses, with the missing wedge weighed out.
 
@@ -141,6 +142,8 @@ def average_subtomograms(
         Particles that a task sums; by default whole blocks, of up to two of `batch_size`.
     split_every : int
         Sums that one task of the reduction takes.
+    quiet : bool
+        Do not log which poses are left out because an alignment set them aside.
 
     Returns
     -------
@@ -163,7 +166,9 @@ def average_subtomograms(
     table = particle_table(subtomograms)
     matched = match_poses(table, poses)
     rows = _Rows(matched, np.arange(len(matched)), np.zeros(len(matched), np.intp), None)
-    return _averages(subtomograms, table, rows, (None,), tilt_range, symmetry, batch, split_every)
+    return _averages(
+        subtomograms, table, rows, (None,), tilt_range, symmetry, batch, split_every, quiet
+    )
 
 
 def average_classes(
@@ -175,12 +180,13 @@ def average_classes(
     symmetry: str = "C1",
     batch: int | None = None,
     split_every: int = 8,
+    quiet: bool = False,
 ) -> Delayed:
     """The average of each class of particles; each box is looked at once.
 
     Parameters
     ----------
-    subtomograms, tilt_range, symmetry, batch, split_every
+    subtomograms, tilt_range, symmetry, batch, split_every, quiet
         As of `average_subtomograms`.
     poses : DataFrame
         As there, and ``class``, whole numbers.  A particle may have several rows, one a class (a
@@ -222,7 +228,7 @@ def average_classes(
     rows = _Rows(matched, box, which.astype(np.intp), amount)
     return _averages(
         subtomograms, table, rows, tuple(map(int, labels)), tilt_range, symmetry, batch,
-        split_every,
+        split_every, quiet,
     )  # fmt: skip
 
 
@@ -260,6 +266,7 @@ def _averages(
     symmetry: str,
     batch: int | None,
     split_every: int,
+    quiet: bool,
 ) -> Delayed:
     """The graph: sums of batches, a tree, and the averages of all classes at its end."""
     boxes = subtomograms["subtomogram"]
@@ -269,7 +276,7 @@ def _averages(
     cosets, grid = grid_cosets(symmetry_group(symmetry))
     kind, kinds = measurements(table, subtomograms.attrs, tilt_range)
     names = np.asarray(table.get("image", table.index).astype(str))
-    rows = rows[kept_rows(rows.poses, names[rows.box])]
+    rows = rows[kept_rows(rows.poses, names[rows.box], quiet=quiet)]
     half = _halves(rows.poses, rows.box)
     if labels == (None,):
         for number in (1, 2):

@@ -1,4 +1,4 @@
-"""Clusters of a subdivision: how large, which are averaged, and which known structure is nearest.
+"""Clusters of a subdivision: how large they are, what they hold, and which particles are averaged.
 
 The parts of the ``subdivide`` job that know no file: features → `KMeans` → `cluster_table` →
 `members` of the clusters worth it → `average_cluster` → `nearest_known`.
@@ -6,22 +6,18 @@ The parts of the ``subdivide`` job that know no file: features → `KMeans` → 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 from dask.delayed import delayed
 
-from tomodask.averaging.fsc import fsc, resolution_at
 from tomodask.classification.features import feature_array
 from tomodask.classification.kmeans import KMeans
 from tomodask.cluster import compute
 from tomodask.errors import InputError
-from tomodask.rounds.superposition import superpose, turned_map
 
-__all__ = ["centre_distances", "cluster_table", "evenness", "members", "nearest_known"]
+__all__ = ["centre_distances", "cluster_table", "evenness", "members"]
 
 
 def cluster_table(
@@ -146,73 +142,3 @@ def centre_distances(features: Any, clusters: KMeans) -> np.ndarray:
 def _squared(block: np.ndarray, centres: np.ndarray, labels: np.ndarray) -> np.ndarray:
     out = ((np.asarray(block, np.float64) - centres[labels]) ** 2).sum(1)
     return np.asarray(np.where(labels < 0, np.nan, out))
-
-
-def nearest_known(
-    volume: np.ndarray,
-    known: Mapping[str, np.ndarray | xr.DataArray],
-    *,
-    voxel_size: float,
-    resolution: float,
-    diameter: float,
-) -> pd.DataFrame:
-    """Which known structures a map is like: each is laid on it, by a search of all rotations.
-
-    Computes, in this process.
-
-    Parameters
-    ----------
-    volume : array, shape (n, n, n)
-    known : mapping
-        Name → map of the same box and voxels.
-    voxel_size : float
-        Å.
-    resolution : float
-        Finest detail that is compared in the search, Å.
-    diameter : float
-        Of the soft sphere, Å.
-
-    Returns
-    -------
-    DataFrame
-        A row a structure, the likest first: ``name``, ``correlation`` in the band, and
-        ``discrepancy``, the resolution (Å) at which the FSC of the two falls below 0.5 (the
-        structural discrepancy of the subdivision paper; infinite if at once).  The map's hand is
-        as it is: a mirrored structure is another one.
-
-    Raises
-    ------
-    InputError
-        If no structure is given, or one has another box or voxel size.
-    """
-    if not known:
-        raise InputError("known is empty; give the maps to compare with")
-    volume = np.asarray(volume, np.float32)
-    rows = []
-    for name, one in known.items():
-        theirs = getattr(one, "attrs", {}).get("voxel_size", voxel_size)
-        values = np.asarray(one, np.float32)
-        if values.shape != volume.shape or abs(float(theirs) - voxel_size) > 0.01 * voxel_size:
-            raise InputError(
-                f"known[{name!r}] has {values.shape} voxels of {float(theirs):g} Å, the map "
-                f"{volume.shape} of {voxel_size:g} Å; resample and cut it"
-            )
-        motion = superpose(
-            values,
-            volume,
-            voxel_size=voxel_size,
-            resolution=resolution,
-            diameter=diameter,
-            everywhere=True,
-        )
-        back = turned_map(volume, motion, voxel_size=voxel_size)
-        curve = fsc(values, back, voxel_size=voxel_size, diameter=diameter)
-        rows.append(
-            {
-                "name": name,
-                "correlation": motion.score,
-                "discrepancy": resolution_at(curve, 0.5),
-            }
-        )
-    table = pd.DataFrame(rows)
-    return table.sort_values(["correlation", "name"], ascending=[False, True], ignore_index=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -74,8 +73,7 @@ class Refining:
         view, told_aside = watch_refinement(), False
         for name in self._names():  # of rounds whose end a kill left without its last touch
             self._forget_batches(name)
-        with _quiet():
-            self._start()
+        self._start()
         self._warn_of_references()
         for name in self._names():
             view.show(self._history_row(name))
@@ -85,8 +83,7 @@ class Refining:
                 break
             name = f"iteration_{search.iteration:02d}"
             before = self._before(phase)
-            with _quiet():
-                self._round(name, search, phase, before)
+            self._round(name, search, phase, before)
             view.show(self._history_row(name))
             if not told_aside:
                 told_aside = self._warn_of_those_aside(name)
@@ -328,18 +325,6 @@ class Refining:
             figures["several"], figures["labels"] = several, labels
             self.folder.save()
             write_refinement_report(self.folder)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What is odd about maps and particles is told once: halves would say it in each round."""
-    logger = logging.getLogger("tomodask.alignment")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
 
 
 def _diameter(maps: Sequence[np.ndarray], job: RefinementJob) -> float:

@@ -238,7 +238,10 @@ def _sums(
     compute: Compute,
 ) -> dict[int, Average]:
     rows = poses.drop(columns="image", errors="ignore")
-    options: dict[str, Any] = {"tilt_range": job.tilt_range, "symmetry": job.plan.symmetry}
+    # What is set aside is told once, by the caller: each average would say it.
+    options: dict[str, Any] = {
+        "tilt_range": job.tilt_range, "symmetry": job.plan.symmetry, "quiet": True,
+    }  # fmt: skip
     boxes = job.boxes.drop_vars(["image", "half"], errors="ignore")  # matched by number
     if weights is None:
         return {1: compute(average_subtomograms(boxes, poses=rows, **options))}

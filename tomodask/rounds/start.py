@@ -190,6 +190,7 @@ def first_map(
                 diameter=diameter,
                 seed=seed,
                 batch=_BATCH,
+                quiet=True,  # first looks: boxes that are set aside are told of by the rounds
             )
             for volume in maps
         ]
@@ -202,7 +203,7 @@ def first_map(
         )  # fmt: skip
         graph = average_classes(
             small.drop_vars("image", errors="ignore"), poses=rows, tilt_range=tilt_range,
-            batch=_BATCH,
+            batch=_BATCH, quiet=True,
         )  # fmt: skip
         averages = compute(graph, label=f"{label}, average").values()
         maps = [centred(shell_weighted(one.average, weights)) for one in averages]

@@ -206,6 +206,7 @@ def _lying_anyhow(
         resolution=resolution,
         diameter=diameter,
         symmetry=symmetry,
+        quiet=True,
     )
     table = found.compute(scheduler="synchronous")
     rotation = orientations(table)[0]
