@@ -25,7 +25,7 @@ from tomodask.rounds import one_round
 from tomodask.simulation.boxes import simulate_subtomograms
 
 SPENT: dict[str, float] = defaultdict(float)
-DIAMETER = 260.0
+DIAMETER = 280.0
 
 
 def timed(module: Any, name: str) -> None:
@@ -46,7 +46,8 @@ def boxes(count: int, snr: float) -> xr.Dataset:
     """As many of either kind, in memory."""
     made = simulate_subtomograms(
         {"phantom": "phantom", "decoy": "phantom-decoy"},
-        protocol="mbgd", box=32, voxel_size=10.0, resolution=20.0, count=count, snr=snr,
+        protocol="mbgd", box=32, voxel_size=12.0, resolution=24.0, shift_range=10.0, count=count,
+        snr=snr,
     )  # fmt: skip
     return made.load()
 
