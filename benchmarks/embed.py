@@ -51,7 +51,7 @@ from tomodask.nets.encoder import Encoder
 SEED, BOX, BATCH = 0, 32, 16
 NETWORKS = ("rb3d", "inception3d", "dsrf3d")
 PARTS = ("engines", "trained", "stream", "groups", "plan")
-ROUNDS = 2  # measurements, of which the best is told
+ROUNDS = 3
 
 
 def random_model(name: str, outputs: int = 10, box: int = BOX) -> BoxModel:
@@ -89,7 +89,7 @@ def operations(encoder: Encoder) -> float:
 
 
 def seconds(work: Callable[[], object], clock: Callable[[], float]) -> float:
-    work()  # built, and its memory taken
+    """The best of a few rounds; the first has everything built, and its memory taken."""
     found = []
     for _ in range(ROUNDS):
         start = clock()
@@ -124,13 +124,14 @@ def engines(options: argparse.Namespace) -> None:
     """ms a box on one core and on two, by CPU seconds; a GPU by the clock."""
     gpu = options.device == "cuda"
     boxes = noise(64 * BATCH if gpu else 2 * BATCH)
+    few = boxes if gpu else boxes[:BATCH]
     clock = time.perf_counter if gpu else time.process_time
     peaks = {} if gpu else {p: peak_rate(p, 1, time.process_time) for p in ("float32", "bfloat16")}
     for precision, rate in peaks.items():
         print(
             f"a 3³ convolution, 64 channels, OpenVINO {precision}: {rate / 1e9:.0f} GFLOP/s, 1 core"
         )
-    for name in NETWORKS:
+    for name in options.networks:
         model = random_model(name)
         count = operations(model.encoder)
         print(
@@ -151,8 +152,8 @@ def engines(options: argparse.Namespace) -> None:
             predictor = open_predictor(
                 model, engine=engine, precision=precision, batch=batch, device=options.device
             )
-            one = seconds(lambda p=predictor: p.predict_features(boxes), clock) / len(boxes)
-            found = predictor.predict_features(boxes)
+            found = predictor.predict_features(few)
+            one = seconds(lambda p=predictor: p.predict_features(few), clock) / len(few)
             exact = found if exact is None else exact
             first = first or one
             both = "" if gpu else f"{1e3 * side_by_side(predictor, boxes, clock):10.2f}"
@@ -266,7 +267,13 @@ def store(folder: Path, count: int) -> Path:
 
 
 def bare(predictor: BoxPredictor, rounds: int) -> tuple[float, float]:
-    """Clock and CPU seconds a box of the network alone, on boxes in a worker's memory."""
+    """Clock and CPU seconds a box of the network alone, on boxes in a worker's memory.
+
+    The worker imports what streaming needs, too: seconds, however many boxes there are.
+    """
+    import tomodask.classification.feature_store
+    import tomodask.data.subtomograms  # noqa: F401
+
     boxes = noise(BATCH)
     predictor.predict_features(boxes)
     clock, own = time.perf_counter(), time.process_time()

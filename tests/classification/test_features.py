@@ -108,6 +108,18 @@ def test_boxes_that_hold_nothing_are_set_aside_and_named(tmp_path, caplog):
     assert "2 of 9 particles have no features: 3@boxes (the box holds NaN" in caplog.text
 
 
+def test_a_model_that_edits_its_boxes_changes_no_data():
+    made = boxes(8).load()
+    before = made.subtomogram.to_numpy().copy()
+
+    def edits(batch):
+        batch *= 0
+        return batch.reshape(len(batch), -1)[:, :2]
+
+    embed_subtomograms(made, model=edits, batch=8, together=8).features.compute()
+    np.testing.assert_array_equal(made.subtomogram, before)
+
+
 def test_a_store_gives_back_what_was_written(tmp_path):
     save_subtomograms(boxes(30), tmp_path / "boxes.zarr")
     opened = open_subtomograms(tmp_path / "boxes.zarr")

@@ -38,6 +38,8 @@ def test_neither_chunks_nor_tasks_change_a_bit_of_a_networks_features():
         values = wanted.features.to_numpy()
         assert values.shape == (11, encoder.features)
         np.testing.assert_array_equal(found.features.to_numpy(), values)
+        found = embed_subtomograms(boxes(11, 4), model=predictor)  # as many as the predictor takes
+        np.testing.assert_array_equal(found.features.to_numpy(), values)
         np.testing.assert_array_equal(
             predictor.predict_features(boxes(11, 3).subtomogram.to_numpy()), values
         )

@@ -129,6 +129,23 @@ def test_halves_of_a_batch_give_the_gradients_of_the_whole(monkeypatch, caplog):
         np.testing.assert_allclose(halved.weights()[name], values, atol=1e-6)
 
 
+def test_long_gradients_are_cut_to_length():
+    """Of the first step: all weights move by the rate times a gradient of that length."""
+    moved = []
+    for longest in (None, 0.5, 1e6):
+        one = trainer(largest_gradient=longest, weight_decay=0.0, momentum=0.0)
+        before = one.weights()
+        one.train(batches(0, count=1))
+        moved.append({k: v - before[k] for k, v in one.weights().items()})
+    whole, cut, uncut = (np.concatenate([v.ravel() for v in m.values()]) for m in moved)
+    assert np.linalg.norm(whole) > 0.02 * 0.5
+    assert np.linalg.norm(cut) == pytest.approx(0.02 * 0.5, rel=1e-3)
+    np.testing.assert_allclose(cut / np.linalg.norm(cut), whole / np.linalg.norm(whole), atol=1e-3)
+    np.testing.assert_array_equal(uncut, whole)
+    with pytest.raises(InputError, match="largest_gradient must be above 0, got 0"):
+        trainer(largest_gradient=0)
+
+
 def test_bfloat16_learns_the_same_thing():
     how = {"learning_rate": 0.002}
     losses = [[trainer(precision=p, **how).train(batches(0))] for p in ("float32", "bfloat16")]

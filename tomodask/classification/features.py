@@ -178,7 +178,7 @@ def _embedded(
             given = np.zeros((together, *boxes.shape[1:]), np.float32)
             given[: len(part)][~bad] = part[~bad]
         else:
-            given = np.asarray(part, np.float32)
+            given = np.array(part, np.float32)  # a copy: what a model does to it is its own
         found = np.asarray(one.predict(given), np.float32)
         if found.shape != (together, one.width):
             raise InputError(

@@ -173,7 +173,7 @@ def train(
     told = model.training["validation"]
     click.echo(
         f"{output}: {', '.join(model.classes)}; accuracy on held-out boxes "
-        f"{told['accuracy']:.3f} (round {model.training['kept_epoch']})"
+        f"{told['accuracy']:.3f} (epoch {model.training['kept_epoch']})"
     )
     if tested := model.training.get("test"):
         click.echo(_assessment(tested, model.classes))
@@ -232,8 +232,9 @@ def predict(
     overwrite: bool,
     **cluster: Any,
 ) -> None:
-    """Say what each of SUBTOMOGRAMS is: class, probabilities, confidence, or none of these.
+    """Name the kind of each of SUBTOMOGRAMS.
 
+    The table has class, probabilities and confidence; unlikely boxes are none of these.
     Confidence is calibrated: of boxes like those of the training, 0.8 is right about eight
     times in ten.  A kind that the network never saw may yet be given a class with confidence.
 

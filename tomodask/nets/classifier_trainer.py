@@ -56,6 +56,10 @@ class Learning:
     momentum : float
     nesterov : bool
     weight_decay : float
+    largest_gradient : float, optional
+        Gradients that are longer (2-norm over all weights) are cut to this length; None: as they
+        are, as in both papers.  Inception3D's first steps are then far too large: its last layer
+        has 160 numbers for each voxel, and their curvature adds up.
     patience : int, optional
         Training has ended after so many epochs without a better one; None: all epochs.
     precision : {"float32", "bfloat16"}
@@ -72,6 +76,7 @@ class Learning:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+    largest_gradient: float | None = None
     patience: int | None = None
     precision: Precision = "float32"
     seed: int = 0
@@ -82,6 +87,8 @@ class Learning:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise InputError(f"learning_rate must be above 0, got {self.learning_rate}")
+        if self.largest_gradient is not None and not self.largest_gradient > 0:
+            raise InputError(f"largest_gradient must be above 0, got {self.largest_gradient}")
         if self.patience is not None and self.patience < 1:
             raise InputError(f"patience must be at least 1 epoch, got {self.patience}")
 
@@ -246,6 +253,8 @@ class ClassifierTrainer:
                 "training: take a smaller network (rb3d)",
             )
         if math.isfinite(loss):
+            if self.how.largest_gradient is not None:
+                torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.how.largest_gradient)
             self.optimizer.step()
             self.steps += 1
         return loss
