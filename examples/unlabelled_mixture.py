@@ -109,7 +109,7 @@ for cluster, found in averages.items():
     table = tomodask.nearest_known(
         one.average.average, known, voxel_size=15.0, resolution=50.0, diameter=260.0
     )
-    name, correlation, discrepancy = table.iloc[0]
+    name, discrepancy = table.loc[0, ["name", "discrepancy"]]
     print(
         f"cluster {cluster}: {len(one.poses)} particles, FSC of halves 0.143 at "
         f"{one.resolution:.0f} Å; likest to {name}, FSC with it 0.5 at {discrepancy:.0f} Å"
