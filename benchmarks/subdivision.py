@@ -6,16 +6,17 @@
 Boxes of 22 complexes and of nothing (`subdivision_boxes.py`) at three tilt ranges, the paper's five
 SNRs and three lower ones.
 
-1. Accuracy of Inception3D, DSRF3D, RB3D and of RIF-SVM (`accuracy`).
+1. Accuracy of Inception3D, DSRF3D and RIF-SVM (`accuracy`, `baseline`, `own`).
 2. Structures that a network was never shown: are they clusters of its features, and what does
    their average look like (`recovery`, `subdivision_recovery.py`)?
 3. Sizes of the clusters, beside those of k-means on boxes at normalised poses (`evenness`,
    `subdivision_evenness.py`).
 
 The reduced setting is for two cores: boxes of 24³ voxels over the paper's field, one network for
-all 24 conditions in place of 24, fewer boxes, several complexes left out at a time; RIF-SVM is
-fitted to each condition.  ``--full`` is the paper's: 40³, 500 boxes of a class to train and 500 to
-test, 20 epochs, a network a condition, one complex left out at a time; for a GPU.
+all 24 conditions in place of 24, fewer boxes, several complexes left out at a time.  RIF-SVM is
+fitted to each condition, its two parameters by a fifth of the training boxes.  ``--full`` is the
+paper's: 40³, 500 boxes of a class to train and 500 to test, 20 epochs, a network a condition, one
+complex left out at a time; for a GPU.
 
 What is done is kept in `--data`: the same call goes on where it was stopped.
 """
@@ -98,7 +99,7 @@ SETTINGS = {
     ),
     "reduced": Setting(
         Amount(150, 50, 100, 800, 24),
-        (Recipe("inception3d", 16, 0.003), Recipe("dsrf3d", 10, 0.01)),
+        (Recipe("inception3d", 24, 0.003), Recipe("dsrf3d", 16, 0.01)),
         True,
         replace(paper("inception3d"), epochs=5),
         Recipe("inception3d", 8, 0.003),
@@ -177,11 +178,25 @@ def baseline(bench: Bench) -> None:
             )
             features = RotationInvariant()
             begin = time.process_time()
-            machine = RifSvm().fit(features.predict_features(known.boxes), known.labels)
+            machine, how = tuned(features.predict_features(known.boxes), known.labels)
             found = machine.predict(features.predict_features(test.boxes))
-            row[_name((tilt, snr))] = _judged(found, test, time.process_time() - begin)
+            row[_name((tilt, snr))] = _judged(found, test, time.process_time() - begin) | how
             bench.keep("accuracy", name, row)
             print(f"  {name}, {_name((tilt, snr))}: {row[_name((tilt, snr))]}", flush=True)
+
+
+def tuned(features: np.ndarray, labels: np.ndarray) -> tuple[RifSvm, dict[str, float]]:
+    """RIF-SVM with the parameters that are right most often on a fifth of its training boxes."""
+    held = np.random.default_rng(14).permutation(len(labels)) < len(labels) // 5
+    scale = 1 / features.shape[1]  # each feature has unit spread
+    tried = {}
+    for penalty, gamma in product((1.0, 10.0, 100.0), (scale / 3, scale)):
+        machine = RifSvm(penalty=penalty, gamma=gamma).fit(features[~held], labels[~held])
+        right = float((machine.predict(features[held]) == labels[held]).mean())
+        tried[penalty, gamma] = right
+    penalty, gamma = max(tried, key=tried.__getitem__)
+    machine = RifSvm(penalty=penalty, gamma=gamma).fit(features, labels)
+    return machine, {"penalty": penalty, "gamma": gamma}
 
 
 def own(bench: Bench) -> None:

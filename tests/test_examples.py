@@ -43,6 +43,7 @@ def test_every_example_is_tested():
         "microtubule_network.py",
         "simulated_cell.py",
         "simulated_microtubule.py",
+        "unlabelled_mixture.py",
     }
 
 
@@ -193,6 +194,20 @@ def test_simulated_microtubule(tmp_path):
     assert max(figures(text, r"differ by (\d+)° .* and (\d+)°")) < 60
     pictures = {path.stem for path in (tmp_path / "simulated_microtubule").glob("*.png")}
     assert pictures == {"slices", "spectra"}
+
+
+def test_unlabelled_mixture(tmp_path):
+    text = run_example("unlabelled_mixture.py", tmp_path)
+    precision, recall = figures(text, r"precision ([\d.]+), recall ([\d.]+)")
+    assert precision > 0.8
+    assert recall > 0.9
+    assert figures(text, r"structures that came back: (\d) of 3") == [3]
+    # The largest three clusters are of a kind each, at about two voxels.
+    for cluster in range(3):
+        own, true = figures(text, rf"cluster {cluster}: .*? 0.143 at (\d+) Å; .*? 0.5 at (\d+) Å")
+        assert own < 45
+        assert true < 45
+    assert (tmp_path / "unlabelled_mixture" / "mixture.png").stat().st_size > 20_000
 
 
 @pytest.mark.parametrize(

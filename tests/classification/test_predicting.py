@@ -177,3 +177,15 @@ def test_the_share_that_is_asked_for_keeps_its_class(known):
     chances = probabilities(logits, verdict.temperature).max(1)
     assert (chances >= verdict.least_confidence).mean() == pytest.approx(known)
     assert judged_at(logits[:3] * 100, labels[:3], epoch=1, known=known).least_confidence < 1
+
+
+def test_classes_and_features_of_one_model_are_not_mixed_up():
+    from tomodask.classification.features import embed_subtomograms
+
+    boxes, _ = two_kinds(3)
+    predictor = open_predictor(model_of(), device="cpu")
+    features = embed_subtomograms(boxes, model=predictor)["features"]
+    chances = classify_subtomograms(boxes, model=predictor)["probability"]
+    both = dask.compute(features.data, chances.data)
+    assert [one.shape for one in both] == [(3, 1024), (3, 2)]
+    assert chances.data.name == classify_subtomograms(boxes, model=predictor).probability.data.name

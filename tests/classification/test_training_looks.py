@@ -107,6 +107,7 @@ def test_curves_are_those_of_the_history():
     figure = plot_encoder(history)
     np.testing.assert_array_equal(figure.axes[0].lines[0].get_ydata(), [1, 1 / 2, 1 / 3])
     np.testing.assert_array_equal(figure.axes[1].lines[0].get_xdata(), [1, 3])
+    assert len(plot_encoder([{"epoch": 1, "loss": 1.0, "linear": None}]).axes) == 2  # no labels
     counts = plot_classifier(history, np.eye(3), NAMES).axes[3]
     assert counts.get_yticklabels()[0].get_text() == "ribosome"
     for plot in (plot_encoder, plot_classifier):

@@ -136,7 +136,6 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(files, finished, tmp
     folder, _ = files
     moments = (
         ("features.zarr", "before"),
-        ("clusters.npz", "before"),
         ("cluster_001/poses.star", "after"),
         ("out/classes.csv", "after"),
     )
@@ -147,7 +146,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(files, finished, tmp
     assert not [p for p in result.output.rglob(".*") if p.name != ".lock"]
 
 
-def test_what_is_there_is_not_made_again(files, finished, tmp_path, monkeypatch):
+def test_what_is_there_is_not_made_again(files, finished, tmp_path, monkeypatch, caplog):
     import shutil
 
     out = shutil.copytree(finished.output, tmp_path / "out")
@@ -162,7 +161,13 @@ def test_what_is_there_is_not_made_again(files, finished, tmp_path, monkeypatch)
     assert results(out) == before
     fewer = divided(files, out, known=[])  # known maps may be asked for at any time
     assert fewer.classes["nearest"].isna().all()
+    with caplog.at_level("WARNING", logger="tomodask"):
+        dark = divided(files, out, invert=True)
+    assert "what averages show is bright, what known maps show is dark" in caplog.text
+    assert (dark.classes["correlation"] < finished.classes["correlation"] - 0.2).all()
+    caplog.clear()
     divided(files, out)
+    assert not caplog.text
     assert results(out) == before
     with pytest.raises(InputError, match="least is 8 there and 9 here"):
         divided(files, out, least=9)

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import dask.array as da
+import numba
 import numpy as np
 from dask.delayed import delayed
 
@@ -241,7 +242,7 @@ class KMeans:
                     seen, self.n_clusters, rng=np.random.default_rng([self.seed, 1, number])
                 )
                 for _ in range(10):
-                    which, _ = assigned(seen, centres)
+                    which = _nearest(seen, centres)
                     sizes = np.bincount(which, minlength=len(centres))
                     sums = np.zeros_like(centres)
                     np.add.at(sums, which, seen)
@@ -306,14 +307,18 @@ def plus_plus(values: np.ndarray, clusters: int, *, rng: np.random.Generator) ->
 
 def assigned(values: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The nearest centre of each row, of equals the first, and its squared distance."""
-    product = values @ centres.T
-    near = (centres * centres).sum(1) - 2 * product
-    which = near.argmin(1)
+    which = _nearest(values, centres)
     return which, ((values - centres[which]) ** 2).sum(1)
 
 
+def _nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    near = values @ (-2 * centres.T)
+    near += (centres * centres).sum(1)
+    return np.asarray(near.argmin(1))
+
+
 def _follow(centres: np.ndarray, seen: np.ndarray, batch: np.ndarray) -> None:
-    which, _ = assigned(batch, centres)
+    which = _nearest(batch, centres)
     sizes = np.bincount(which, minlength=len(centres))
     sums = np.zeros_like(centres)
     np.add.at(sums, which, batch)
@@ -369,23 +374,33 @@ class _Assigned:
 
 
 def _assigned_block(block: np.ndarray, centres: np.ndarray, unit: float) -> _Assigned:
-    values = np.asarray(block, np.float64)
-    sound = np.flatnonzero(~np.isnan(values).any(1))
-    labels = np.full(len(values), -1, np.int32)
-    kept = values[sound]
+    sound = np.flatnonzero(~np.isnan(block).any(1))
+    labels = np.full(len(block), -1, np.int32)
+    kept = np.asarray(block if len(sound) == len(block) else block[sound], np.float64)
     with one_thread_each():
-        which, distance = assigned(kept, centres)
+        which = _nearest(kept, centres)
     labels[sound] = which
     sizes = np.bincount(which, minlength=len(centres))
     sums = np.zeros(centres.shape, np.int64)
-    order = np.argsort(which, kind="stable")
-    there = np.flatnonzero(sizes)
-    if len(there):
-        starts = np.concatenate([[0], np.cumsum(sizes[there])[:-1]])
-        whole = np.rint(kept[order] / unit).astype(np.int64)
-        sums[there] = np.add.reduceat(whole, starts, axis=0)
+    distance = np.empty(len(kept))
+    _add_rows(kept, which, centres, 1 / unit, sums, distance)  # unit is a power of two
     far = np.argsort(-distance, kind="stable")[:_FAR]
     return _Assigned(labels, sums, sizes, math.fsum(distance), sound[far], distance[far])
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc"})
+def _add_rows(values, which, centres, scale, sums, distance):  # type: ignore[no-untyped-def]
+    """Add each row, in whole units, to its cluster's; measure how far it is from the centre.
+
+    In one pass: a block is larger than the caches, and NumPy would go through it ten times.
+    """
+    for i in range(len(values)):
+        cluster, squared = which[i], 0.0
+        for j in range(values.shape[1]):
+            x = values[i, j]
+            sums[cluster, j] += np.int64(np.rint(x * scale))
+            squared += (x - centres[cluster, j]) ** 2
+        distance[i] = squared
 
 
 def _labels(block: np.ndarray, centres: np.ndarray) -> np.ndarray:

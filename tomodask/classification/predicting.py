@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 from collections.abc import Sequence
@@ -104,8 +105,22 @@ class _Logits:
     """A predictor whose features are its logits."""
 
     def __init__(self, predictor: BoxPredictor) -> None:
-        self.predict_features = predictor.predict_logits
+        self.predictor, self.batch = predictor, predictor.batch
         self.box, self.voxel_size = predictor.model.encoder.box, predictor.model.voxel_size
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        """Not that of the predictor itself, whose features are others."""
+        return (type(self).__name__, self.predictor.__dask_tokenize__())
+
+    def for_workers(self) -> _Logits:
+        """The same, to be sent; see `BoxPredictor.for_workers`."""
+        sent = copy.copy(self)
+        sent.predictor = self.predictor.for_workers()
+        return sent
+
+    def predict_features(self, boxes: np.ndarray) -> np.ndarray:
+        """Logits."""
+        return self.predictor.predict_logits(boxes)
 
 
 def _chances(logits: np.ndarray, temperature: float) -> np.ndarray:

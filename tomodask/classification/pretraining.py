@@ -132,12 +132,13 @@ def pretrain_encoder(
     if labelled is not None:
         told += f"; {len(labelled.rows)} with a label judge the features"
     _log.info(told)
+    # Only now that nothing speaks against it is what was there dropped.
+    if place is not None and place.begin() and resume:
+        run.take_up(place)
     if on_epoch is None:
         from tomodask.classification.pretraining_look import watch_encoder
 
         on_epoch = watch_encoder(None if place is None else place.folder)
-    if place is not None and place.begin() and resume:
-        run.take_up(place)
     return run.to_the_end(place, on_epoch)
 
 

@@ -105,15 +105,17 @@ def plot_encoder(history: Sequence[dict[str, Any]], views: np.ndarray | None = N
     """
     from matplotlib.figure import Figure
 
+    probed = any(row.get("linear") is not None for row in history)
+    panels = [panel for panel in _PANELS if probed or "probes" not in panel.title]
+    lower = 0.0 if views is None else 1.5
+    figure = Figure(figsize=(9.0, 2.9 + lower), layout="constrained", facecolor="white")
     if views is None:
-        figure = Figure(figsize=(9.0, 2.9), layout="constrained", facecolor="white")
-        draw_curves(figure.subplots(1, 3), _PANELS, history)
+        draw_curves(figure.subplots(1, len(panels)), panels, history)
         return figure
-    figure = Figure(figsize=(9.0, 5.6), layout="constrained", facecolor="white")
-    parts: Any = figure.subfigures(2, 1, height_ratios=[2.9, 2.7])
-    draw_curves(parts[0].subplots(1, 3), _PANELS, history)
-    panels = parts[1].subplots(1, 2 * len(views), squeeze=False)[0]
-    for number, axes in enumerate(panels):
+    parts: Any = figure.subfigures(2, 1, height_ratios=[2.9, lower])
+    draw_curves(parts[0].subplots(1, len(panels)), panels, history)
+    pictures = parts[1].subplots(1, 2 * len(views), squeeze=False)[0]
+    for number, axes in enumerate(pictures):
         axes.imshow(_grey(views[number // 2, number % 2]), cmap="gray", origin="lower")
         axes.set_axis_off()
         axes.set_title(

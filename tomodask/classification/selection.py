@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import colorsys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -96,7 +97,7 @@ def particles_named(features: xr.Dataset, asked: Sequence[str]) -> list[int]:
     return found
 
 
-# Told apart on white; then they come again.
+# Told apart on white; of more, hues as far apart as can be.
 _COLORS = ("#0b6e99", "#c8553d", "#3f7d4e", "#8d6bb8", "#c9982b", "#4fa3a5", "#b05685", "#6d6a62")
 _MOST_NAMED = 40  # entries of a legend that one can still read
 
@@ -268,11 +269,19 @@ def _traces(go: Any, table: pd.DataFrame, by: str | None, groups: list[np.ndarra
                 name=name,
                 customdata=np.asarray(table.index[rows]),
                 hovertemplate=f"particle %{{customdata}}<extra>{name}</extra>",
-                marker={"size": size, "color": _COLORS[number % len(_COLORS)], "opacity": 0.8},
+                marker={"size": size, "color": _color(number), "opacity": 0.8},
                 unselected={"marker": {"opacity": 0.12}},
             )
         )
     return traces
+
+
+def _color(number: int) -> str:
+    if number < len(_COLORS):
+        return _COLORS[number]
+    hue = (number * 0.61803398875) % 1
+    parts = colorsys.hls_to_rgb(hue, 0.38 + 0.14 * (number % 3), 0.55)
+    return "#" + "".join(f"{round(255 * part):02x}" for part in parts)
 
 
 def _layout(by: str | None, table: pd.DataFrame) -> dict[str, Any]:

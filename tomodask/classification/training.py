@@ -131,12 +131,13 @@ def train_classifier(
         ),
     )
     _say(run)
+    # Only now that nothing speaks against it is what was there dropped.
+    if place is not None and place.begin() and resume:
+        run.take_up(place)
     if on_epoch is None:
         from tomodask.classification.training_look import watch_classifier
 
         on_epoch = watch_classifier(None if place is None else place.folder)
-    if place is not None and place.begin() and resume:
-        run.take_up(place)
     return run.to_the_end(place, on_epoch)
 
 

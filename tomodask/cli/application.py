@@ -44,7 +44,7 @@ _COMMANDS = {
     "fsc": "resolution",
     "refine": "refinement",
     "average2d": "planar",
-    "pretrain": "classification",
+    "pretrain": "pretraining",
     "classify": "classification",
     "embed": "subdivision",
     "subdivide": "subdivision",

@@ -1,4 +1,4 @@
-"""``tomodask classify train``, ``classify predict`` and ``pretrain``: networks that know boxes."""
+"""``tomodask classify train`` and ``classify predict``: networks that know boxes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from tomodask.cli.options import (
     cluster_options,
     command,
     keep_former,
-    numbers_or_none,
     output_option,
     overwrite_option,
     table_style_option,
@@ -21,9 +20,9 @@ from tomodask.cli.options import (
 from tomodask.cli.places import place
 from tomodask.errors import InputError
 
-__all__ = ["classify", "pretrain"]
+__all__ = ["NETWORK", "classify", "precision_of", "stopped", "training_options"]
 
-_NETWORK = click.option(
+NETWORK = click.option(
     "--network",
     type=click.Choice(["rb3d", "inception3d", "dsrf3d"]),
     default="rb3d",
@@ -54,7 +53,8 @@ _TRAINING = (
 )
 
 
-def _training_options(function: Any) -> Any:
+def training_options(function: Any) -> Any:
+    """Add what training with labels and without have in common."""
     for option in reversed(_TRAINING):
         function = option(function)
     return function
@@ -78,7 +78,7 @@ def classify() -> None:
     help="Which box is what: STAR, Dynamo's tbl or CSV, with classes in kind or class.",
 )
 @output_option("MODEL.safetensors", "The model file; MODEL.training/ beside it shows how it went.")
-@_NETWORK
+@NETWORK
 @click.option(
     "--init",
     type=INPUT,
@@ -116,7 +116,7 @@ def classify() -> None:
     help="Share of held-out boxes that keep their class; the rest is none of these.  "
     "[default: 0.95]",
 )
-@_training_options
+@training_options
 def train(
     subtomograms: Path,
     *,
@@ -160,7 +160,7 @@ def train(
             network=network,
             init=init,
             settings=make(
-                augment=Views() if augment else None, precision=_precision(precision), **given
+                augment=Views() if augment else None, precision=precision_of(precision), **given
             ),
             output=output,
             classes=classes or None,
@@ -169,25 +169,27 @@ def train(
             threads=threads,
         )
     except KeyboardInterrupt:
-        raise _stopped() from None
+        raise stopped() from None
     told = model.training["validation"]
     click.echo(
         f"{output}: {', '.join(model.classes)}; accuracy on held-out boxes "
-        f"{told['accuracy']:.3f} (round {model.training['kept_epoch']})"
+        f"{told['accuracy']:.3f} (epoch {model.training['kept_epoch']})"
     )
     if tested := model.training.get("test"):
         click.echo(_assessment(tested, model.classes))
 
 
-def _precision(asked: str) -> Any:
+def precision_of(asked: str) -> Any:
+    """Return the precision of ``--precision``."""
     if asked != "auto":
         return asked
-    from tomodask.nets.trainer import default_precision
+    from tomodask.nets.training_step import default_precision
 
     return default_precision()
 
 
-def _stopped() -> KeyboardInterrupt:
+def stopped() -> KeyboardInterrupt:
+    """Return what Ctrl-C comes to."""
     return KeyboardInterrupt(
         "stopped; the epochs that were finished are kept, the same command with --resume goes on "
         "from there"
@@ -232,8 +234,9 @@ def predict(
     overwrite: bool,
     **cluster: Any,
 ) -> None:
-    """Say what each of SUBTOMOGRAMS is: class, probabilities, confidence, or none of these.
+    """Name the kind of each of SUBTOMOGRAMS.
 
+    The table has class, probabilities and confidence; unlikely boxes are none of these.
     Confidence is calibrated: of boxes like those of the training, 0.8 is right about eight
     times in ten.  A kind that the network never saw may yet be given a class with confidence.
 
@@ -300,136 +303,3 @@ def _assessment(told: dict[str, Any], classes: tuple[str, ...]) -> str:
 
 classify.add_command(train, "train")
 classify.add_command(predict, "predict")
-
-
-_PHYSICAL = (
-    click.option(
-        "--turn",
-        type=float,
-        default=0.0,
-        metavar="DEGREES",
-        help="Views turned about any axis by up to this; 180: any orientation.  [default: 0]",
-    ),
-    click.option(
-        "--tilts",
-        type=float,
-        nargs=2,
-        metavar="LO HI",
-        help="Views that lose the missing wedge of ±LO to ±HI degrees.",
-    ),
-    click.option(
-        "--defocus",
-        type=float,
-        default=0.0,
-        metavar="Å",
-        help="Views seen by a lens whose defocus differs by up to this.  [default: 0]",
-    ),
-    click.option(
-        "--noise",
-        type=float,
-        default=0.0,
-        metavar="SHARE",
-        help="Views with white noise of up to this share of the box's own.  [default: 0]",
-    ),
-)
-
-
-def _physical_options(function: Any) -> Any:
-    for option in reversed(_PHYSICAL):
-        function = option(function)
-    return function
-
-
-@command
-@click.argument("subtomograms", type=INPUT)
-@click.option(
-    "--method",
-    type=click.Choice(["moco", "simclr", "swav"]),
-    default="moco",
-    show_default=True,
-    help="What is held against what.",
-)
-@output_option("ENCODER.safetensors", "The model file; ENCODER.training/ shows how it went.")
-@_NETWORK
-@click.option(
-    "--labels",
-    type=INPUT,
-    metavar="TABLE",
-    help="Known classes of some boxes: they judge the features, nothing is learned from them.",
-)
-@click.option(
-    "--probe-every", type=int, default=5, show_default=True, help="Rounds between two probes."
-)
-@click.option("--epochs", type=int, default=200, show_default=True, help="Rounds of training.")
-@click.option("--batch", type=int, default=16, show_default=True, help="Boxes of a step.")
-@click.option("--learning-rate", type=float, default=1e-4, show_default=True, help="Of Adam.")
-@click.option("--temperature", type=float, help="Of the loss.  [default: the method's own]")
-@click.option(
-    "--queue",
-    type=int,
-    default=128,
-    show_default=True,
-    help="MoCo: former boxes that new ones are held against; 64 for real data in the paper.",
-)
-@click.option(
-    "--prototypes", type=int, default=100, show_default=True, help="SwAV: several times the kinds."
-)
-@_physical_options
-@_training_options
-def pretrain(
-    subtomograms: Path,
-    *,
-    method: Any,
-    output: Path,
-    network: Any,
-    labels: Path | None,
-    turn: float,
-    tilts: tuple[float, ...] | None,
-    defocus: float,
-    noise: float,
-    precision: Any,
-    threads: int | None,
-    resume: bool,
-    overwrite: bool,
-    **settings: Any,
-) -> None:
-    """Train an encoder on SUBTOMOGRAMS without labels.
-
-    Two random views of a box shall be alike, and unlike those of other boxes.  A classifier
-    that begins with the encoder (classify train --init) needs fewer labels.  Training can be
-    stopped (Ctrl-C) and goes on with --resume; the model file is there after the first round.
-
-    Example:
-      tomodask pretrain boxes.zarr --method moco -o encoder.safetensors
-    """
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite exclude each other; give one of them")
-    from tomodask.nets import needs
-
-    needs("torch")
-    from tomodask.classification.pretraining import EncoderSettings, pretrain_encoder
-    from tomodask.nets.views import Views
-
-    views = Views(turn=turn, tilts=numbers_or_none(tilts), defocus=defocus, noise=noise)
-    try:
-        model = pretrain_encoder(
-            subtomograms,
-            method=method,
-            network=network,
-            settings=EncoderSettings(views=views, precision=_precision(precision), **settings),
-            labels=labels,
-            output=output,
-            resume=resume,
-            overwrite=overwrite,
-            threads=threads,
-        )
-    except KeyboardInterrupt:
-        raise _stopped() from None
-    last = model.history[-1]
-    told = f"{output}: {network} for boxes of {model.encoder.box}³, loss {last['loss']:.3f}"
-    if last["linear"] is not None:
-        told += (
-            f"; of labelled boxes a linear probe knows {last['linear']:.1%}, the five nearest "
-            f"{last['neighbours']:.1%}"
-        )
-    click.echo(told)

@@ -160,7 +160,10 @@ def _read_state(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, np.nda
         with safe_open(path, framework="numpy") as file:
             header = file.metadata() or {}
             if header.get("format") != kind:
-                raise InputError(f"{path} is not a state of training; remove it")
+                raise InputError(
+                    f"{path} is not a state of this kind of training: choose another name, or "
+                    "start anew (overwrite=True, --overwrite)"
+                )
             state = json.loads(header["state"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         state["told"]

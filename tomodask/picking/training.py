@@ -113,13 +113,13 @@ def train_picker(
         )
     place = None if output is None else Place(output, resume=resume, overwrite=overwrite)
     run = TrainingRun(marked, settings, _normalised(marked, settings), threads=threads)
+    # Only now that nothing speaks against it is what was there dropped.
+    if place is not None and place.begin() and resume:
+        run.take_up(place)
     if on_epoch is None:
         from tomodask.picking.training_view import watch_training
 
         on_epoch = watch_training(None if place is None else place.folder)
-    # Only now that nothing speaks against it is what was there dropped.
-    if place is not None and place.begin() and resume:
-        run.take_up(place)
     return run.to_the_end(place, on_epoch)
 
 

@@ -13,7 +13,7 @@ from tomodask.data.writing import replacing
 from tomodask.plot import surface_views
 from tomodask.plot_style import gray_range
 
-__all__ = ["class_picture", "curve_drawing", "write_class_picture"]
+__all__ = ["class_picture", "curve_drawing", "is_dark", "write_class_picture"]
 
 _PANEL, _GAP = 132, 4  # pixels
 _DRAWN = (150, 56)  # of a curve
@@ -40,7 +40,7 @@ def class_picture(
         The first row is the uppermost.
     """
     volume = np.asarray(volume, np.float32)
-    bright = -volume if _dark(volume) else volume
+    bright = -volume if is_dark(volume) else volume
     seen = surface_views(
         bright, voxel_size=voxel_size, resolution=resolution, axes=(0,), edge=_PANEL, crop=False
     )[0]
@@ -55,8 +55,8 @@ def class_picture(
     return np.asarray(np.rint(np.concatenate(strip, axis=1))[::-1], np.uint8)
 
 
-def _dark(volume: np.ndarray) -> bool:
-    """Whether the particle is darker than what is about it."""
+def is_dark(volume: np.ndarray) -> bool:
+    """Whether what a map shows is darker than what is about it, as protein in a tomogram."""
     middle = float(np.median(volume))
     low, high = np.percentile(volume, [1, 99])
     return bool(middle - low > high - middle)

@@ -180,7 +180,9 @@ def _map(at: Path) -> dict[str, Any] | None:
     if not (at / "map.csv").exists():
         return None
     plane = pd.read_csv(at / "map.csv", index_col="particle")
-    table = pd.read_csv(at / "particles.csv", index_col="particle").loc[plane.index]
+    columns = ("particle", "cluster", "kind")
+    every = pd.read_csv(at / "particles.csv", index_col="particle", usecols=lambda c: c in columns)
+    table = every.loc[plane.index]
     places = plane[["map_1", "map_2"]].to_numpy(float)
     low, span = places.min(0), np.ptp(places, axis=0).max() or 1.0
     scaled = (places - (low + np.ptp(places, axis=0) / 2)) / span + 0.5
@@ -201,7 +203,7 @@ def _map(at: Path) -> dict[str, Any] | None:
         "colors": Markup(json.dumps(colors)),
         "kinds": list(zip(names, colors, strict=False)),
         "count": f"{len(plane):,}",
-        "all": len(plane) == len(pd.read_csv(at / "particles.csv", usecols=["particle"])),
+        "all": len(plane) == len(every),
     }
 
 

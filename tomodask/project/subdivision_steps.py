@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,7 @@ from tomodask.project.subdivision_files import (
     write_table,
 )
 from tomodask.project.subdivision_job import SubdivisionJob, cluster_name
+from tomodask.project.subdivision_pictures import is_dark
 from tomodask.project.subdivision_report import write_subdivision_report
 from tomodask.project.subdivision_tables import class_rows, cluster_rows
 
@@ -51,6 +52,7 @@ __all__ = ["Subdividing"]
 _log = logging.getLogger(__name__)
 
 _PATIENCE = 20.0  # seconds between two reports while it works
+_UNLIKE = 0.75  # share of averages whose contrast is not the known maps', from which it is told
 _COARSEST = 2.2  # voxels: a known map is laid on an average by no finer detail
 
 
@@ -216,7 +218,24 @@ class Subdividing:
                 self.folder.save()
                 self.reported = time.monotonic()
         if todo:
+            self._warn_of_contrast(todo)
             self.folder.save()
+
+    def _warn_of_contrast(self, names: Iterable[str]) -> None:
+        """Say where averages are dark and known maps bright, or the other way: nothing fits so."""
+        sides = []
+        for name in names:
+            several = len(self.told[name]["classes"]) > 1
+            path = self.folder.path / name / map_file(several, 1, "filtered.mrc")
+            sides.append(is_dark(open_tomogram(path).to_numpy()))
+        dark = [is_dark(np.asarray(one)) for one in self.job.known]
+        share = abs(float(np.mean(sides)) - float(np.mean(dark)))
+        if share > _UNLIKE:
+            _log.warning(
+                "what averages show is %s, what known maps show is %s: compare them with the "
+                "known maps' negative (invert=True, --invert)",
+                *(("dark", "bright") if np.mean(sides) > 0.5 else ("bright", "dark")),
+            )
 
     def _likeness(self, name: str, known: Delayed) -> Delayed:
         told, maps = self.told[name], {}

@@ -68,6 +68,7 @@ def draw_panel(axes: Any, panel: Panel, history: Sequence[Mapping[str, Any]]) ->
             x, y = np.array(epochs)[known], values[known]
             sparse = dot or ("." if known.sum() < len(epochs) else "")
             axes.plot(x, y, color=color, lw=1.6, marker=sparse, label=label)
+    axes.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)  # the same beside curves with gaps
     if panel.share:
         axes.set_ylim(-0.02, 1.02)
     if panel.from_zero:
