@@ -26,6 +26,7 @@ import json
 import math
 import multiprocessing
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -369,13 +370,26 @@ def main() -> None:
         draw(rows, given.picture)
 
 
+def end_with_parent() -> None:
+    """A worker whose parent was killed ends: it would write into the folder of the next run."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def run(
     scale: Scale, rows: list[dict[str, Any]], starts: list[str], file: Path, workers: int
 ) -> None:
     """All jobs that are not done, as many at once as there are workers."""
     spawn = multiprocessing.get_context("spawn")
     running: dict[Future[dict[str, Any]], tuple[Any, ...]] = {}
-    with ProcessPoolExecutor(workers, mp_context=spawn) as pool, file.open("a") as out:
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=end_with_parent)
+    with pool, file.open("a") as out:
         while True:
             for job in ready(scale, rows, starts):
                 if len(running) < workers and job not in running.values():
