@@ -269,6 +269,7 @@ def subdivide(
       tomodask subdivide subtomograms.zarr --model classifier.safetensors --clusters 100 -o clusters
       tomodask subdivide boxes.star --model encoder.safetensors -o clusters --known 'ribosome.mrc'
       tomodask refine clusters/cluster_003/particles.star -o refined
+      tomodask extract tomogram.zarr clusters/centred.star --box 32 -o centred.zarr
     """
     from tomodask.project.subdividing import subdivide as run_subdivision
 
@@ -297,6 +298,8 @@ def subdivide(
         names = sorted(set(seen["nearest"]))
         click.echo(f"known structures that averages are likest to: {', '.join(names)}")
     click.echo(f"particles: {result.particles}")
+    if result.centred is not None:
+        click.echo(f"particles, centred by their averages: {result.centred}")
     click.echo(f"clusters: {result.output / 'clusters.csv'}")
     click.echo(f"report: {result.report}")
 

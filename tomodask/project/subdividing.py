@@ -15,6 +15,7 @@ import xarray as xr
 from tomodask.cluster import connect
 from tomodask.data.run_folder import RunFolder
 from tomodask.errors import InputError
+from tomodask.project.subdivision_files import CENTRED
 from tomodask.project.subdivision_job import checked_subdivision
 from tomodask.project.subdivision_steps import Subdividing
 
@@ -33,6 +34,10 @@ class Subdivision:
         The store of features; the table of all boxes, with ``cluster`` (from 0, the largest; −1
         where one was set aside) and ``distance`` to its centre (STAR; a CSV lies beside it); the
         gallery.
+    centred : Path, optional
+        The table of all boxes, each led by its shift to the middle of its average
+        (`tomodask.classification.centring`): to be cut out again, and divided again.  None as long
+        as averages are missing, or if the boxes do not say where they lie.
     clusters : DataFrame
         A row a cluster: ``cluster``, ``particles``, ``radius``; where kinds are known ``kind``, the
         most frequent, and ``purity``, its share; ``averaged`` (particles that were), ``kept`` (the
@@ -47,6 +52,7 @@ class Subdivision:
     features: Path
     particles: Path
     report: Path
+    centred: Path | None
     clusters: pd.DataFrame = field(repr=False)
     classes: pd.DataFrame = field(repr=False)
 
@@ -250,6 +256,7 @@ def _result(folder: RunFolder) -> Subdivision:
         features=Path(folder.document["figures"].get("features") or at / "features.zarr"),
         particles=at / "particles.star",
         report=at / "report.html",
+        centred=at / CENTRED if folder.finished("result") and (at / CENTRED).exists() else None,
         clusters=pd.read_csv(at / "clusters.csv"),
         classes=pd.read_csv(at / "classes.csv"),
     )

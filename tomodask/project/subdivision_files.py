@@ -4,6 +4,7 @@
 
     clusters.npz                   centres, sizes, labels, distances: what the averages start from
     particles.star .csv            every box: its cluster (−1: set aside) and its distance
+    centred.star                   every box, its place led to the middle of its average
     map.csv                        where particles lie on the map of the features
     cluster_007/
       particles.star               all of the cluster, to go on with
@@ -18,6 +19,7 @@ Where a cluster has one class alone, its files are ``average.mrc`` … .
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +28,23 @@ import pandas as pd
 
 from tomodask.averaging.fsc import resolution_at
 from tomodask.averaging.sharpening import sharpen
+from tomodask.classification.centring import centred_poses, density_centre, with_centres
 from tomodask.classification.cluster_averages import ClusterAverage, SortedCluster
 from tomodask.classification.kmeans import KMeans
-from tomodask.data.particles import write_particles
+from tomodask.data.columns import SHIFT
+from tomodask.data.particles import read_particles, write_particles
+from tomodask.data.tomograms import open_tomogram
 from tomodask.data.writing import replacing
 from tomodask.project.round_files import map_file, write_map
 from tomodask.project.subdivision_job import SubdivisionJob, cluster_name
 from tomodask.project.subdivision_pictures import write_class_picture
 
 __all__ = [
+    "CENTRED",
     "CLUSTERS",
     "cluster_outputs",
     "read_clusters",
+    "write_centred",
     "write_cluster",
     "write_clusters",
     "write_members",
@@ -45,6 +52,7 @@ __all__ = [
 ]
 
 CLUSTERS = "clusters.npz"
+CENTRED = "centred.star"
 _ARRAYS = ("cluster_centers_", "sizes_", "labels_")
 _NUMBERS = ("inertia_", "n_iter_", "converged_")
 
@@ -169,3 +177,44 @@ def _write_class(
 def _or_none(value: float) -> float | None:
     """None for what is not reached: JSON knows no infinity."""
     return float(value) if math.isfinite(value) else None
+
+
+def write_centred(at: Path, job: SubdivisionJob, clusters: KMeans, told: Mapping[str, Any]) -> int:
+    """``centred.star``: all boxes, each led to the middle of the average that it is in.
+
+    To be cut out again: `tomodask.extract_subtomograms` adds shifts to places.
+
+    Particles that were not averaged stay where they were, and so do those of an average whose
+    halves agree at no resolution: where its middle is, nobody knows.
+
+    Returns
+    -------
+    int
+        Particles that were moved.
+    """
+    rows, poses = [], []
+    image = pd.Index(job.table["image"].astype(str))
+    for name, one in told.items():
+        if not one["classes"]:
+            continue
+        table = read_particles(at / name / "poses.star", need=("orientation", "shift", "image"))
+        several = len(one["classes"]) > 1
+        for c, figures in one["classes"].items():
+            if figures["resolution_143"] is None:
+                continue
+            mine = table[table["class"] == int(c)] if several else table
+            volume = open_tomogram(at / name / map_file(several, int(c), "average.mrc"))
+            centre = density_centre(
+                volume.to_numpy(), voxel_size=job.voxel_size, diameter=job.plan.diameter
+            )
+            poses.append(centred_poses(mine, centre))
+            rows.append(image.get_indexer(mine["image"].astype(str)))
+    found = np.concatenate(rows) if rows else np.zeros(0, np.intp)
+    moved = pd.concat(poses) if poses else pd.DataFrame(columns=list(SHIFT))
+    there = found >= 0
+    table = job.table.assign(cluster=clusters.labels_)
+    centred = with_centres(table, found[there], moved[there])
+    if job.kinds is not None:
+        centred = centred.assign(kind=job.kinds)
+    write_particles(centred.reset_index(drop=True), at / CENTRED, voxel_size=job.voxel_size)
+    return int(there.sum())

@@ -20,6 +20,7 @@ from tomodask.classification.feature_models import NamedModel, open_feature_mode
 from tomodask.classification.feature_store import open_features
 from tomodask.classification.subdivision import SubdivisionPlan, plan_subdivision
 from tomodask.data.classes import class_names
+from tomodask.data.columns import POSITION
 from tomodask.data.job_boxes import boxes_state, job_boxes, lasting_images
 from tomodask.data.job_input import job_template, map_digest
 from tomodask.data.subtomogram_table import particle_table
@@ -82,6 +83,11 @@ class SubdivisionJob:
         """All that there may be, in their order."""
         return ("features", "clusters", "map", *map(cluster_name, range(self.plan.clusters)),
                 "result")  # fmt: skip
+
+    @property
+    def placed(self) -> bool:
+        """Whether the boxes say where in a tomogram they lie."""
+        return set(POSITION) <= set(self.table)
 
     @property
     def voxel_size(self) -> float:

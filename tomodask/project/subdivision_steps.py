@@ -31,10 +31,12 @@ from tomodask.data.writing import replacing
 from tomodask.planar.embedding import can_embed
 from tomodask.project.round_files import map_file
 from tomodask.project.subdivision_files import (
+    CENTRED,
     CLUSTERS,
     cluster_outputs,
     particles_of,
     read_clusters,
+    write_centred,
     write_cluster,
     write_clusters,
     write_members,
@@ -256,6 +258,8 @@ class Subdividing:
         sizes = clusters.sizes_
         small = np.flatnonzero((sizes > 0) & (sizes < self.job.plan.least)).tolist()
         outputs = ["clusters.csv", "classes.csv", "report.html", *map(cluster_name, small)]
+        if self.job.placed:
+            outputs.append(CENTRED)
         done = self.folder.finished("result") and self.figures.get("result") == self._asked()
         if done and not self.folder.worked:
             return
@@ -264,6 +268,10 @@ class Subdividing:
                 at = self.folder.path / cluster_name(c)
                 if not (at / "particles.star").exists():
                     write_members(at, self.job, clusters, distances, c)
+            if self.job.placed:
+                self.figures["centred"] = write_centred(
+                    self.folder.path, self.job, clusters, self.told
+                )
             self.figures["result"] = self._asked()
             self._tables(clusters, distances)
             self.folder.save()
