@@ -215,7 +215,7 @@ def subdivide(
         parameters=job.parameters,
         command=command,
         overwrite=overwrite,
-        keep=("features", "clusters", "map"),
+        keep={"features": (), "clusters": ("aside", "kinds"), "map": ("mapped",)},
     ) as folder:
         folder.document["figures"] |= job.figures()
         subdividing = Subdividing(folder, job)
