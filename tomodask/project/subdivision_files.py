@@ -208,7 +208,7 @@ def write_centred(at: Path, job: SubdivisionJob, clusters: KMeans, told: Mapping
                 volume.to_numpy(), voxel_size=job.voxel_size, diameter=job.plan.diameter
             )
             poses.append(centred_poses(mine, centre))
-            rows.append(image.get_indexer(mine["image"].astype(str)))
+            rows.append(image.get_indexer(pd.Index(mine["image"].astype(str))))
     found = np.concatenate(rows) if rows else np.zeros(0, np.intp)
     moved = pd.concat(poses) if poses else pd.DataFrame(columns=list(SHIFT))
     there = found >= 0
