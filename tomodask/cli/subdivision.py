@@ -235,6 +235,11 @@ def _tell_neighbours(features: Any, asked: tuple[str, ...], count: int) -> None:
 )
 @click.option("--invert", is_flag=True, help="Take the known maps' negative (protein is dark).")
 @click.option(
+    "--mirrored",
+    is_flag=True,
+    help="Compare with the known maps' mirror images, too: where the hand is not sure.",
+)
+@click.option(
     "--method",
     type=click.Choice(["minibatch", "exact"]),
     default="minibatch",
@@ -288,6 +293,7 @@ def subdivide(
     best = result.classes.sort_values("resolution_143", kind="stable").head(5)
     for row in best[best["resolution_143"] < math.inf].to_dict("records"):
         near = f"; nearest {row['nearest']}" if isinstance(row["nearest"], str) else ""
+        near += ", mirror image" if row["mirrored"] is True else ""
         click.echo(
             f"  cluster {row['cluster']}, class {row['class']}: {row['particles']} particles, "
             f"{angstrom(row['resolution_143'])} (FSC 0.143){near}"

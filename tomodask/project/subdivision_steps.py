@@ -87,8 +87,10 @@ class Subdividing:
     def _asked(self) -> dict[str, Any]:
         """What the result depends on that may be asked for anew."""
         kinds = self.job.kinds
+        hands = ", either hand" if self.job.mirrored else ""
+        known = {str(one.attrs["known"]): one.attrs["digest"] + hands for one in self.job.known}
         return {
-            "known": {str(one.attrs["known"]): str(one.attrs["digest"]) for one in self.job.known},
+            "known": known,
             "map_particles": self.job.map_particles,
             "kinds": None
             if kinds is None
@@ -246,7 +248,7 @@ class Subdividing:
             finest = max(reached, _COARSEST * self.job.voxel_size)
             maps[c] = (open_tomogram(path).to_numpy(), finest)
         task: Delayed = delayed(_nearest, pure=False)(
-            maps, known, self.job.voxel_size, self.job.plan.diameter
+            maps, known, self.job.voxel_size, self.job.plan.diameter, self.job.mirrored
         )
         return task
 
@@ -290,16 +292,19 @@ def _nearest(
     known: dict[str, np.ndarray],
     voxel_size: float,
     diameter: float,
+    mirrored: bool,
 ) -> dict[str, list[dict[str, Any]]]:
     """Of each class all known maps, the likest first, as JSON knows them."""
     out = {}
     for c, (volume, finest) in maps.items():
         table = nearest_known(
-            volume, known, voxel_size=voxel_size, resolution=finest, diameter=diameter
-        )
+            volume, known, voxel_size=voxel_size, resolution=finest, diameter=diameter,
+            mirrored=mirrored,
+        )  # fmt: skip
         out[c] = [
             {
                 "name": str(row["name"]),
+                "mirrored": bool(row["mirrored"]),
                 "correlation": float(row["correlation"]),
                 "discrepancy": float(row["discrepancy"])
                 if math.isfinite(row["discrepancy"])
