@@ -155,7 +155,7 @@ def test_what_is_there_is_not_made_again(files, finished, tmp_path, monkeypatch,
     def never(*_, **__):
         raise AssertionError("made again")
 
-    for name in ("save_features", "subdivide_features", "average_cluster"):
+    for name in ("save_features", "subdivide_features", "average_members"):
         monkeypatch.setattr(subdivision_steps, name, never)
     divided(files, out)
     assert results(out) == before
@@ -175,7 +175,7 @@ def test_what_is_there_is_not_made_again(files, finished, tmp_path, monkeypatch,
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(subdivision_steps, "average_cluster", stop)
+    monkeypatch.setattr(subdivision_steps, "average_members", stop)
     with pytest.raises(KeyboardInterrupt):  # features and clusters stay, averages are made anew
         divided(files, out, least=9, overwrite=True)
     assert not (out / "cluster_000" / "average.mrc").exists()
@@ -215,6 +215,38 @@ def test_known_maps_beside_the_middle_lose_nothing_and_hands_are_told(
     page = result.report.read_text()
     assert "beside, mirror image" in page
     assert f"of {len(result.classes)} classes are likelier a mirror image" in page
+
+
+def test_after_overwriting_all_is_as_if_it_were_made_at_once(files, finished, tmp_path):
+    """What small clusters of before hold, and what is told of kept stages, must not stay as it was.
+
+    The folder of a cluster without an average was once taken for the new one's, and what had been
+    set aside was forgotten with the other figures.
+    """
+    out = tmp_path / "out"
+    few = {"classes": 1, "known": [], "map_particles": 0}
+    divided(files, out, **few, clusters=6, least=10)
+    small = set(results(out))
+    again = divided(files, out, **few, clusters=5, least=10, overwrite=True)
+    fresh = divided(files, tmp_path / "fresh", **few, clusters=5, least=10)
+    assert results(out) == results(fresh.output) != small
+    assert again.clusters["particles"].min() < 10  # else nothing is shown
+    divided(files, out, **few, clusters=5, least=9, overwrite=True)
+    assert "1 of 26 particles have no features" in (out / "report.html").read_text()
+
+
+def test_other_kinds_reach_all_tables(files, finished, tmp_path):
+    import shutil
+
+    _, kinds = files
+    out = shutil.copytree(finished.output, tmp_path / "out")
+    others = pd.DataFrame({"particle": np.arange(26), "kind": np.char.upper(kinds.astype(str))})
+    divided(files, out, labels=others)
+    for path in (out / "particles.star", *out.glob("cluster_*/particles.star")):
+        assert set(read_particles(path)["kind"]) <= {"PARTICLE", "DECOY"}
+    divided(files, out, labels=None)
+    for path in (out / "particles.star", *out.glob("cluster_*/particles.star")):
+        assert "kind" not in read_particles(path)
 
 
 def test_features_may_be_given_and_workers_change_no_bit(files, finished, tmp_path):
@@ -276,6 +308,7 @@ def test_bad_input_is_refused_before_any_work(files, tmp_path):
         ({"classes": 0}, "classes must be"),
         ({"most": 7}, "most must be"),
         ({"map_particles": -1}, "map_particles must be"),
+        ({"map_method": "pca"}, "map_method must be one of tsne, umap, got 'pca'"),
     )
     for change, message in bad:
         with pytest.raises(InputError, match=message):

@@ -151,7 +151,7 @@ def clusters_to_average(clusters: KMeans, plan: SubdivisionPlan) -> list[int]:
 
 def average_members(
     subtomograms: xr.Dataset,
-    features: xr.Dataset,
+    features: xr.Dataset | None,
     clusters: KMeans,
     cluster: int,
     plan: SubdivisionPlan,
@@ -163,8 +163,8 @@ def average_members(
     Parameters
     ----------
     subtomograms : Dataset
-    features : Dataset
-        Of all its particles.
+    features : Dataset, optional
+        Of all its particles; not needed where `distances` are given.
     clusters : KMeans
         Fitted to them.
     cluster : int

@@ -92,7 +92,7 @@ class RunFolder:
         parameters: Mapping[str, tuple[str, Any]],
         command: str,
         overwrite: bool = False,
-        keep: Sequence[str] = (),
+        keep: Mapping[str, Sequence[str]] | None = None,
     ) -> Iterator[RunFolder]:
         """Begin a run in a folder, or go on with the same one.
 
@@ -108,8 +108,9 @@ class RunFolder:
             Kept for the report.
         overwrite : bool
             Drop what a run left in the folder, and begin anew.
-        keep : sequence of str
-            Stages, the first ones, that are not dropped where they would come out the same.
+        keep : mapping, optional
+            Stages, the first ones, that are not dropped where they would come out the same, each
+            with the names of its figures.
 
         Raises
         ------
@@ -132,7 +133,8 @@ class RunFolder:
         with _lock(path):
             if overwrite and (path / _MARK).exists():
                 there = cls.read(path)
-                there._clear(there._lasting(keep, stages, parameters))
+                lasting = there._lasting(tuple(keep or ()), stages, parameters)
+                there._clear({one: (keep or {})[one] for one in lasting})
             if (path / _MARK).exists():
                 folder = cls.read(path)
                 folder._check(stages, parameters)
@@ -195,8 +197,14 @@ class RunFolder:
         first = min(changed, default=len(order))
         return [one for one in keep if order.index(one) < first and self.finished(one)]
 
-    def _clear(self, kept: Sequence[str] = ()) -> None:
-        """Remove what the run made, but for the stages `kept`, and nothing else."""
+    def _clear(self, kept: Mapping[str, Sequence[str]]) -> None:
+        """Remove what the run made, but for the stages `kept`, and nothing else.
+
+        Parameters
+        ----------
+        kept : mapping
+            Stage → names of its figures.
+        """
         began = self.document.get("began", {})
         for name in (one for stage in began if stage not in kept for one in began[stage]):
             for made in (self.path / name, self.path / f"{name}.part"):
@@ -207,7 +215,8 @@ class RunFolder:
         if not kept:
             (self.path / _MARK).unlink()
             return
-        self.document["figures"] = {}
+        figures, lasting = self.document["figures"], [n for names in kept.values() for n in names]
+        self.document["figures"] = {name: figures[name] for name in lasting if name in figures}
         for part in ("stages", "began", "spent"):
             there = self.document.get(part, {})
             self.document[part] = {one: there[one] for one in kept if one in there}

@@ -105,6 +105,7 @@ def subdivide(
     precision: str = "float32",
     batch: int = 16,
     map_particles: int = 5000,
+    map_method: str = "tsne",
     seed: int = 0,
     overwrite: bool = False,
     scheduler: str | None = None,
@@ -170,6 +171,8 @@ def subdivide(
         Of the network, as of `tomodask.project.embedding.save_embedding`.
     map_particles : int
         On the map of the features in the report, at most; 0 for no map.
+    map_method : {"tsne", "umap"}
+        How they are laid out; UMAP needs umap-learn.
     seed : int
     overwrite : bool
         Drop another subdivision in the folder.
@@ -214,6 +217,7 @@ def subdivide(
         invert=invert,
         mirrored=mirrored,
         map_particles=map_particles,
+        map_method=map_method,
         seed=seed,
     )
     with RunFolder.opened(
@@ -222,7 +226,7 @@ def subdivide(
         parameters=job.parameters,
         command=command,
         overwrite=overwrite,
-        keep=("features", "clusters", "map"),
+        keep={"features": (), "clusters": ("aside", "kinds"), "map": ("mapped",)},
     ) as folder:
         folder.document["figures"] |= job.figures()
         subdividing = Subdividing(folder, job)

@@ -25,6 +25,7 @@ from tomodask.data.job_input import map_digest
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
+from tomodask.planar.embedding import EMBEDDINGS, check_embedding
 from tomodask.project.embedding import check_features, features_of
 
 __all__ = ["MOST_CLUSTERS", "UNKNOWN", "SubdivisionJob", "checked_subdivision", "cluster_name"]
@@ -60,6 +61,7 @@ class SubdivisionJob:
         Compare with their mirror images, too.
     map_particles : int
         On the map of the features; 0 for none.
+    map_method : {"tsne", "umap"}
     source : str
     parameters : dict
         Name → (stage, value), of `RunFolder.opened`.
@@ -75,6 +77,7 @@ class SubdivisionJob:
     known: tuple[xr.DataArray, ...]
     mirrored: bool
     map_particles: int
+    map_method: str
     source: str
     parameters: dict[str, tuple[str, Any]] = field(repr=False)
 
@@ -106,6 +109,7 @@ class SubdivisionJob:
             "known": [str(one.attrs["known"]) for one in self.known],
             "mirrored": self.mirrored,
             "map_particles": self.map_particles,
+            "map_method": EMBEDDINGS[self.map_method],
         }
 
 
@@ -139,6 +143,7 @@ def checked_subdivision(
     invert: bool,
     mirrored: bool,
     map_particles: int,
+    map_method: str,
     seed: int,
 ) -> SubdivisionJob:
     """Open and check all that `subdivide` is given; reads no box.
@@ -150,6 +155,11 @@ def checked_subdivision(
     """
     batch, seed = whole("batch", batch, least=1), whole("seed", seed, least=0)
     map_particles = whole("map_particles", map_particles, least=0)
+    if map_method not in EMBEDDINGS:
+        methods = ", ".join(EMBEDDINGS)
+        raise InputError(f"map_method must be one of {methods}, got {map_method!r}")
+    if map_particles and map_method != "tsne":  # the default: without it, the page has no map
+        check_embedding(map_method)
     clusters = whole("clusters", clusters, least=1)
     if clusters > MOST_CLUSTERS:
         raise InputError(f"clusters must be at most {MOST_CLUSTERS}, got {clusters}")
@@ -220,6 +230,7 @@ def checked_subdivision(
         known=maps,
         mirrored=bool(mirrored),
         map_particles=map_particles,
+        map_method=map_method,
         source=source,
         parameters=parameters,
     )

@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from tomodask.data.run_folder import RunFolder
 from tomodask.project.round_files import map_file
+from tomodask.project.subdivision_job import cluster_name
 from tomodask.project.subdivision_pictures import curve_drawing
 from tomodask.report_page import (
     angstrom,
@@ -96,7 +97,7 @@ def _card(
     at: Path, row: dict[str, Any], told: dict[str, Any], classes: pd.DataFrame
 ) -> dict[str, Any]:
     """A cluster as the page shows it."""
-    folder = at / f"cluster_{row['cluster']:03d}"
+    folder = at / cluster_name(row["cluster"])
     several = len(classes) > 1
     shown = []
     for one in _records(classes):

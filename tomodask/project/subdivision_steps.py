@@ -13,24 +13,23 @@ import numpy as np
 import xarray as xr
 from dask.delayed import Delayed, delayed
 
-from tomodask.classification.cluster_averages import average_cluster
-from tomodask.classification.clusters import (
-    centre_distances,
-    cluster_table,
-    members,
-)
+from tomodask.classification.clusters import centre_distances, cluster_table
 from tomodask.classification.feature_store import open_features, save_features
 from tomodask.classification.features import set_aside
 from tomodask.classification.kmeans import KMeans
 from tomodask.classification.known import nearest_known
 from tomodask.classification.maps import map_features
-from tomodask.classification.subdivision import clusters_to_average, subdivide_features
+from tomodask.classification.subdivision import (
+    average_members,
+    clusters_to_average,
+    subdivide_features,
+)
 from tomodask.cluster.completing import completed
 from tomodask.data.run_folder import RunFolder
-from tomodask.data.subtomograms import chosen_boxes
 from tomodask.data.tomograms import open_tomogram
 from tomodask.data.writing import replacing
 from tomodask.planar.embedding import can_embed
+from tomodask.project.embedding import with_engine
 from tomodask.project.round_files import map_file
 from tomodask.project.subdivision_files import (
     CLUSTERS,
@@ -79,6 +78,7 @@ class Subdividing:
         """Do what is missing."""
         features = self._features()
         clusters, distances = self._clusters(features)
+        self._kinds(clusters, distances)
         self._map(features)
         self._averages(clusters, distances)
         self._compare(clusters)
@@ -86,16 +86,17 @@ class Subdividing:
 
     def _asked(self) -> dict[str, Any]:
         """What the result depends on that may be asked for anew."""
-        kinds = self.job.kinds
         hands = ", either hand" if self.job.mirrored else ""
         known = {str(one.attrs["known"]): one.attrs["digest"] + hands for one in self.job.known}
         return {
             "known": known,
-            "map_particles": self.job.map_particles,
-            "kinds": None
-            if kinds is None
-            else hashlib.sha256("\n".join(kinds).encode()).hexdigest()[:16],
+            "map": [self.job.map_particles, self.job.map_method],
+            "kinds": self._digest_of_kinds(),
         }
+
+    def _digest_of_kinds(self) -> str | None:
+        kinds = self.job.kinds
+        return None if kinds is None else hashlib.sha256("\n".join(kinds).encode()).hexdigest()[:16]
 
     def _features(self) -> xr.Dataset:
         if self.job.given is not None:
@@ -103,7 +104,8 @@ class Subdividing:
         path = self.folder.path / "features.zarr"
         if not self.folder.finished("features"):
             with self.folder.stage("features", [path.name]):
-                save_features(self.job.features, path, overwrite=path.exists())
+                features = with_engine(self.job.features, self.job.model)
+                save_features(features, path, overwrite=path.exists())
         return open_features(path)
 
     def _clusters(self, features: xr.Dataset) -> tuple[KMeans, np.ndarray]:
@@ -114,6 +116,7 @@ class Subdividing:
                 clusters = subdivide_features(features, self.job.plan)
                 distances = centre_distances(features, clusters)
                 self.figures["aside"] = self._aside(features)
+                self.figures["kinds"] = self._digest_of_kinds()
                 self._write_particles(clusters, distances)
                 write_clusters(path, clusters, distances)
             sizes = clusters.sizes_
@@ -123,6 +126,19 @@ class Subdividing:
                 self.job.plan.least,
             )  # fmt: skip
         return read_clusters(path)
+
+    def _kinds(self, clusters: KMeans, distances: np.ndarray) -> None:
+        """Where other kinds are known than before: name them in the tables that are there."""
+        kinds = self._digest_of_kinds()
+        if self.figures.get("kinds") == kinds:
+            return
+        self._write_particles(clusters, distances)
+        for c in range(len(clusters.sizes_)):
+            at = self.folder.path / cluster_name(c)
+            if (at / "particles.star").exists():
+                write_members(at, self.job, clusters, distances, c)
+        self.figures["kinds"] = kinds
+        self.folder.save()
 
     def _aside(self, features: xr.Dataset) -> dict[str, Any]:
         """How many particles have no features, and the first of them."""
@@ -138,18 +154,23 @@ class Subdividing:
         )
 
     def _map(self, features: xr.Dataset) -> None:
-        path, most = self.folder.path / "map.csv", self.job.map_particles
-        if self.folder.finished("map") and self.figures.get("mapped") == most:
+        path, most, method = (
+            self.folder.path / "map.csv",
+            self.job.map_particles,
+            self.job.map_method,
+        )
+        asked = [most, method]
+        if self.folder.finished("map") and self.figures.get("mapped") == asked:
             return
-        if most < 4 or features.sizes["particle"] < 4 or not can_embed():
-            self.figures["mapped"] = most
+        if most < 4 or features.sizes["particle"] < 4 or not can_embed(method):
+            self.figures["mapped"] = asked
             path.unlink(missing_ok=True)
             return
         with self.folder.stage("map", [path.name]):
-            plane = map_features(features, most=most, seed=self.job.plan.seed)
+            plane = map_features(features, method=method, most=most, seed=self.job.plan.seed)
             with replacing(path, overwrite=True) as part:
                 plane.to_csv(part)
-            self.figures["mapped"] = most
+            self.figures["mapped"] = asked
 
     def _missing(self, clusters: KMeans) -> list[int]:
         """Clusters whose averages are still to be made, the largest first."""
@@ -160,12 +181,15 @@ class Subdividing:
         ]
 
     def _averages(self, clusters: KMeans, distances: np.ndarray) -> None:
-        missing, began = self._missing(clusters), {}
+        missing, began, job = self._missing(clusters), {}, self.job
 
         def tasks() -> Iterator[tuple[int, Delayed]]:
             for c in missing:
                 began[c] = time.monotonic()
-                yield c, self._average(clusters, distances, c)
+                yield (
+                    c,
+                    average_members(job.boxes, None, clusters, c, job.plan, distances=distances),
+                )
 
         for c, found in completed(tasks(), count=len(missing), label="averages of clusters"):
             name = cluster_name(c)
@@ -182,21 +206,6 @@ class Subdividing:
                 self.nearest.pop(name, None)
             _log.info("%s", line_of_cluster(self.told[name]))
             self._report_at_times(clusters, distances)
-
-    def _average(self, clusters: KMeans, distances: np.ndarray, cluster: int) -> Delayed:
-        plan = self.job.plan
-        rows = members(None, clusters, cluster, most=plan.most, distances=distances)
-        return average_cluster(
-            chosen_boxes(self.job.boxes, rows),
-            diameter=plan.diameter,
-            classes=plan.classes,
-            start_resolution=plan.start_resolution,
-            finest=plan.finest,
-            angular_step=plan.angular_step,
-            iterations=plan.iterations,
-            tilt_range=plan.tilt_range,
-            seed=plan.seed,
-        )
 
     def _compared(self, clusters: KMeans) -> Iterator[tuple[str, dict[str, str]]]:
         """Clusters that are to be compared with known maps (again), and what with."""
@@ -253,16 +262,16 @@ class Subdividing:
         return task
 
     def _finish(self, clusters: KMeans, distances: np.ndarray) -> None:
-        outputs = ["clusters.csv", "classes.csv", "report.html"]
+        sizes = clusters.sizes_
+        small = np.flatnonzero((sizes > 0) & (sizes < self.job.plan.least)).tolist()
+        outputs = ["clusters.csv", "classes.csv", "report.html", *map(cluster_name, small)]
         done = self.folder.finished("result") and self.figures.get("result") == self._asked()
         if done and not self.folder.worked:
             return
         with self.folder.stage("result", outputs):
-            if self.figures.get("result", {}).get("kinds") != self._asked()["kinds"]:
-                self._write_particles(clusters, distances)
-            for c in range(len(clusters.sizes_)):
+            for c in small:
                 at = self.folder.path / cluster_name(c)
-                if clusters.sizes_[c] and not (at / "particles.star").exists():
+                if not (at / "particles.star").exists():
                     write_members(at, self.job, clusters, distances, c)
             self.figures["result"] = self._asked()
             self._tables(clusters, distances)
