@@ -5,6 +5,7 @@ import dask.array as da
 import numpy as np
 import pandas as pd
 import pytest
+from distributed import Client, LocalCluster
 from rounds.mixtures import VOXEL, mixture
 from scipy.spatial.transform import Rotation
 
@@ -89,6 +90,34 @@ def test_neither_chunks_nor_threads_nor_workers_change_a_bit():
             maps, poses, notes = bits(one)
             assert (maps, notes) == (wanted[0], wanted[2])
             pd.testing.assert_frame_equal(poses, wanted[1], check_exact=True)
+
+
+def test_worker_processes_change_no_bit():
+    """Clusters of two tilt series, one whose weights the process has made before."""
+    dataset, _, _ = mixture(8, snr=0.5)
+    angle = np.arange(-60.0, 61.0, 10.0)
+    series = {
+        "angle": angle.tolist(), "weight": [float(np.deg2rad(10.0))] * len(angle),
+        "pixel_size": VOXEL, "method": "wbp",
+    }  # fmt: skip
+    named = dataset.assign_coords(tomogram=("particle", ["a"] * 10 + ["b"] * 6)).assign_attrs(
+        tilt_series={"a": series, "b": series | {"weight": [0.15] * len(angle)}}
+    )
+    clusters = [named, named.isel(particle=slice(9))]
+    graphs = [average_cluster(one, **SETTINGS, iterations=1, particles=8) for one in clusters]
+    wanted = [bits(one) for one in dask.compute(*graphs)]
+    with (
+        dask.config.set(scheduler=None),
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as local,
+        Client(local) as client,
+    ):
+        found = [bits(one) for one in client.gather(client.compute(graphs))]
+    for (maps, poses, notes), (maps_here, poses_here, notes_here) in zip(
+        found, wanted, strict=True
+    ):
+        assert (maps, notes) == (maps_here, notes_here)
+        assert len(maps) == 3
+        pd.testing.assert_frame_equal(poses, poses_here, check_exact=True)
 
 
 def test_small_clusters_and_bad_boxes_are_said():

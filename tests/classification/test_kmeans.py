@@ -108,6 +108,27 @@ def test_sums_do_not_know_the_order():
     np.testing.assert_allclose(whole[0] * unit, values.sum(0), atol=60 * unit)
 
 
+def test_sums_of_blocks_are_added_where_they_are(small_blocks, monkeypatch):
+    """Of a thousand clusters they are megabytes a block: one value comes back, not one a block."""
+    values, _ = blobs(count=32 * 20)
+    came, plain = [], kmeans.compute
+
+    def counted(graph, **options):
+        found = plain(graph, **options)
+        came.extend([found] if isinstance(found, kmeans._Assigned) else [])
+        return found
+
+    monkeypatch.setattr(kmeans, "compute", counted)
+    found = KMeans(4).fit(values)
+    assert len(came) == found.n_iter_ + 1
+    last = came[-1]
+    assert last.sizes.sum() == len(last.labels) == len(values)
+    assert len(last.inertia) == 20
+    far = last.far[last.distance.argmax()]
+    nearest = ((values[:, None] - found.cluster_centers_) ** 2).sum(2).min(1)
+    assert far == nearest.argmax()
+
+
 def test_particles_without_features_are_of_no_cluster(small_blocks):
     values, _ = blobs()
     values[[3, 40, 41]] = np.nan

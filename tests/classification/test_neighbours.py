@@ -82,6 +82,51 @@ def test_queries_and_names(small_blocks):
         np.testing.assert_allclose(found[found["query"] == row]["distance"], distances, rtol=1e-5)
 
 
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_what_single_precision_cannot_tell_is_told(scale, monkeypatch):
+    """Kinds far apart, whose own particles lie closer together than its rounding; any scale."""
+    monkeypatch.setattr(neighbours, "_MANY", 3)
+    asked = {"single": 0, "none": 0}
+    real = neighbours._Single.near
+
+    def counted(*given):
+        found = real(*given)
+        asked["single" if found is not None else "none"] += 1
+        return found
+
+    monkeypatch.setattr(neighbours._Single, "near", counted)
+    rng = np.random.default_rng(0)
+    kinds = np.repeat(rng.normal(size=(3, 6)) * 1e4, 20, axis=0)
+    close = (kinds + 1e-3 * rng.normal(size=(60, 6))) * scale
+    apart = rng.normal(size=(60, 6)) * scale
+    for values in (close, apart):
+        table = find_neighbours(values, particles=[0, 31], count=5).compute()
+        for row in (0, 31):
+            rows, distances = slow(values, values[row], 5, leave_out=row)
+            mine = table[table["query"] == row]
+            assert mine["particle"].tolist() == rows
+            np.testing.assert_allclose(mine["distance"], distances, rtol=1e-12)
+    assert asked == ({"single": 1, "none": 1} if scale == 1.0 else {"single": 0, "none": 2})
+
+
+@pytest.mark.parametrize("width", [3, 200, 2000])
+def test_single_precision_leaves_none_out_that_is_near(width):
+    """Against double precision alone, where many lie almost equally far."""
+    rng = np.random.default_rng(width)
+    values = np.abs(rng.normal(size=(300, width))) + 3.0
+    values[::3] = values[0] + 1e-6 * rng.normal(size=(100, width))
+    leave = np.r_[np.arange(40), np.full(10, -1)]
+    queries = np.r_[values[:40], rng.normal(size=(10, width))]
+    single = neighbours._Single.of(values).near(queries, leave, 7)
+    double = neighbours._Double.of(values).near(queries, leave, 7)
+    for query, found, wanted, away in zip(queries, single, double, leave, strict=True):
+        distance = ((values - query) ** 2).sum(1)
+        distance[away if away >= 0 else []] = np.inf
+        assert set(np.argsort(distance, kind="stable")[:7]) <= set(found.tolist())
+        assert set(np.argsort(distance, kind="stable")[:7]) <= set(wanted.tolist())
+        assert away not in found
+
+
 def test_bad_input_is_refused():
     values = np.zeros((5, 2))
     values[2] = np.nan

@@ -12,6 +12,7 @@ import pandas as pd
 
 from tomodask.alignment.checks import tilt_ranges
 from tomodask.arrays.fourier import measured
+from tomodask.arrays.kept import KeptArrays
 from tomodask.arrays.tilt_weights import record_digest, tilt_weights, weights_at
 from tomodask.data.subtomogram_table import tilt_series_of
 
@@ -23,6 +24,9 @@ _log = logging.getLogger(__name__)
 LEAST_WEIGHT = 0.05
 #: Samples of `Measurement.volume` in one Fourier voxel: a contrast transfer function turns fast.
 FINER = 2
+
+#: Each plan of an alignment asks twice: 124 tilt series in boxes of 64 voxels, 15 in boxes of 128.
+_kept = KeptArrays(2**26)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ class Measurement:
                 np.float32
             )
         z, y, x = np.rint(frequencies).astype(np.intp).T
-        w = tilt_weights(box, voxel_size, self.record)[z, y, x]
+        record = self.record
+        key = self.digest, box, voxel_size
+        w = _kept.get(key, lambda: tilt_weights(box, voxel_size, record))[z, y, x]
         return np.where(np.abs(w) < LEAST_WEIGHT, np.float32(0), w)
 
     def volume(self, *, box: int, voxel_size: float) -> np.ndarray:

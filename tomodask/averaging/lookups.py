@@ -7,21 +7,16 @@ last used of it.
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-
 import numpy as np
 from dask.delayed import Delayed, delayed
 
 from tomodask.alignment.measurement import Measurement
+from tomodask.arrays.kept import KeptArrays
 from tomodask.averaging.half_sums import wedge_plane
 
 __all__ = ["lookup_of", "series_volume"]
 
-_BYTES = 2**28  # kept in a process: 56 tilt series in boxes of 64 voxels, 7 in boxes of 128
-
-_kept: OrderedDict[tuple[str, int, float], np.ndarray] = OrderedDict()
-_lock = threading.Lock()
+_kept = KeptArrays(2**28)  # 56 tilt series in boxes of 64 voxels, 7 in boxes of 128
 
 
 def lookup_of(measurement: Measurement, *, box: int, voxel_size: float) -> np.ndarray | Delayed:
@@ -49,15 +44,4 @@ def series_volume(measurement: Measurement, *, box: int, voxel_size: float) -> n
         Not to be written to: others hold the same.
     """
     key = measurement.digest, box, voxel_size
-    with _lock:
-        if key in _kept:
-            _kept.move_to_end(key)
-            return _kept[key]
-    # Two threads may make the same one side by side: it is no wrong, and none waits for others'.
-    volume = measurement.volume(box=box, voxel_size=voxel_size)
-    with _lock:
-        _kept[key] = volume
-        _kept.move_to_end(key)
-        while sum(one.nbytes for one in _kept.values()) > _BYTES:
-            _kept.popitem(last=False)
-    return volume
+    return _kept.get(key, lambda: measurement.volume(box=box, voxel_size=voxel_size))

@@ -45,6 +45,8 @@ __all__ = ["LEAST_PARTICLES", "ClusterAverage", "SortedCluster", "average_cluste
 #: Particles that a class needs: a start and two halves.
 LEAST_PARTICLES = 8
 
+_CANDIDATES = 3  # as of the first map: rounds that follow mend what one of them missed
+
 
 @dataclass(frozen=True)
 class ClusterAverage:
@@ -109,7 +111,7 @@ def average_cluster(
     consensus: int = 2,
     merge: float | None = 0.97,
     tilt_range: tuple[float, float] | None = None,
-    particles: int = 100,
+    particles: int = 50,
     seed: int = 0,
 ) -> Delayed:
     """Sort the particles of a cluster into classes without a reference, and average each.
@@ -191,7 +193,11 @@ def average_cluster(
         angular_step=float(angular_step),
         symmetry="C1",
         iterations=int(iterations),
-        alignment=(("seed", int(seed)), ("tilt_range", tilt_range)),
+        alignment=(
+            ("seed", int(seed)),
+            ("tilt_range", tilt_range),
+            ("candidates", _CANDIDATES),
+        ),
     )
     task = _Task(
         # Of other averages: here they would be taken for this one's.

@@ -34,6 +34,7 @@ __all__ = ["KMeans", "assigned", "plus_plus"]
 _ROWS = 4096  # particles of a block: of 512 features 16 MB in double precision
 _BITS = 40  # of a feature, in the sums
 _BUFFER = 8  # blocks whose particles are shuffled together
+_FOLDED = 8  # blocks whose sums become one: of a million particles all of them would be gigabytes
 _FAR = 64  # of each block, particles that an empty cluster may begin with
 
 
@@ -174,20 +175,20 @@ class KMeans:
         while True:
             shared = delayed(centres, pure=False)
             found = compute(
-                [assign(block, shared, unit) for block in blocks], label="k-means", passing=True
+                _in_one([assign(block, shared, unit) for block in blocks]),
+                label="k-means",
+                passing=True,
             )
-            sizes = np.sum([one.sizes for one in found], axis=0)
             if converged or passes == self.max_iter:
                 break
-            sums = np.sum([one.sums for one in found], axis=0)
-            means = sums / np.maximum(sizes, 1)[:, None] * unit
-            empty = np.flatnonzero(sizes == 0)
+            means = found.sums / np.maximum(found.sizes, 1)[:, None] * unit
+            empty = np.flatnonzero(found.sizes == 0)
             if len(empty):
                 means[empty] = _farthest(values, found, len(empty))
             moved = float(((means - centres) ** 2).sum(1).max())
             centres, passes = means, passes + 1
             converged = moved <= self.tolerance * spread and not len(empty)
-        labels = np.concatenate([one.labels for one in found])
+        labels, sizes = found.labels, found.sizes
         first = np.full(clusters, len(labels))
         np.minimum.at(first, labels[rows], rows)
         order = np.lexsort((first, -sizes))
@@ -195,7 +196,7 @@ class KMeans:
         place[order] = np.arange(clusters, dtype=np.int32)
         self.cluster_centers_, self.sizes_ = centres[order], sizes[order]
         self.labels_ = np.where(labels < 0, np.int32(-1), place[labels])
-        self.inertia_ = math.fsum(one.inertia for one in found)
+        self.inertia_ = math.fsum(found.inertia)
         self.n_iter_, self.converged_ = passes, converged
         return self
 
@@ -363,14 +364,37 @@ def _spread(looks: list[_Look]) -> float:
 
 @dataclass(frozen=True)
 class _Assigned:
-    """A block's labels; by cluster sums (integers) and sizes; misfit; its farthest particles."""
+    """Of blocks: labels; by cluster sums (integers) and sizes; misfits; the farthest particles."""
 
     labels: np.ndarray
     sums: np.ndarray
     sizes: np.ndarray
-    inertia: float
+    inertia: tuple[float, ...]
     far: np.ndarray
     distance: np.ndarray
+
+
+def _in_one(parts: list[Any]) -> Any:
+    """Assigned blocks, delayed, as one; workers add up what they have."""
+    fold = delayed(_folded, pure=False)
+    while len(parts) > 1:
+        parts = [fold(parts[i : i + _FOLDED]) for i in range(0, len(parts), _FOLDED)]
+    return parts[0]
+
+
+def _folded(parts: list[_Assigned]) -> _Assigned:
+    first = np.cumsum([0, *(len(one.labels) for one in parts)])
+    sums = parts[0].sums.copy()
+    for one in parts[1:]:
+        sums += one.sums
+    return _Assigned(
+        np.concatenate([one.labels for one in parts]),
+        sums,
+        np.sum([one.sizes for one in parts], axis=0),
+        tuple(value for one in parts for value in one.inertia),
+        np.concatenate([start + one.far for start, one in zip(first, parts, strict=False)]),
+        np.concatenate([one.distance for one in parts]),
+    )
 
 
 def _assigned_block(block: np.ndarray, centres: np.ndarray, unit: float) -> _Assigned:
@@ -385,7 +409,7 @@ def _assigned_block(block: np.ndarray, centres: np.ndarray, unit: float) -> _Ass
     distance = np.empty(len(kept))
     _add_rows(kept, which, centres, 1 / unit, sums, distance)  # unit is a power of two
     far = np.argsort(-distance, kind="stable")[:_FAR]
-    return _Assigned(labels, sums, sizes, math.fsum(distance), sound[far], distance[far])
+    return _Assigned(labels, sums, sizes, (math.fsum(distance),), sound[far], distance[far])
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc"})
@@ -407,11 +431,9 @@ def _labels(block: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return _assigned_block(block, centres, math.inf).labels  # the sums are not asked for
 
 
-def _farthest(values: da.Array, found: list[_Assigned], count: int) -> np.ndarray:
+def _farthest(values: da.Array, found: _Assigned, count: int) -> np.ndarray:
     """Particles that lie farthest from their centres: where empty clusters begin anew."""
-    rows = np.concatenate([b * _ROWS + one.far for b, one in enumerate(found)])
-    distance = np.concatenate([one.distance for one in found])
-    best = rows[np.lexsort((rows, -distance))][:count]
+    best = found.far[np.lexsort((found.far, -found.distance))][:count]
     drawn = compute(values[np.sort(best)], label="k-means", passing=True)
     taken = np.asarray(drawn, np.float64)
     if len(taken) < count:  # more empty clusters than are looked at: the rest waits

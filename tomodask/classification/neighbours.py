@@ -3,10 +3,16 @@
 A matrix product tells roughly how far each particle of a block is from each query; those that may
 be among the nearest are then measured as the sum of squared differences, row by row.  Equal
 distances are ordered by the particle's row.  So the chunks and the workers change no bit.
+
+The product is one of single precision, of features less their mean, and what it may be off by is
+known: n terms add up to within n 2⁻²⁴ of the product of the lengths (Higham, Accuracy and Stability
+of Numerical Algorithms, 2002, section 3.1).  Where that leaves too many that may be among the
+nearest, as of features that lie close together and far from some others, double precision tells.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +29,8 @@ __all__ = ["find_neighbours", "nearest_rows"]
 _ROWS = 4096  # particles of a block
 _QUERIES = 256  # at a time: a matrix of distances stays within 8 MB
 _SLACK = 1e-9  # relative to squared lengths: far above what a product in double precision loses
+_UNIT = 2.0**-24  # half a last place of single precision
+_MANY = 256  # to be measured a query: from here on a product in double precision costs less
 _SPLIT = 8  # blocks' results that one task merges
 
 
@@ -134,27 +142,116 @@ def nearest_rows(
         values, asked = _at_unit_length(values), _at_unit_length(asked)
     sound = np.flatnonzero(np.isfinite(values).all(1))
     values = values[sound]
-    lengths = (values * values).sum(1)
+    # Where each query stands among the rows: it is left out there.
+    mine = np.full(len(asked), -1) if own is None else np.asarray(own) - start
+    place = np.searchsorted(sound, mine)
+    place[~np.isin(mine, sound)] = -1
+    if not len(sound):
+        return [(np.empty(0), np.empty(0, np.intp)) for _ in asked]
+    single, double = _Single.of(values), None
     out = []
     for i in range(0, len(asked), _QUERIES):
-        some = asked[i : i + _QUERIES]
-        with one_thread_each():
-            product = some @ values.T
-        theirs = (some * some).sum(1)
-        rough = theirs[:, None] + lengths - 2 * product
-        slack = _SLACK * (theirs[:, None] + lengths)
-        for j, query in enumerate(some):
-            near = rough[j]
-            mine = None if own is None or own[i + j] < 0 else own[i + j] - start
-            keep = np.arange(len(sound)) if mine is None else np.flatnonzero(sound != mine)
-            if len(keep) > count:
-                bound = np.partition((near + slack[j])[keep], count - 1)[count - 1]
-                keep = keep[(near - slack[j])[keep] <= bound]
+        some, leave = asked[i : i + _QUERIES], place[i : i + _QUERIES]
+        near = single.near(some, leave, count)
+        if near is None:
+            double = double or _Double.of(values)
+            near = double.near(some, leave, count)
+        for query, keep in zip(some, near, strict=True):
             exact = ((values[keep] - query) ** 2).sum(1)
             rows = sound[keep] + start
             order = np.lexsort((rows, exact))[:count]
             out.append((exact[order], rows[order]))
     return out
+
+
+@dataclass(frozen=True)
+class _Single:
+    """Rows of a block in single precision, less their mean.
+
+    Attributes
+    ----------
+    rows : array of float32, shape (rows, feature)
+    lengths : array of float32, shape (rows,)
+        Squared.
+    mean : array of float64, shape (feature,)
+    longest : float
+        The largest squared length.
+    """
+
+    rows: np.ndarray
+    lengths: np.ndarray
+    mean: np.ndarray
+    longest: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> _Single:
+        mean = values.mean(0)
+        with np.errstate(over="ignore"):
+            rows = (values - mean).astype(np.float32)
+            lengths = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+            return cls(rows, lengths.astype(np.float32), mean, float(lengths.max()))
+
+    def near(self, queries: np.ndarray, leave: np.ndarray, count: int) -> list[np.ndarray] | None:
+        """Rows that may be among the nearest of each query; None where that leaves too many.
+
+        Parameters
+        ----------
+        queries : array of float64, shape (query, feature)
+        leave : array of int, shape (query,)
+            A row that is none of its neighbours, -1 for none.
+        count : int
+        """
+        off = queries - self.mean
+        theirs = (off * off).sum(1)
+        largest = float(theirs.max()) + self.longest
+        # Else single precision may run over, or lose all.
+        if not 1e-30 < largest < 1e30:
+            return None
+        with one_thread_each():
+            product = (-2 * off).astype(np.float32) @ self.rows.T
+        product += self.lengths
+        at = np.flatnonzero(leave >= 0)
+        product[at, leave[at]] = np.inf
+        if count < len(self.rows):
+            # Rounding of both (4), of lengths and the sum (3), and of each step of the product.
+            slack = 1.01 * (self.rows.shape[1] + 16) * _UNIT * (theirs + self.longest)
+            bound = np.partition(product, count - 1, axis=1)[:, count - 1] + 2 * slack
+            bound = np.nextafter(bound.astype(np.float32), np.float32(np.inf))
+            may = product <= bound[:, None]
+        else:
+            may = np.ones(product.shape, bool)
+        may[at, leave[at]] = False
+        query, row = np.nonzero(may)
+        if len(row) > (count + _MANY) * len(queries):
+            return None
+        return np.split(row, np.searchsorted(query, np.arange(1, len(queries))))
+
+
+@dataclass(frozen=True)
+class _Double:
+    """Rows of a block in double precision, and their squared lengths; as of `_Single`."""
+
+    rows: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> _Double:
+        return cls(values, (values * values).sum(1))
+
+    def near(self, queries: np.ndarray, leave: np.ndarray, count: int) -> list[np.ndarray]:
+        with one_thread_each():
+            product = queries @ self.rows.T
+        total = (queries * queries).sum(1)[:, None] + self.lengths
+        rough, slack = total - 2 * product, _SLACK * total
+        out = []
+        for near, loose, away in zip(rough, slack, leave, strict=True):
+            keep = np.arange(len(near))
+            keep = keep[keep != away]
+            if len(keep) > count:
+                bound = np.partition((near + loose)[keep], count - 1)[count - 1]
+                keep = keep[(near - loose)[keep] <= bound]
+            out.append(keep)
+        return out
 
 
 def _at_unit_length(values: np.ndarray) -> np.ndarray:
