@@ -49,24 +49,25 @@ def cluster_table(
         If the clusters are not fitted, or of other features.
     """
     distances = centre_distances(features, clusters) if distances is None else distances
-    labels = clusters.labels_
-    rows = []
-    for cluster, size in enumerate(clusters.sizes_.tolist()):
-        mine = labels == cluster
-        row: dict[str, Any] = {"cluster": cluster, "particles": size}
-        row["radius"] = float(np.sqrt(np.mean(distances[mine]))) if size else float("nan")
-        rows.append(row)
-    table = pd.DataFrame(rows)
+    sizes = np.asarray(clusters.sizes_, np.int64)
+    known = np.flatnonzero(clusters.labels_ >= 0)
+    labels = clusters.labels_[known].astype(np.int64)
+    squared = np.bincount(labels, distances[known], minlength=len(sizes))
+    with np.errstate(invalid="ignore"):
+        radius = np.sqrt(squared / sizes)  # NaN of an empty one
+    table = pd.DataFrame({"cluster": np.arange(len(sizes)), "particles": sizes, "radius": radius})
     if names is not None:
-        kinds = np.asarray(names).astype(str)
-        if len(kinds) != len(labels):
-            raise InputError(f"names must be one a particle, {len(labels)}, got {len(kinds)}")
-        told = [np.unique(kinds[labels == c], return_counts=True) for c in table["cluster"]]
-        table["kind"] = [str(one[counts.argmax()]) if len(one) else "" for one, counts in told]
-        table["purity"] = [
-            float(counts.max() / counts.sum()) if len(counts) else float("nan")
-            for _, counts in told
-        ]
+        given = np.asarray(names).astype(str)
+        if len(given) != len(clusters.labels_):
+            raise InputError(
+                f"names must be one a particle, {len(clusters.labels_)}, got {len(given)}"
+            )
+        kinds, which = np.unique(given, return_inverse=True)
+        pairs = np.bincount(labels * len(kinds) + which[known], minlength=len(sizes) * len(kinds))
+        counts = pairs.reshape(len(sizes), len(kinds))
+        table["kind"] = np.where(sizes > 0, kinds[counts.argmax(1)], "").astype(object)
+        with np.errstate(invalid="ignore"):
+            table["purity"] = counts.max(1) / sizes
     return table
 
 
