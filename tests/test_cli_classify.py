@@ -6,6 +6,7 @@ import sys
 import time
 
 import dask
+import numpy as np
 import pytest
 from classification.kinds import boxes_of, two_kinds
 from click.testing import CliRunner
@@ -43,7 +44,8 @@ def scene(tmp_path_factory):
 
 def test_training_is_told_and_kept(scene):
     folder, _, out, err = scene
-    assert "blob, no particle; accuracy on held-out boxes 1.000" in out
+    assert "blob, no particle; accuracy on held-out boxes 1.000, mean of the classes 1.000" in out
+    assert "recall: blob 1.00 of 2, no particle 1.00 of 2" in out
     assert err.count("classify: epoch ") == 3
     assert "blob 12, no particle 12; 20 for training, 4 for validation; at most" in err
     kept = {path.name for path in (folder / "model.training").iterdir()}
@@ -66,13 +68,30 @@ def test_classes_are_told_and_held_against_labels(scene, tmp_path, suffix):
     assert code == 0, err
     assert "blob 12, no particle 12" in out
     assert "accuracy 1.000 of 24 labelled boxes" in out
-    assert "  1  blob          12    0\n  2  no particle    0   12" in out
+    assert "  1  blob          12    0   1.000\n  2  no particle    0   12   1.000" in out
     found = read_particles(table)
     assert found["kind"].tolist() == ["blob", "no particle"] * 12
     assert found["class"].tolist() == [1, 2] * 12
     code, _, err = tomodask(*words)
     assert code == 2
     assert "exists already; choose another name or add --overwrite" in err
+
+
+def test_boxes_with_places_are_told_in_a_star(scene, tmp_path):
+    """A STAR counts in voxels: the voxel size of the boxes goes with the places."""
+    folder, *_ = scene
+    boxes, _ = two_kinds()
+    places = {axis: ("particle", 20.0 + np.arange(boxes.sizes["particle"])) for axis in "zyx"}
+    with dask.config.set(scheduler="synchronous"):
+        save_subtomograms(boxes.assign_coords(places), tmp_path / "boxes.zarr")
+    code, _, err = tomodask(
+        "classify", "predict", tmp_path / "boxes.zarr", "--model", folder / "model.safetensors",
+        "-o", tmp_path / "classes.star", "--scheduler", "synchronous",
+    )  # fmt: skip
+    assert code == 0, err
+    found = read_particles(tmp_path / "classes.star")
+    for axis in "zyx":
+        assert np.allclose(found[axis], places[axis][1])
 
 
 def test_a_pretrained_encoder_is_begun_with(scene, tmp_path):
@@ -87,8 +106,12 @@ def test_a_pretrained_encoder_is_begun_with(scene, tmp_path):
     assert "of labelled boxes a linear probe knows" in out
     assert read_box_model(encoder).training["settings"]["views"]["turn"] == 20
     path = tmp_path / "begun.safetensors"
-    code, _, err = tomodask(*words, *QUICK, "--epochs", 1, "--init", encoder, "-o", path)
+    code, _, err = tomodask(
+        *words, *QUICK, "--epochs", 1, "--init", encoder, "--balance", "-o", path
+    )
     assert code == 0, err
+    assert "learning rate 0.002, lower than from a random start" in err
+    assert read_box_model(path).training["settings"]["balance"]
     code, _, err = tomodask(
         "classify", "predict", folder / "boxes.zarr", "--model", encoder, "-o", tmp_path / "c.csv"
     )

@@ -1,6 +1,7 @@
 """Boxes in batches: all of them once, in an order that no chunk changes, within the memory told."""
 
 import threading
+import tracemalloc
 
 import dask
 import numpy as np
@@ -186,3 +187,35 @@ def test_what_is_left_early_leaves_no_thread():
     values.close()
     assert closed.is_set()
     assert not [t for t in threading.enumerate() if t.name == "made-ahead"]
+
+
+def test_boxes_that_are_kept_are_in_memory_once():
+    values, _ = tiny(4000, 4000)
+    held = boxes_of(values)
+    stream = BoxStream(held.assign(subtomogram=held.subtomogram.copy(data=values)), np.arange(4000))
+    tracemalloc.start()
+    for _ in stream.batches(0, 8):
+        pass
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert stream.whole
+    assert most < 1.5 * stream.bytes
+
+
+def test_reading_leaves_dasks_settings_alone():
+    """They are those of all threads: changed by one that reads, another's work would go astray."""
+    _, boxes = tiny(12, 3)
+    seen = []
+
+    def noted(block):
+        seen.append(dask.config.get("scheduler", None))
+        return block
+
+    lazy = boxes.subtomogram.data.map_blocks(noted, dtype=np.float32, meta=np.zeros((0, 0, 0, 0)))
+    with dask.config.set(scheduler="sync"):
+        taken(
+            BoxStream(
+                boxes.assign(subtomogram=boxes.subtomogram.copy(data=lazy)), np.arange(12)
+            ).batches(0, 4)
+        )
+    assert set(seen) == {"sync"}

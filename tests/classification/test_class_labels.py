@@ -8,7 +8,12 @@ import pandas as pd
 import pytest
 from classification.kinds import boxes_of, two_kinds
 
-from tomodask.classification.class_labels import Labelled, labelled_boxes, split_labels
+from tomodask.classification.class_labels import (
+    Labelled,
+    class_weights,
+    labelled_boxes,
+    split_labels,
+)
 from tomodask.data.particles import write_particles
 from tomodask.data.subtomograms import open_subtomograms, particle_table, save_subtomograms
 from tomodask.errors import InputError
@@ -154,3 +159,13 @@ def test_what_cannot_be_parted(caplog):
     with caplog.at_level(logging.WARNING, "tomodask"):
         split_labels(of(20, 5), validation=0.2)
     assert "classes of fewer than 10 boxes: b (5)" in caplog.text
+
+
+def test_classes_count_alike_but_no_box_more_than_ten_times():
+    numbers = np.repeat([0, 1, 2], [400, 100, 2])
+    weights = np.array(class_weights(numbers, 3))
+    counts = np.bincount(numbers)
+    assert (weights * counts)[0] == pytest.approx((weights * counts)[1])
+    assert weights[2] == pytest.approx(10 * weights[0])
+    assert weights[numbers].mean() == pytest.approx(1)
+    assert class_weights(np.repeat([0, 1, 2], 7), 3) == (1.0, 1.0, 1.0)

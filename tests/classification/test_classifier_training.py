@@ -1,6 +1,7 @@
 """A classifier's training as a job: resumable to the bit, the best kept, and what is refused."""
 
 import logging
+import threading
 
 import dask.array as da
 import numpy as np
@@ -121,6 +122,10 @@ def test_another_training_is_not_gone_on_with(tmp_path):
     swapped = labels.assign(kind=labels["kind"].to_numpy()[::-1])
     with pytest.raises(InputError, match=r"another training .other subtomograms, labels"):
         train(boxes, swapped, output=path, settings=quick(epochs=1), resume=True)
+    changed = boxes.copy(deep=True)  # a store that was written anew
+    changed["subtomogram"] = boxes.subtomogram + 1e-3
+    with pytest.raises(InputError, match=r"another training .other subtomograms, labels"):
+        train(changed, labels, output=path, settings=quick(epochs=1), resume=True)
     before = path.read_bytes()
     with pytest.raises(InputError, match="one class only"):
         train(boxes, labels.iloc[::2], output=path, overwrite=True)
@@ -189,13 +194,18 @@ def test_patience_ends_it_and_a_test_is_told(monkeypatch):
     assert sum(map(sum, model.training["test"]["confusion"])) == 6
 
 
-def test_a_pretrained_network_is_begun_with(tmp_path):
+def test_a_pretrained_network_is_begun_with(caplog):
     boxes, labels = two_kinds()
     first = train(boxes, labels, settings=quick(epochs=1))
     begun = train(boxes, labels, settings=quick(epochs=1, learning_rate=1e-8), init=first)
     name = "five.weight"
     assert np.allclose(begun.weights[name], first.weights[name], atol=1e-6)
     assert not np.allclose(begun.weights["last.weight"], first.weights["last.weight"], atol=1e-3)
+    caplog.set_level(logging.INFO, logger="tomodask")
+    told = train(boxes, labels, settings=ClassifierSettings(epochs=1, batch=8), init=first)
+    assert told.training["settings"]["learning_rate"] == 0.002
+    assert "learning rate 0.002, lower than from a random start" in caplog.text
+    assert begun.training["settings"]["learning_rate"] == 1e-8
     with pytest.raises(InputError, match=r"init is inception3d for boxes of 24³.*--network"):
         train(boxes, labels, network="rb3d", init=first)
     with pytest.raises(InputError, match="init was trained on voxels of 10 Å, these are of 20 Å"):
@@ -244,9 +254,61 @@ def test_settings_that_do_not_fit(changes, told):
 
 def test_the_papers_settings():
     one = ClassifierSettings.finetuning()
+    assert ClassifierSettings().settled(pretrained=False).learning_rate == 0.01
+    assert one.settled(pretrained=True) == one
     assert (one.learning_rate, one.batch, one.epochs, one.schedule) == (5e-4, 16, 50, "cosine")
     assert one.validation == one.test == 0.2
     other = ClassifierSettings.subdivision(seed=3)
     assert (other.learning_rate, other.batch, other.epochs, other.decay) == (0.01, 64, 20, 1e-6)
     assert other.nesterov
     assert other.seed == 3
+
+
+def test_an_error_leaves_no_thread(monkeypatch):
+    """Also while the error is kept, as a notebook keeps the last one."""
+    import tomodask.nets.classifier_trainer as module
+
+    def breaks(self, *batch):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(module.ClassifierTrainer, "_step", breaks)
+    before = set(threading.enumerate())
+    with pytest.raises(RuntimeError, match="out of order") as kept:
+        train(*two_kinds(), settings=quick(augment=Views(), batch=2))
+    left = {one.name for one in set(threading.enumerate()) - before}
+    assert not [n for n in left if n.startswith(("made-ahead", "boxes", "views"))]
+    assert kept.value.__traceback__ is not None
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    boxes, labels = two_kinds()
+    path = tmp_path / "model.safetensors"
+    refused = []
+
+    def meanwhile(report):
+        for how in ({"resume": True}, {"overwrite": True}):
+            with pytest.raises(InputError, match="another run works in this folder"):
+                train(boxes, labels, output=path, settings=quick(epochs=1), **how)
+            refused.append(how)
+
+    train(boxes, labels, output=path, settings=quick(epochs=1), on_epoch=meanwhile)
+    assert len(refused) == 2
+    assert len(read_box_model(path).history) == 1
+
+
+def test_classes_of_one_size_need_no_balance(whole):
+    assert same(train(*two_kinds(), settings=quick(balance=True)), whole[0])
+
+
+def test_the_smaller_class_weighs_more(caplog):
+    """And the epoch is chosen by the mean of the classes."""
+    caplog.set_level(logging.INFO, logger="tomodask")
+    boxes, labels = two_kinds(32)
+    few = labels[(labels["kind"] == "blob") | (labels["particle"] < 6)]
+    seen = {}
+    for balance in (True, False):
+        seen[balance] = train(boxes, few, settings=quick(epochs=1, balance=balance))
+    assert "the largest class has 5 times as many boxes as the smallest" in caplog.text
+    assert caplog.text.count("--balance") == 1
+    assert seen[True].digest != seen[False].digest
+    assert seen[True].training["settings"]["balance"]

@@ -189,3 +189,18 @@ def test_classes_and_features_of_one_model_are_not_mixed_up():
     both = dask.compute(features.data, chances.data)
     assert [one.shape for one in both] == [(3, 1024), (3, 2)]
     assert chances.data.name == classify_subtomograms(boxes, model=predictor).probability.data.name
+
+
+def test_a_task_a_block():
+    """The network's; what it gives is handed on by one more for probabilities and for faults."""
+    boxes = boxes_of(np.random.default_rng(0).normal(size=(32, EDGE, EDGE, EDGE)), chunks=16)
+    found = classify_subtomograms(boxes, model=model_of(), batch=16)
+    wanted = [found[name].data for name in ("probability", "fault")]
+    own = {key for one in wanted for key in one.__dask_graph__() if "array-" not in str(key)}
+    assert len(own) == 3 * 2 + 1  # and the model
+    middle = float(np.median(collect_classes(found)["confidence"]))
+    found = classify_subtomograms(boxes, model=model_of(least=middle), batch=16)
+    table = collect_classes(found)
+    np.testing.assert_array_equal(table["class"], found.number.to_numpy())
+    np.testing.assert_array_equal(table["confidence"], found.confidence.to_numpy().astype(float))
+    assert (table["class"] == 0).sum() == 16

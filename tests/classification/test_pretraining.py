@@ -116,6 +116,8 @@ def test_another_training_is_not_gone_on_with(tmp_path):
         pretrain(boxes, output=path, settings=one, method="swav", resume=True)
     with pytest.raises(InputError, match=r"another training .other subtomograms"):
         pretrain(two_kinds(9)[0], output=path, settings=one, resume=True)
+    with pytest.raises(InputError, match=r"another training .other subtomograms"):
+        pretrain(two_kinds(8, seed=1)[0], output=path, settings=one, resume=True)
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_state(tmp_path, monkeypatch):

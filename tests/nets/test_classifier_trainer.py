@@ -188,3 +188,20 @@ def test_another_trainings_state_is_refused(tmp_path):
     (tmp_path / "state.safetensors").write_bytes(b"no state")
     with pytest.raises(InputError, match=r"state\.safetensors is damaged"):
         one.load(tmp_path / "state.safetensors")
+
+
+def test_losses_are_weighed_by_class():
+    weights = (3.0, 0.5)
+    one = trainer(class_weights=weights)
+    boxes, labels = next(batches(0, size=6))
+    logits = one.logits(boxes).astype(float)
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    slow = [-weights[k] * np.log(c[k]) for c, k in zip(chances, labels, strict=True)]
+    parts = trainer(class_weights=weights)
+    parts.step.part = 2  # a batch that did not fit
+    assert one.train([(boxes, labels)]) == pytest.approx(np.mean(slow), rel=1e-5)
+    assert parts.train([(boxes, labels)]) == pytest.approx(np.mean(slow), rel=1e-5)
+    for name, value in one.weights().items():
+        np.testing.assert_allclose(parts.weights()[name], value, atol=1e-5)
+    with pytest.raises(InputError, match="class_weights must be one for each of the 2 classes"):
+        trainer(class_weights=(1.0,))

@@ -1,5 +1,7 @@
 """Subdivision as a job: a mixture comes back, and killed at any moment it ends with the same."""
 
+from types import SimpleNamespace
+
 import dask
 import numpy as np
 import pandas as pd
@@ -281,6 +283,24 @@ def test_a_subdivision_is_looked_at_while_it_works(files, tmp_path, monkeypatch)
     assert "http-equiv" in page
     with pytest.raises(InputError, match="no folder of a run"):
         open_subdivision(tmp_path)
+
+
+def test_reports_take_a_tenth_of_the_time_at_most(monkeypatch):
+    """Of thousands of clusters a page takes longer to write than the pause was between two."""
+    now, written = [0.0], []
+
+    def write(folder):
+        written.append(now[0])
+        now[0] += 30.0
+
+    monkeypatch.setattr(subdivision_steps.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(subdivision_steps, "write_subdivision_report", write)
+    monkeypatch.setattr(subdivision_steps.Subdividing, "_tables", lambda *_: None)
+    work = subdivision_steps.Subdividing(SimpleNamespace(document={"figures": {}}), None)
+    for _ in range(1000):
+        now[0] += 1.0
+        work._report_at_times(None, None)
+    assert written == [21.0, 352.0, 683.0, 1014.0]
 
 
 def test_the_page_holds_all_and_needs_no_network(finished):

@@ -8,14 +8,13 @@ alone: how the array is chunked changes neither the order nor a bit of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
 from typing import Any
 
-import dask
 import dask.array as da
 import numpy as np
 import xarray as xr
@@ -93,7 +92,8 @@ class BoxStream:
         if not self.whole and self.at_once < _FEWEST_AT_ONCE:
             raise InputError(
                 f"memory must hold at least {2 * _FEWEST_AT_ONCE} boxes, "
-                f"{2 * _FEWEST_AT_ONCE * size / 1e6:.0f} MB, got {self.memory / 1e6:.0f} MB"
+                f"{2 * _FEWEST_AT_ONCE * size / 1e6:.0f} MB, got {self.memory / 1e6:.0f} MB, a "
+                "part of all that is allowed: raise it (--memory)"
             )
         length = batch_size(boxes.shape[0], max(self.shape))
         if not self.whole:
@@ -129,8 +129,8 @@ class BoxStream:
         each: int = 1,
         whole: bool = False,
         lens: Callable[[int], Lens | None] | None = None,
-    ) -> Iterator[Batch]:
-        """The boxes once, shuffled.
+    ) -> Generator[Batch, None, None]:
+        """The boxes once, shuffled.  Close it where it is left early, and its threads end.
 
         Parameters
         ----------
@@ -156,8 +156,8 @@ class BoxStream:
         makers = _Makers(self, epoch, views, each, lens)
         return made_ahead(self._shuffled(epoch, size, makers, whole), depth=_AHEAD)
 
-    def in_order(self, size: int) -> Iterator[Batch]:
-        """The boxes once, as they come; a batch ends where a block does."""
+    def in_order(self, size: int) -> Generator[Batch, None, None]:
+        """The boxes once, as they come; a batch ends where a block does.  To be closed, too."""
         makers = _Makers(self, 0, None, 1, None)
         return made_ahead(self._ordered(size, makers), depth=_AHEAD)
 
@@ -202,12 +202,14 @@ class BoxStream:
         return self._boxes(at), at
 
     def _boxes(self, places: np.ndarray) -> np.ndarray:
-        """Boxes as they are stored, at rising places."""
+        """Boxes as they are stored, at rising places; not to be written to."""
         if not self.whole:
             return self._read_blocks(places)
         if "boxes" not in self._kept:
             self._kept["boxes"] = self._read_blocks(np.arange(len(self.rows)))
-        return np.asarray(self._kept["boxes"][places])
+        kept = self._kept["boxes"]
+        # An epoch's only lot is all of them: a copy would be as much memory again.
+        return kept if len(places) == len(kept) else np.asarray(kept[places])
 
     def _read_blocks(self, places: np.ndarray) -> np.ndarray:
         """Block by block, so that no more than the result and a block are in memory."""
@@ -282,8 +284,8 @@ def _reading(boxes: xr.DataArray) -> Callable[[np.ndarray], np.ndarray]:
         return lambda rows: read_boxes(readers[row] for row in rows)
 
     def computed(rows: np.ndarray) -> np.ndarray:
-        # In this process: boxes go to the network that is here.
-        with dask.config.set(scheduler="threads"):
-            return np.asarray(data[rows].compute(), np.float32)
+        # In this process: boxes go to the network that is here.  Not by Dask's configuration,
+        # which is that of all threads.
+        return np.asarray(data[rows].compute(scheduler="threads"), np.float32)
 
     return computed

@@ -24,11 +24,12 @@ from tomodask.data.particles import PARTICLE_SUFFIXES, read_particles
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError
 
-__all__ = ["Labelled", "Split", "labelled_boxes", "split_labels"]
+__all__ = ["Labelled", "Split", "class_weights", "labelled_boxes", "split_labels"]
 
 _log = logging.getLogger(__name__)
 _NAMED = 5
 _FEW = 10  # members: below, a class is told of
+_HEAVIEST = 10.0  # times a box of the largest class
 FEWEST = 3  # members: one to judge by, and two to learn from
 
 
@@ -330,3 +331,27 @@ def split_labels(
         for part, some in zip((1, 2, 0), np.split(drawn, cuts), strict=True):
             parts[part].append(some)
     return Split(*(np.sort(np.concatenate(part)) for part in parts))
+
+
+def class_weights(numbers: np.ndarray, classes: int) -> tuple[float, ...]:
+    """What a box of each class counts, so that classes of different size count alike.
+
+    One over the number of boxes of the class, scaled so that the mean over all boxes is 1.  But no
+    box counts more than ten times one of the largest class: a class of two boxes would else be
+    learned by heart.
+
+    Parameters
+    ----------
+    numbers : array of int, shape (n,)
+        Class of each box, from 0.
+    classes : int
+
+    Examples
+    --------
+    >>> class_weights(np.repeat([0, 1], [30, 10]), 2)
+    (0.6666666666666666, 2.0)
+    """
+    counts = np.bincount(numbers, minlength=classes)
+    weights = counts.max() / np.maximum(counts, counts.max() / _HEAVIEST)
+    scale = counts.sum() / (counts * weights).sum()
+    return tuple(float(value) for value in weights * scale)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,11 @@ from tomodask.cluster import compute
 from tomodask.data.subtomograms import box_readers, chosen_boxes, open_subtomograms, particle_table
 from tomodask.errors import InputError
 
-__all__ = ["cubic_edge", "opened", "sound_rows", "told_of_boxes"]
+__all__ = ["cubic_edge", "looked_at", "opened", "told_of_boxes"]
 
 _log = logging.getLogger(__name__)
 _NAMED = 5
+_SUM_BITS = 32
 
 
 def opened(subtomograms: xr.Dataset | str | os.PathLike[str]) -> xr.Dataset:
@@ -47,7 +50,7 @@ def cubic_edge(subtomograms: xr.Dataset) -> int:
     return int(shape[0])
 
 
-def sound_rows(subtomograms: xr.Dataset, rows: np.ndarray) -> np.ndarray:
+def looked_at(subtomograms: xr.Dataset, rows: np.ndarray) -> tuple[np.ndarray, str]:
     """Which boxes hold neither NaN nor one value only; those that do are named in a warning.
 
     Reads them all, once.
@@ -59,9 +62,12 @@ def sound_rows(subtomograms: xr.Dataset, rows: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    array of bool, one a row
+    sound : array of bool, one a row
+    digest : str
+        Of all voxels: it tells, where a training goes on, whether the boxes are still the same.
     """
-    faults = _found_faults(subtomograms, rows)
+    seen = _seen(subtomograms, rows)
+    faults = seen >> _SUM_BITS
     bad = np.flatnonzero(faults)
     if len(bad):
         table = particle_table(subtomograms)
@@ -74,20 +80,25 @@ def sound_rows(subtomograms: xr.Dataset, rows: np.ndarray) -> np.ndarray:
             ", ".join(named),
             f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else "",
         )
-    return np.asarray(faults == 0)
+    return np.asarray(faults == 0), hashlib.sha256(seen.tobytes()).hexdigest()[:32]
 
 
-def _found_faults(subtomograms: xr.Dataset, rows: np.ndarray) -> np.ndarray:
+def _seen(subtomograms: xr.Dataset, rows: np.ndarray) -> np.ndarray:
     boxes = chosen_boxes(subtomograms, rows)["subtomogram"].data
     if not isinstance(boxes, da.Array):
-        return _faults(boxes)
+        return _look(boxes)
     boxes = boxes.rechunk({1: -1, 2: -1, 3: -1})
-    found = boxes.map_blocks(_faults, drop_axis=[1, 2, 3], dtype=np.int8)
-    return np.asarray(compute(found, label="look at the boxes"), np.int8)
+    found = boxes.map_blocks(_look, drop_axis=[1, 2, 3], dtype=np.int64)
+    return np.asarray(compute(found, label="look at the boxes"), np.int64)
 
 
-def _faults(boxes: np.ndarray) -> np.ndarray:
-    return np.array([box_fault(box) for box in boxes], np.int8)
+def _look(boxes: np.ndarray) -> np.ndarray:
+    """The place in `FAULTS` of what is wrong with each box, and in the low bits a sum of voxels."""
+    sums = (zlib.crc32(np.ascontiguousarray(box, np.float32).data) for box in boxes)
+    return np.array(
+        [(box_fault(box) << _SUM_BITS) | one for box, one in zip(boxes, sums, strict=True)],
+        np.int64,
+    )
 
 
 def told_of_boxes(subtomograms: xr.Dataset, more: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,6 @@ from tomodask.cluster import compute
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError
 from tomodask.nets.box_inference import BoxPredictor, open_predictor
-from tomodask.nets.calibration import probabilities
 from tomodask.nets.classifier_file import BoxModel, read_box_model
 
 __all__ = ["NONE", "classify_subtomograms", "collect_classes", "column_of", "compare_labels"]
@@ -83,17 +82,19 @@ def classify_subtomograms(
     if not 0 <= least < 1:
         raise InputError(f"least_confidence must be from 0 to below 1, got {least}")
     kept = [n for n in ("class", "kind") if n in subtomograms.coords]
-    found = embed_subtomograms(subtomograms.drop_vars(kept), model=_Logits(predictor), batch=batch)
-    logits: da.Array = found["features"].data
-    chances = logits.map_blocks(_chances, told.temperature, dtype=np.float32)
-    confidence = chances.max(axis=1)
-    # NaN is below nothing: a box with a fault is of no class.
-    number = da.where(confidence >= least, _likeliest(chances), 0).astype(np.int16)
+    found = embed_subtomograms(subtomograms.drop_vars(kept), model=_Chances(predictor), batch=batch)
+    chances: da.Array = found["features"].data
     return xr.Dataset(
         {
             "probability": (("particle", "class"), chances),
-            "number": ("particle", number),
-            "confidence": ("particle", confidence),
+            "number": (
+                "particle",
+                chances.map_blocks(_number, least, drop_axis=1, dtype=np.int16),
+            ),
+            "confidence": (
+                "particle",
+                chances.map_blocks(_confidence, drop_axis=1, dtype=np.float32),
+            ),
             "fault": found["fault"],
         },
         coords={**found.coords, "class": list(told.classes)},
@@ -101,8 +102,8 @@ def classify_subtomograms(
     )
 
 
-class _Logits:
-    """A predictor whose features are its logits."""
+class _Chances:
+    """A predictor whose features are its probabilities: one task a block makes them."""
 
     def __init__(self, predictor: BoxPredictor) -> None:
         self.predictor, self.batch = predictor, predictor.batch
@@ -112,28 +113,26 @@ class _Logits:
         """Not that of the predictor itself, whose features are others."""
         return (type(self).__name__, self.predictor.__dask_tokenize__())
 
-    def for_workers(self) -> _Logits:
+    def for_workers(self) -> _Chances:
         """The same, to be sent; see `BoxPredictor.for_workers`."""
         sent = copy.copy(self)
         sent.predictor = self.predictor.for_workers()
         return sent
 
     def predict_features(self, boxes: np.ndarray) -> np.ndarray:
-        """Logits."""
-        return self.predictor.predict_logits(boxes)
+        """Probabilities."""
+        return self.predictor.predict_probabilities(boxes).astype(np.float32)
 
 
-def _chances(logits: np.ndarray, temperature: float) -> np.ndarray:
-    return np.asarray(probabilities(logits, temperature), np.float32)
+def _confidence(chances: np.ndarray) -> np.ndarray:
+    return np.asarray(chances.max(axis=1), np.float32)
 
 
-def _likeliest(chances: da.Array) -> da.Array:
-    """Number of the likeliest class, from 1; of NaN any."""
-    return da.map_blocks(_largest, chances, drop_axis=1, dtype=np.int16)
-
-
-def _largest(chances: np.ndarray) -> np.ndarray:
-    return np.asarray(np.nan_to_num(chances).argmax(1) + 1, np.int16)
+def _number(chances: np.ndarray, least: float) -> np.ndarray:
+    """Number of the likeliest class, from 1, where it is likely enough, else 0."""
+    likeliest = np.nan_to_num(chances).argmax(axis=1) + 1
+    # NaN is not above anything: a box with a fault is of no class.
+    return np.where(_confidence(chances) >= least, likeliest, 0).astype(np.int16)
 
 
 def collect_classes(classified: xr.Dataset) -> pd.DataFrame:
@@ -146,9 +145,11 @@ def collect_classes(classified: xr.Dataset) -> pd.DataFrame:
         likely enough), ``confidence``, ``probability_NAME`` of each class and, where boxes were set
         aside, ``reason``; those have no kind.
     """
-    made = ("probability", "number", "confidence", "fault")
-    got = compute([classified[name].data for name in made], label="classify")
-    chances, number, confidence, fault = (np.asarray(values) for values in got)
+    # What follows from the probabilities is worked out here: a task a block is enough.
+    got = compute([classified[name].data for name in ("probability", "fault")], label="classify")
+    chances, fault = (np.asarray(values) for values in got)
+    number = _number(chances, float(classified.attrs["least_confidence"]))
+    confidence = _confidence(chances)
     table = particle_table(classified)
     names = [str(name) for name in classified["class"].to_numpy()]
     kinds = np.array([NONE, *names], dtype=object)[number]

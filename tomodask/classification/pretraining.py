@@ -16,7 +16,7 @@ import pandas as pd
 import xarray as xr
 
 from tomodask.classification.class_labels import Labelled, labelled_boxes
-from tomodask.classification.job_boxes import cubic_edge, opened, sound_rows, told_of_boxes
+from tomodask.classification.job_boxes import cubic_edge, looked_at, opened, told_of_boxes
 from tomodask.classification.pretraining_run import EncoderEpoch, EncoderRun
 from tomodask.classification.probes import halves
 from tomodask.classification.training_settings import EncoderSettings, Method
@@ -24,7 +24,7 @@ from tomodask.errors import InputError
 from tomodask.nets import needs
 from tomodask.nets.classifier_file import BoxModel
 from tomodask.nets.encoder import Encoder, EncoderName
-from tomodask.training.keeping import Place
+from tomodask.training.keeping import Place, begun
 
 __all__ = ["EncoderEpoch", "EncoderSettings", "pretrain_encoder"]
 
@@ -108,7 +108,7 @@ def pretrain_encoder(
         )
     labelled = None if labels is None else _probed(labelled_boxes(boxes, labels), settings.seed)
     rows = np.arange(boxes.sizes["particle"])
-    sound = sound_rows(boxes, rows)
+    sound, digest = looked_at(boxes, rows)
     rows = rows[sound]
     if len(rows) < _FEWEST:
         raise InputError(
@@ -126,20 +126,23 @@ def pretrain_encoder(
         settings,
         probed=labelled,
         threads=threads,
-        data=told_of_boxes(boxes, {"boxes": len(rows), "set_aside": int((~sound).sum())}),
+        data=told_of_boxes(
+            boxes, {"boxes": len(rows), "set_aside": int((~sound).sum()), "digest": digest}
+        ),
     )
     told = f"{len(rows)} boxes, at most {run.bytes / 1e6:.0f} MB of boxes in memory"
     if labelled is not None:
         told += f"; {len(labelled.rows)} with a label judge the features"
     _log.info(told)
     # Only now that nothing speaks against it is what was there dropped.
-    if place is not None and place.begin() and resume:
-        run.take_up(place)
-    if on_epoch is None:
-        from tomodask.classification.pretraining_look import watch_encoder
+    with begun(place) as there:
+        if place is not None and there and resume:
+            run.take_up(place)
+        if on_epoch is None:
+            from tomodask.classification.pretraining_look import watch_encoder
 
-        on_epoch = watch_encoder(None if place is None else place.folder)
-    return run.to_the_end(place, on_epoch)
+            on_epoch = watch_encoder(None if place is None else place.folder)
+        return run.to_the_end(place, on_epoch)
 
 
 def _probed(labelled: Labelled, seed: int) -> Labelled:

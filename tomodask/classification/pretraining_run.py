@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,6 +128,7 @@ class EncoderRun:
             {k: v for k, v in self._settings().items() if k not in _CHANGEABLE},
             encoder.to_dict(),
             self.voxel_size,
+            data["digest"],
         ]
         self.identity = digest_of_training(told, [self.stream.rows, self.stream.particles])
 
@@ -187,7 +189,9 @@ class EncoderRun:
         batches = self.stream.batches(
             epoch, self.batch, views=self.settings.views, each=2, whole=True, lens=self.lens
         )
-        loss = self.trainer.train(_pairs(batches, shown))
+        # Closed here: an error would keep the generator, its threads and its boxes in its frames.
+        with closing(batches):
+            loss = self.trainer.train(_pairs(batches, shown))
         probe = self._probe(epoch)
         row = {
             "epoch": epoch + 1,
@@ -210,9 +214,8 @@ class EncoderRun:
             return None
         # The stream normalises and inverts.
         predictor = open_predictor(self._model(invert=False))
-        features = [
-            predictor.predict_features(batch.boxes[0]) for batch in self.probing.in_order(_AT_ONCE)
-        ]
+        with closing(self.probing.in_order(_AT_ONCE)) as batches:
+            features = [predictor.predict_features(batch.boxes[0]) for batch in batches]
         return probe_features(
             np.concatenate(features), self.probed.numbers, seed=self.settings.seed
         )

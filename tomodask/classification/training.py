@@ -15,18 +15,19 @@ import pandas as pd
 import xarray as xr
 
 from tomodask.classification.class_labels import labelled_boxes, split_labels
-from tomodask.classification.job_boxes import cubic_edge, opened, sound_rows, told_of_boxes
+from tomodask.classification.job_boxes import cubic_edge, looked_at, opened, told_of_boxes
 from tomodask.classification.training_run import ClassifierEpoch, ClassifierRun
 from tomodask.classification.training_settings import ClassifierSettings
 from tomodask.errors import InputError
 from tomodask.nets import needs
 from tomodask.nets.classifier_file import BoxModel, read_box_model
 from tomodask.nets.encoder import Encoder, EncoderName
-from tomodask.training.keeping import Place
+from tomodask.training.keeping import Place, begun
 
 __all__ = ["ClassifierEpoch", "ClassifierSettings", "train_classifier"]
 
 _log = logging.getLogger(__name__)
+_UNEVEN = 5  # times: from there on, balance is offered
 _VOXELS = 0.05  # by which voxel sizes may differ, as a share
 
 
@@ -57,7 +58,8 @@ def train_classifier(
     network : {"rb3d", "inception3d", "dsrf3d"}
     init : BoxModel or path, optional
         Begin with the weights of `pretrain_encoder` or of another classifier, of the same network
-        and box; the last layer is drawn anew.
+        and box; the last layer is drawn anew, and the learning rate is lower where settings do not
+        tell it.
     settings : ClassifierSettings, optional
     output : path, optional
         The model file, ``.safetensors``; beside it a folder of the same stem, ``.training``, with
@@ -99,7 +101,8 @@ def train_classifier(
     .. [2] Gupta et al., Front. Physiol. 13, 957484 (2022), doi:10.3389/fphys.2022.957484.
     """
     needs("torch")
-    settings = settings or ClassifierSettings()
+    asked = settings or ClassifierSettings()
+    settings = asked.settled(pretrained=init is not None)
     place = None if output is None else Place(output, resume=resume, overwrite=overwrite)
     boxes = opened(subtomograms)
     start = read_box_model(init) if isinstance(init, str | os.PathLike) else init
@@ -108,7 +111,7 @@ def train_classifier(
     encoder = Encoder(network, cubic_edge(boxes), len(labelled.classes))
     if start is not None:
         _check_start(start, encoder, float(boxes.attrs["voxel_size"]))
-    sound = sound_rows(boxes, labelled.rows)
+    sound, digest = looked_at(boxes, labelled.rows)
     labelled = labelled.without(~sound)
     split = split_labels(
         labelled, validation=settings.validation, test=settings.test, seed=settings.seed
@@ -127,18 +130,25 @@ def train_classifier(
                 "labels": Path(labels).name if isinstance(labels, str | os.PathLike) else "a table",
                 "boxes": labelled.counts,
                 "set_aside": int((~sound).sum()),
+                "digest": digest,
             },
         ),
     )
     _say(run)
+    if start is not None and asked.learning_rate is None:
+        _log.info(
+            "learning rate %g, lower than from a random start (learning_rate=, --learning-rate)",
+            settings.learning_rate,
+        )
     # Only now that nothing speaks against it is what was there dropped.
-    if place is not None and place.begin() and resume:
-        run.take_up(place)
-    if on_epoch is None:
-        from tomodask.classification.training_look import watch_classifier
+    with begun(place) as there:
+        if place is not None and there and resume:
+            run.take_up(place)
+        if on_epoch is None:
+            from tomodask.classification.training_look import watch_classifier
 
-        on_epoch = watch_classifier(None if place is None else place.folder)
-    return run.to_the_end(place, on_epoch)
+            on_epoch = watch_classifier(None if place is None else place.folder)
+        return run.to_the_end(place, on_epoch)
 
 
 def _check_start(start: BoxModel, encoder: Encoder, voxel_size: float) -> None:
@@ -168,4 +178,11 @@ def _say(run: ClassifierRun) -> None:
             part.at_once,
             len(part.rows),
             run.settings.memory,
+        )
+    most, least = (of(run.labelled.counts.values()) for of in (max, min))
+    if most >= _UNEVEN * least and not run.settings.balance:
+        _log.info(
+            "the largest class has %.0f times as many boxes as the smallest, which may be passed "
+            "over; balance=True (--balance) weighs them alike",
+            most / least,
         )

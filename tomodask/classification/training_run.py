@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from tomodask.classification.box_stream import BoxStream
-from tomodask.classification.class_labels import Labelled, Split
+from tomodask.classification.class_labels import Labelled, Split, class_weights
 from tomodask.classification.lenses import lenses_for
 from tomodask.classification.training_settings import ClassifierSettings
 from tomodask.classification.verdicts import Verdict, assessed, confusion, judged_at
@@ -101,20 +102,24 @@ class ClassifierRun:
         self.labelled, self.settings, self.encoder, self.data = labelled, settings, encoder, data
         self.voxel_size = float(subtomograms.attrs["voxel_size"])
         memory = int(settings.memory * 1e9)
-        self.numbers = {"training": labelled.numbers[split.training]}
-        self.streams = {}
-        for name in ("training", "validation", "test"):
+        self.numbers: dict[str, np.ndarray] = {}
+        self.streams: dict[str, BoxStream] = {}
+        # Together they keep to the memory, also where each keeps its boxes.
+        eighths = {"training": 6, "validation": 1 if len(split.test) else 2, "test": 1}
+        for name, share in eighths.items():
             places = getattr(split, name)
             self.numbers[name] = labelled.numbers[places]
             self.streams[name] = BoxStream(
                 subtomograms,
                 labelled.rows[places],
                 seed=settings.seed,
-                memory=memory * (3 if name == "training" else 1) // 4,
+                memory=memory * share // 8,
                 invert=settings.invert,
             )
         self.lens = lenses_for(subtomograms, self.streams["training"].rows, settings.augment)
+        assert settings.learning_rate is not None  # settled
         count = len(split.training)
+        weights = class_weights(self.numbers["training"], len(labelled.classes))
         self.batch = min(settings.batch, count)
         self.trainer = ClassifierTrainer(
             encoder,
@@ -127,6 +132,7 @@ class ClassifierRun:
                 momentum=settings.momentum,
                 nesterov=settings.nesterov,
                 weight_decay=settings.weight_decay,
+                class_weights=weights if settings.balance else None,
                 patience=settings.patience,
                 precision=settings.precision,
                 seed=settings.seed,
@@ -142,6 +148,7 @@ class ClassifierRun:
             labelled.classes,
             None if start is None else start.digest,
             self.voxel_size,
+            data["digest"],
         ]
         particles = [stream.particles for stream in self.streams.values()]
         self.identity = digest_of_training(told, [labelled.rows, labelled.numbers, *particles])
@@ -204,15 +211,26 @@ class ClassifierRun:
         rate = self.trainer.how.rate(self.trainer.steps + self.trainer.how.steps - 1)
         views, known = self.settings.augment, self.numbers["training"]
         stream = self.streams["training"]
-        batches = stream.batches(epoch, self.batch, views=views, lens=self.lens)
-        loss = self.trainer.train((batch.boxes[0], known[batch.places]) for batch in batches)
-        judged = self.trainer.judge(self._held_out("validation"))
-        better = self.trainer.keep_if_better(judged)
+        # Closed here: an error would keep the generator, its threads and its boxes in its frames.
+        with closing(stream.batches(epoch, self.batch, views=views, lens=self.lens)) as batches:
+            loss = self.trainer.train((batch.boxes[0], known[batch.places]) for batch in batches)
+        judged = self._judged("validation")
+        each = float(np.mean(_accuracies(judged)))
+        by = replace(judged, accuracy=each) if self.settings.balance else judged
+        better = self.trainer.keep_if_better(by)
         if better:
             self.verdict = judged_at(
                 judged.logits, judged.labels, epoch=epoch + 1, known=self.settings.known
             )
-        row = self._row(epoch, loss, rate, judged, time.perf_counter() - start)
+        row: dict[str, Any] = {
+            "epoch": epoch + 1,
+            "loss": loss,
+            "learning_rate": rate,
+            "validation_loss": judged.loss,
+            "accuracy": judged.accuracy,
+            "class_accuracy": each,
+            "seconds": time.perf_counter() - start,
+        }
         self.history.append(row)
         report = ClassifierEpoch(
             **row,
@@ -223,25 +241,10 @@ class ClassifierRun:
         )
         return report, better
 
-    def _row(
-        self, epoch: int, loss: float, rate: float, judged: Judged, seconds: float
-    ) -> dict[str, Any]:
-        right = judged.logits.argmax(1) == judged.labels
-        each = [right[judged.labels == n].mean() for n in np.unique(judged.labels)]
-        return {
-            "epoch": epoch + 1,
-            "loss": loss,
-            "learning_rate": rate,
-            "validation_loss": judged.loss,
-            "accuracy": judged.accuracy,
-            "class_accuracy": float(np.mean(each)),
-            "seconds": seconds,
-        }
-
-    def _held_out(self, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _judged(self, name: str) -> Judged:
         known = self.numbers[name]
-        for batch in self.streams[name].in_order(_JUDGED):
-            yield batch.boxes[0], known[batch.places]
+        with closing(self.streams[name].in_order(_JUDGED)) as batches:
+            return self.trainer.judge((batch.boxes[0], known[batch.places]) for batch in batches)
 
     def _model(self) -> BoxModel:
         """The best network so far, with what held-out boxes said of it."""
@@ -271,7 +274,13 @@ class ClassifierRun:
         from tomodask.nets.training_state import restore_weights
 
         restore_weights(self.trainer.network, model.weights)  # no epoch comes after
-        judged = self.trainer.judge(self._held_out("test"))
+        judged = self._judged("test")
         chances = probabilities(judged.logits, model.temperature)
         told = assessed(chances, judged.labels, chances.max(1) < model.least_confidence)
         return replace(model, training={**model.training, "test": told})
+
+
+def _accuracies(judged: Judged) -> list[float]:
+    """Of each class that has boxes."""
+    right = judged.logits.argmax(1) == judged.labels
+    return [float(right[judged.labels == n].mean()) for n in np.unique(judged.labels)]

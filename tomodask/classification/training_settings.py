@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, get_args
 
 from tomodask.errors import InputError
@@ -14,6 +14,9 @@ __all__ = ["ClassifierSettings", "EncoderSettings"]
 
 Precision = Literal["float32", "bfloat16"]
 Method = Literal["moco", "simclr", "swav"]
+# From a random start; from a pretrained network, with which the former learned less than a random
+# start did: its features are longer, and so are the first steps.
+_RATE, _RATE_PRETRAINED = 0.01, 0.002
 _Rules = Sequence[tuple[str, bool, str]]
 
 
@@ -31,8 +34,9 @@ class ClassifierSettings:
         Boxes of a step.
     schedule : {"cosine", "inverse"}
         Of the learning rate: half a cosine down to 0, or ``1 / (1 + decay · step)``.
-    learning_rate : float
-        At the start.
+    learning_rate : float, optional
+        At the start; None: 0.01 from a random start, 0.002 from a pretrained network, whose
+        features are longer.
     decay : float
         Of the schedule ``inverse``.
     momentum : float
@@ -44,6 +48,9 @@ class ClassifierSettings:
     validation, test : float
         Shares of each class's boxes: to choose the epoch and to calibrate by, and to be looked at
         once, at the end.
+    balance : bool
+        Weigh the losses of boxes by one over the size of their class (`class_weights`), and choose
+        the epoch by the mean of the classes' accuracies: for classes of very different size.
     augment : Views, optional
         A random view of each box in each epoch; None: the boxes as they are.
     known : float
@@ -60,7 +67,7 @@ class ClassifierSettings:
     epochs: int = 50
     batch: int = 16
     schedule: Literal["cosine", "inverse"] = "cosine"
-    learning_rate: float = 0.01
+    learning_rate: float | None = None
     decay: float = 0.0
     momentum: float = 0.9
     nesterov: bool = False
@@ -68,6 +75,7 @@ class ClassifierSettings:
     patience: int | None = 15
     validation: float = 0.2
     test: float = 0.0
+    balance: bool = False
     augment: Views | None = None
     known: float = 0.95
     invert: bool = False
@@ -76,13 +84,14 @@ class ClassifierSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        rate = self.learning_rate is None or 0 < self.learning_rate < 10
         _check(
             self,
             (
                 ("epochs", self.epochs >= 1, "at least 1"),
                 ("batch", self.batch >= 1, "at least 1"),
                 ("schedule", self.schedule in ("cosine", "inverse"), "cosine or inverse"),
-                ("learning_rate", 0 < self.learning_rate < 10, "above 0 and below 10"),
+                ("learning_rate", rate, "above 0 and below 10"),
                 ("decay", 0 <= self.decay < math.inf, "at least 0"),
                 ("momentum", 0 <= self.momentum < 1, "at least 0 and below 1"),
                 ("nesterov", not self.nesterov or self.momentum > 0, "off without momentum"),
@@ -107,12 +116,25 @@ class ClassifierSettings:
             "epochs": 20,
             "batch": 64,
             "schedule": "inverse",
+            "learning_rate": _RATE,
             "decay": 1e-6,
             "nesterov": True,
             "weight_decay": 0.0,
             "patience": None,
         }
         return cls(**{**told, **changes})
+
+    def settled(self, *, pretrained: bool) -> ClassifierSettings:
+        """With a learning rate, if none is told: that of the start.
+
+        Examples
+        --------
+        >>> ClassifierSettings().settled(pretrained=True).learning_rate
+        0.002
+        """
+        if self.learning_rate is not None:
+            return self
+        return replace(self, learning_rate=_RATE_PRETRAINED if pretrained else _RATE)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""

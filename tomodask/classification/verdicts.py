@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from tomodask.nets.calibration import calibration_error, fit_temperature, probabilities
 
-__all__ = ["Verdict", "assessed", "confusion", "judged_at"]
+__all__ = ["Verdict", "assessed", "confusion", "judged_at", "recalls"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ def assessed(chances: np.ndarray, labels: np.ndarray, none: np.ndarray) -> dict[
     dict
         ``boxes``, ``accuracy``, ``class_accuracy`` (the mean of the classes'), ``none`` (share
         that is said to be none of them), ``accuracy_of_said`` (of the others; None where there
-        are none), ``calibration_error``, ``confusion``.
+        are none), ``recall`` (of each class the share of its boxes that is said to be of it; None
+        where it has none), ``calibration_error``, ``confusion``.
     """
     said, sure = chances.argmax(1), ~none
     right = said == labels
@@ -95,6 +97,7 @@ def assessed(chances: np.ndarray, labels: np.ndarray, none: np.ndarray) -> dict[
         "class_accuracy": float((table.diagonal()[there] / members[there]).mean()),
         "none": float(1 - sure.mean()),
         "accuracy_of_said": float(right[sure].mean()) if sure.any() else None,
+        "recall": recalls(table),
         "calibration_error": calibration_error(chances, labels),
         "confusion": table.tolist(),
     }
@@ -111,3 +114,16 @@ def confusion(said: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
     out = np.zeros((classes, classes), np.int64)
     np.add.at(out, (labels, said), 1)
     return out
+
+
+def recalls(table: np.ndarray | Sequence[Sequence[int]]) -> list[float | None]:
+    """Of each class the share of its boxes that is said to be of it; None where it has none.
+
+    Examples
+    --------
+    >>> recalls([[1, 1, 0], [0, 2, 0], [0, 0, 0]])
+    [0.5, 1.0, None]
+    """
+    return [
+        row[n] / sum(row) if sum(row) else None for n, row in enumerate(np.asarray(table).tolist())
+    ]

@@ -22,6 +22,7 @@ from tomodask.errors import InputError
 
 __all__ = ["NETWORK", "classify", "precision_of", "stopped", "training_options"]
 
+_NAMED = 8  # classes
 NETWORK = click.option(
     "--network",
     type=click.Choice(["rb3d", "inception3d", "dsrf3d"]),
@@ -99,7 +100,9 @@ def classify() -> None:
 )
 @click.option("--epochs", type=int, help="Rounds of training, at most.  [default: 50]")
 @click.option("--batch", type=int, help="Boxes of a step.  [default: 16]")
-@click.option("--learning-rate", type=float, help="At the start.  [default: 0.01]")
+@click.option(
+    "--learning-rate", type=float, help="At the start.  [default: 0.01; with --init 0.002]"
+)
 @click.option(
     "--patience", type=int, help="Rounds without a better one that end it.  [default: 15]"
 )
@@ -109,11 +112,16 @@ def classify() -> None:
     help="Share of each class that is held out to choose the round by.  [default: 0.2]",
 )
 @click.option("--test", type=float, help="Share that is looked at once, at the end.  [default: 0]")
+@click.option(
+    "--balance",
+    is_flag=True,
+    help="Weigh boxes so that small classes count as much as large ones.",
+)
 @click.option("--augment", is_flag=True, help="Turn, shift, scale and crop the boxes at random.")
 @click.option(
     "--known",
     type=float,
-    help="Share of held-out boxes that keep their class; the rest is none of these.  "
+    help="Share of held-out boxes that keep their class; as unsure as the rest is none of these.  "
     "[default: 0.95]",
 )
 @training_options
@@ -173,8 +181,10 @@ def train(
     told = model.training["validation"]
     click.echo(
         f"{output}: {', '.join(model.classes)}; accuracy on held-out boxes "
-        f"{told['accuracy']:.3f} (epoch {model.training['kept_epoch']})"
+        f"{told['accuracy']:.3f}, mean of the classes {told['class_accuracy']:.3f} (epoch "
+        f"{model.training['kept_epoch']})"
     )
+    click.echo(_recalled(told["confusion"], model.classes))
     if tested := model.training.get("test"):
         click.echo(_assessment(tested, model.classes))
 
@@ -237,8 +247,9 @@ def predict(
     """Name the kind of each of SUBTOMOGRAMS.
 
     The table has class, probabilities and confidence; unlikely boxes are none of these.
-    Confidence is calibrated: of boxes like those of the training, 0.8 is right about eight
-    times in ten.  A kind that the network never saw may yet be given a class with confidence.
+    Confidence is calibrated on few boxes, so that 0.8 is meant to be right eight times in ten:
+    --labels of your own boxes tell whether it is.  A kind that the network never saw is mostly
+    given a class all the same.
 
     Example:
       tomodask classify predict boxes.zarr --model classifier.safetensors -o classes.star
@@ -265,7 +276,7 @@ def predict(
     with place(cluster, local=False):
         table = collect_classes(found)
     keep_former(output)
-    write_particles(table, output, style=style)
+    write_particles(table, output, voxel_size=float(boxes.attrs["voxel_size"]), style=style)
     counts = table["kind"].value_counts()
     told = ", ".join(f"{name or 'set aside'} {count}" for name, count in counts.items())
     click.echo(f"{output}: {told}")
@@ -286,11 +297,13 @@ def _assessment(told: dict[str, Any], classes: tuple[str, ...]) -> str:
         )
         width = max(len(name) for name in classes)
         columns = [max(5, len(str(n + 1)) + 1) for n in range(len(classes))]
-        head = "".join(f"{n + 1:>{w}}" for n, w in enumerate(columns))
+        head = "".join(f"{n + 1:>{w}}" for n, w in enumerate(columns)) + "  recall"
         lines.append(f"{'label, class said':<{width + 5}}{head}")
-        for n, (name, row) in enumerate(zip(classes, told["confusion"], strict=True)):
+        rows = zip(classes, told["confusion"], told["recall"], strict=True)
+        for n, (name, row, recall) in enumerate(rows):
             counts = "".join(f"{count:>{w}}" for count, w in zip(row, columns, strict=True))
-            lines.append(f"{n + 1:>3}  {name:<{width}}{counts}")
+            last = f"{'–' if recall is None else f'{recall:.3f}':>8}"
+            lines.append(f"{n + 1:>3}  {name:<{width}}{counts}{last}")
     if told.get("others"):
         lines.append(
             f"{told['others']} boxes are labelled as classes that the model does not know: "
@@ -299,6 +312,17 @@ def _assessment(told: dict[str, Any], classes: tuple[str, ...]) -> str:
     if told.get("set_aside"):
         lines.append(f"{told['set_aside']} labelled boxes were set aside")
     return "\n".join(lines)
+
+
+def _recalled(table: list[list[int]], classes: tuple[str, ...]) -> str:
+    """How many of each class's held-out boxes were said to be of it, the worst ones first."""
+    from tomodask.classification.verdicts import recalls
+
+    known = zip(recalls(table), classes, map(sum, table), strict=True)
+    worst = sorted((share, name, count) for share, name, count in known if share is not None)
+    told = [f"{name} {share:.2f} of {count}" for share, name, count in worst[:_NAMED]]
+    left = f"; {len(worst) - _NAMED} more classes are better" if len(worst) > _NAMED else ""
+    return f"recall: {', '.join(told)}{left}"
 
 
 classify.add_command(train, "train")

@@ -22,7 +22,7 @@ from typing import Any
 from tomodask.data.writing import full_disk, no_space
 from tomodask.errors import InputError
 
-__all__ = ["RunFolder"]
+__all__ = ["RunFolder", "held"]
 
 _log = logging.getLogger(__name__)
 _FORMAT = "tomodask-run-1"
@@ -130,7 +130,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(f"{path} cannot be made ({error.strerror}); choose another") from None
-        with _lock(path):
+        with held(path):
             if overwrite and (path / _MARK).exists():
                 there = cls.read(path)
                 lasting = there._lasting(tuple(keep or ()), stages, parameters)
@@ -287,7 +287,7 @@ class RunFolder:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
+def held(path: Path) -> Iterator[None]:
     """Hold the folder; the system lets go of it even where the process is killed."""
     try:
         import fcntl

@@ -60,6 +60,8 @@ class Learning:
         Gradients that are longer (2-norm over all weights) are cut to this length; None: as they
         are, as in both papers.  Inception3D's first steps are then far too large: its last layer
         has 160 numbers for each voxel, and their curvature adds up.
+    class_weights : tuple of float, optional
+        What the loss of a box of each class counts; None: 1.
     patience : int, optional
         Training has ended after so many epochs without a better one; None: all epochs.
     precision : {"float32", "bfloat16"}
@@ -77,6 +79,7 @@ class Learning:
     nesterov: bool = False
     weight_decay: float = 1e-4
     largest_gradient: float | None = None
+    class_weights: tuple[float, ...] | None = None
     patience: int | None = None
     precision: Precision = "float32"
     seed: int = 0
@@ -174,6 +177,11 @@ class ClassifierTrainer:
         start: Mapping[str, np.ndarray] | None = None,
         threads: int | None = None,
     ) -> None:
+        if how.class_weights is not None and len(how.class_weights) != encoder.outputs:
+            raise InputError(
+                f"class_weights must be one for each of the {encoder.outputs} classes, got "
+                f"{len(how.class_weights)}"
+            )
         self.encoder, self.how = encoder, how
         self.network = build_encoder(encoder, seed=how.seed)
         if start is not None:
@@ -185,6 +193,11 @@ class ClassifierTrainer:
             momentum=how.momentum,
             nesterov=how.nesterov,
             weight_decay=how.weight_decay,
+        )
+        self.weight = (
+            None
+            if how.class_weights is None
+            else torch.tensor(how.class_weights, device=self.step.device)
         )
         self.steps = self.epochs = 0
         self.best: dict[str, np.ndarray] | None = None
@@ -239,7 +252,9 @@ class ClassifierTrainer:
             y = torch.from_numpy(np.array(labels[rows], np.int64)).to(self.step.device)
             with self.step.autocast():
                 logits = self.step.parallel(self.step.tensor(boxes[rows][:, None]))
-            return functional.cross_entropy(logits.float(), y, reduction="sum") / len(boxes)
+            logits = logits.float()
+            # Over the number of boxes, not over their weights: parts of a batch add up.
+            return functional.cross_entropy(logits, y, self.weight, reduction="sum") / len(boxes)
 
         # Dropout's numbers belong to the step, not to what was drawn before.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

@@ -63,7 +63,7 @@ class Subdividing:
         self.figures: dict[str, Any] = folder.document["figures"]
         self.told: dict[str, Any] = self.figures.setdefault("clusters", {})
         self.nearest: dict[str, Any] = self.figures.setdefault("nearest", {})
-        self.reported = time.monotonic()
+        self.reported, self.patience = time.monotonic(), _PATIENCE
 
     def finished(self) -> bool:
         """Whether there is nothing left to do."""
@@ -290,10 +290,13 @@ class Subdividing:
                 one.to_csv(part, index=False)
 
     def _report_at_times(self, clusters: KMeans, distances: np.ndarray) -> None:
-        if time.monotonic() - self.reported > _PATIENCE:
+        begin = time.monotonic()
+        if begin - self.reported > self.patience:
             self._tables(clusters, distances)
             write_subdivision_report(self.folder)
             self.reported = time.monotonic()
+            # A page of a thousand pictures takes its time: a tenth of all at most.
+            self.patience = max(_PATIENCE, 10 * (self.reported - begin))
 
 
 def _nearest(

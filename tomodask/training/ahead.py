@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Any, TypeVar
 
 __all__ = ["made_ahead"]
@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 _END = object()
 
 
-def made_ahead(source: Iterable[_T], *, depth: int = 2) -> Iterator[_T]:
+def made_ahead(source: Iterable[_T], *, depth: int = 2) -> Generator[_T, None, None]:
     """The same values, in order, `depth` of them made in advance by a thread.
 
     What the source raises comes out where its value would have.  Left early, the thread ends after

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tomodask.data.run_folder import held
 from tomodask.errors import InputError
 
-__all__ = ["Place", "digest_of_training", "same_training", "stopped_at", "versions"]
+__all__ = ["Place", "begun", "digest_of_training", "same_training", "stopped_at", "versions"]
 
 STATE = "state.safetensors"
+LOCK = ".lock"
 
 
 class Place:
@@ -63,16 +66,42 @@ class Place:
                 "(overwrite=True, --overwrite), or choose another name"
             )
 
-    def begin(self) -> bool:
-        """Make the folder, dropping what may be dropped; whether there is a state to go on from.
+    def _drop(self) -> None:
+        """What was there, but for the lock, which is held."""
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != LOCK:
+                path.unlink(missing_ok=True)
+        self.target.unlink(missing_ok=True)
 
-        Called last, when nothing speaks against the training any more.
-        """
-        if self._overwrite:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.target.unlink(missing_ok=True)
+    @contextlib.contextmanager
+    def begun(self) -> Iterator[bool]:
+        """Hold the folder, see `begun`."""
         self.folder.mkdir(exist_ok=True)
-        return self.state.exists()
+        with held(self.folder):
+            if self._overwrite:
+                self._drop()
+            yield self.state.exists()
+
+
+@contextlib.contextmanager
+def begun(place: Place | None) -> Iterator[bool]:
+    """Hold the folder of a training, dropping what may be dropped.
+
+    Gives whether there is a state to go on from; without a place there is none.  Entered last, when
+    nothing speaks against the training any more.
+
+    Raises
+    ------
+    InputError
+        If another process trains into the folder.
+    """
+    if place is None:
+        yield False
+        return
+    with place.begun() as there:
+        yield there
 
 
 def digest_of_training(told: Any, arrays: Sequence[np.ndarray] = ()) -> str:
