@@ -6,6 +6,7 @@ import sys
 import time
 
 import dask
+import numpy as np
 import pytest
 from classification.kinds import boxes_of, two_kinds
 from click.testing import CliRunner
@@ -74,6 +75,23 @@ def test_classes_are_told_and_held_against_labels(scene, tmp_path, suffix):
     code, _, err = tomodask(*words)
     assert code == 2
     assert "exists already; choose another name or add --overwrite" in err
+
+
+def test_boxes_with_places_are_told_in_a_star(scene, tmp_path):
+    """A STAR counts in voxels: the voxel size of the boxes goes with the places."""
+    folder, *_ = scene
+    boxes, _ = two_kinds()
+    places = {axis: ("particle", 20.0 + np.arange(boxes.sizes["particle"])) for axis in "zyx"}
+    with dask.config.set(scheduler="synchronous"):
+        save_subtomograms(boxes.assign_coords(places), tmp_path / "boxes.zarr")
+    code, _, err = tomodask(
+        "classify", "predict", tmp_path / "boxes.zarr", "--model", folder / "model.safetensors",
+        "-o", tmp_path / "classes.star", "--scheduler", "synchronous",
+    )  # fmt: skip
+    assert code == 0, err
+    found = read_particles(tmp_path / "classes.star")
+    for axis in "zyx":
+        assert np.allclose(found[axis], places[axis][1])
 
 
 def test_a_pretrained_encoder_is_begun_with(scene, tmp_path):

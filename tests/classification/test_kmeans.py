@@ -8,7 +8,7 @@ from helpers import irregular_chunks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tomodask.classification import kmeans
+from tomodask.classification import kmeans, kmeans_blocks
 from tomodask.classification.kmeans import KMeans, assigned, plus_plus
 from tomodask.errors import InputError
 
@@ -98,11 +98,12 @@ def test_sums_do_not_know_the_order():
     values = rng.normal(size=(60, 2)) * 10.0 ** rng.integers(-6, 6, size=(60, 1))
     unit = 2.0 ** (20 - 40)
     centre = np.zeros((1, 2))
-    whole = kmeans._assigned_block(values, centre, unit).sums
+    whole = kmeans_blocks.assigned_block(values, centre, unit).sums
     for seed in range(5):
         order = np.random.default_rng(seed).permutation(60)
         parts = [
-            kmeans._assigned_block(values[order[i : i + 7]], centre, unit) for i in range(0, 60, 7)
+            kmeans_blocks.assigned_block(values[order[i : i + 7]], centre, unit)
+            for i in range(0, 60, 7)
         ]
         np.testing.assert_array_equal(sum(one.sums for one in parts), whole)
     np.testing.assert_allclose(whole[0] * unit, values.sum(0), atol=60 * unit)
@@ -115,7 +116,7 @@ def test_sums_of_blocks_are_added_where_they_are(small_blocks, monkeypatch):
 
     def counted(graph, **options):
         found = plain(graph, **options)
-        came.extend([found] if isinstance(found, kmeans._Assigned) else [])
+        came.extend([found] if isinstance(found, kmeans_blocks.Assigned) else [])
         return found
 
     monkeypatch.setattr(kmeans, "compute", counted)

@@ -1,5 +1,7 @@
 """Subdivision as a job: a mixture comes back, and killed at any moment it ends with the same."""
 
+from types import SimpleNamespace
+
 import dask
 import numpy as np
 import pandas as pd
@@ -182,6 +184,41 @@ def test_what_is_there_is_not_made_again(files, finished, tmp_path, monkeypatch,
     assert (out / "clusters.npz").read_bytes() == before["clusters.npz"]
 
 
+def test_known_maps_beside_the_middle_lose_nothing_and_hands_are_told(
+    files, finished, tmp_path, caplog
+):
+    import shutil
+
+    folder, _ = files
+    out = shutil.copytree(finished.output, tmp_path / "out")
+    straight = open_tomogram(folder / "particle.mrc").to_numpy()
+    mirrored = np.roll(straight[::-1], 1, axis=0)
+    # 40 voxels of 8 Å are as wide as the boxes: cut as it lies, it would lose half of itself.
+    beside = np.pad(mirrored, ((0, 0), (0, 0), (0, 24)))
+    volume = xr.DataArray(beside, dims=("z", "y", "x"), attrs={"voxel_size": 8.0})
+    with caplog.at_level("INFO", logger="tomodask"):
+        result = divided(
+            files, out, known=[volume.rename("beside"), folder / "decoy.mrc"], mirrored=True
+        )
+    assert "known map beside: 40×40×64 voxels of 8 Å made 32³ of 10 Å" in caplog.text
+    assert not finished.classes["mirrored"].any()
+    for table, plain in (
+        (result.classes, finished.classes),
+        (result.clusters, finished.clusters),
+    ):
+        ours, theirs = (one[one["nearest"].notna()] for one in (table, plain))
+        there = theirs["nearest"] == "particle"
+        assert there.any()
+        assert (ours["nearest"] == theirs["nearest"].replace("particle", "beside")).all()
+        np.testing.assert_array_equal(ours["mirrored"][there].astype(bool), True)
+        np.testing.assert_allclose(
+            ours["correlation"][there], theirs["correlation"][there], atol=0.01
+        )
+    page = result.report.read_text()
+    assert "beside, mirror image" in page
+    assert f"of {len(result.classes)} classes are likelier a mirror image" in page
+
+
 def test_after_overwriting_all_is_as_if_it_were_made_at_once(files, finished, tmp_path):
     """What small clusters of before hold, and what is told of kept stages, must not stay as it was.
 
@@ -248,6 +285,24 @@ def test_a_subdivision_is_looked_at_while_it_works(files, tmp_path, monkeypatch)
         open_subdivision(tmp_path)
 
 
+def test_reports_take_a_tenth_of_the_time_at_most(monkeypatch):
+    """Of thousands of clusters a page takes longer to write than the pause was between two."""
+    now, written = [0.0], []
+
+    def write(folder):
+        written.append(now[0])
+        now[0] += 30.0
+
+    monkeypatch.setattr(subdivision_steps.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(subdivision_steps, "write_subdivision_report", write)
+    monkeypatch.setattr(subdivision_steps.Subdividing, "_tables", lambda *_: None)
+    work = subdivision_steps.Subdividing(SimpleNamespace(document={"figures": {}}), None)
+    for _ in range(1000):
+        now[0] += 1.0
+        work._report_at_times(None, None)
+    assert written == [21.0, 352.0, 683.0, 1014.0]
+
+
 def test_the_page_holds_all_and_needs_no_network(finished):
     page = finished.report.read_text()
     assert "still at work" not in page
@@ -272,6 +327,7 @@ def test_bad_input_is_refused_before_any_work(files, tmp_path):
         ({"classes": 0}, "classes must be"),
         ({"most": 7}, "most must be"),
         ({"map_particles": -1}, "map_particles must be"),
+        ({"map_method": "pca"}, "map_method must be one of tsne, umap, got 'pca'"),
     )
     for change, message in bad:
         with pytest.raises(InputError, match=message):

@@ -16,16 +16,23 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import dask.array as da
-import numba
 import numpy as np
 from dask.delayed import delayed
 
 from tomodask.arrays.threads import one_thread_each
 from tomodask.classification.features import feature_array
+from tomodask.classification.kmeans_blocks import (
+    Assigned,
+    assigned_block,
+    in_one,
+    labels_of,
+    looked,
+    nearest,
+    spread,
+)
 from tomodask.cluster import compute
 from tomodask.errors import InputError
 
@@ -34,8 +41,6 @@ __all__ = ["KMeans", "assigned", "plus_plus"]
 _ROWS = 4096  # particles of a block: of 512 features 16 MB in double precision
 _BITS = 40  # of a feature, in the sums
 _BUFFER = 8  # blocks whose particles are shuffled together
-_FOLDED = 8  # blocks whose sums become one: of a million particles all of them would be gigabytes
-_FAR = 64  # of each block, particles that an empty cluster may begin with
 
 
 class KMeans:
@@ -150,7 +155,7 @@ class KMeans:
         self._check()
         values = feature_array(features).rechunk((_ROWS, -1))
         blocks = values.to_delayed().ravel().tolist()
-        look = delayed(_looked, pure=False)
+        look = delayed(looked, pure=False)
         looks = compute([look(block) for block in blocks], label="k-means", passing=True)
         sound = np.concatenate([one.sound for one in looks])
         if any(one.infinite for one in looks):
@@ -163,19 +168,19 @@ class KMeans:
                 f"got {clusters}"
             )
         largest = max(one.largest for one in looks)
-        spread = _spread(looks)
+        scatter = spread(looks)
         bits = min(_BITS, 62 - math.ceil(math.log2(len(rows) + 1)))
         # A power of two, so that steps of it are exact.
         unit = 2.0 ** (math.ceil(math.log2(largest)) - bits) if largest > 0 else 1.0
         centres = self._start(values, rows)
         if self.method == "minibatch":
             centres = self._by_batches(blocks, sound, centres)
-        assign = delayed(_assigned_block, pure=False)
+        assign = delayed(assigned_block, pure=False)
         converged, passes = False, 0
         while True:
             shared = delayed(centres, pure=False)
             found = compute(
-                _in_one([assign(block, shared, unit) for block in blocks]),
+                in_one([assign(block, shared, unit) for block in blocks]),
                 label="k-means",
                 passing=True,
             )
@@ -187,7 +192,7 @@ class KMeans:
                 means[empty] = _farthest(values, found, len(empty))
             moved = float(((means - centres) ** 2).sum(1).max())
             centres, passes = means, passes + 1
-            converged = moved <= self.tolerance * spread and not len(empty)
+            converged = moved <= self.tolerance * scatter and not len(empty)
         labels, sizes = found.labels, found.sizes
         first = np.full(clusters, len(labels))
         np.minimum.at(first, labels[rows], rows)
@@ -215,7 +220,11 @@ class KMeans:
             raise InputError(f"features must be {wanted} a particle, got {values.shape[1]}")
         values = values.rechunk((_ROWS, -1))
         return values.map_blocks(
-            _labels, self.cluster_centers_, drop_axis=1, dtype=np.int32, meta=np.empty(0, np.int32)
+            labels_of,
+            self.cluster_centers_,
+            drop_axis=1,
+            dtype=np.int32,
+            meta=np.empty(0, np.int32),
         )
 
     def _check(self) -> None:
@@ -243,7 +252,7 @@ class KMeans:
                     seen, self.n_clusters, rng=np.random.default_rng([self.seed, 1, number])
                 )
                 for _ in range(10):
-                    which = _nearest(seen, centres)
+                    which = nearest(seen, centres)
                     sizes = np.bincount(which, minlength=len(centres))
                     sums = np.zeros_like(centres)
                     np.add.at(sums, which, seen)
@@ -308,18 +317,12 @@ def plus_plus(values: np.ndarray, clusters: int, *, rng: np.random.Generator) ->
 
 def assigned(values: np.ndarray, centres: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The nearest centre of each row, of equals the first, and its squared distance."""
-    which = _nearest(values, centres)
+    which = nearest(values, centres)
     return which, ((values - centres[which]) ** 2).sum(1)
 
 
-def _nearest(values: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    near = values @ (-2 * centres.T)
-    near += (centres * centres).sum(1)
-    return np.asarray(near.argmin(1))
-
-
 def _follow(centres: np.ndarray, seen: np.ndarray, batch: np.ndarray) -> None:
-    which = _nearest(batch, centres)
+    which = nearest(batch, centres)
     sizes = np.bincount(which, minlength=len(centres))
     sums = np.zeros_like(centres)
     np.add.at(sums, which, batch)
@@ -329,109 +332,7 @@ def _follow(centres: np.ndarray, seen: np.ndarray, batch: np.ndarray) -> None:
     centres[hit] += (sums[hit] - sizes[hit, None] * centres[hit]) / seen[hit, None]
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What a block holds: rows with features, their number, largest magnitude, mean and spread."""
-
-    sound: np.ndarray
-    infinite: bool
-    largest: float
-    mean: np.ndarray
-    total: float
-
-
-def _looked(block: np.ndarray) -> _Look:
-    values = np.asarray(block, np.float64)
-    sound = np.asarray(~np.isnan(values).any(1))
-    kept = values[sound]
-    if not len(kept):
-        return _Look(sound, False, 0.0, np.zeros(values.shape[1]), 0.0)
-    largest = float(np.abs(kept).max())
-    if not math.isfinite(largest):
-        return _Look(sound, True, 0.0, np.zeros(values.shape[1]), 0.0)
-    mean = kept.mean(0)
-    return _Look(sound, False, largest, mean, float(((kept - mean) ** 2).sum()))
-
-
-def _spread(looks: list[_Look]) -> float:
-    """Mean squared distance of the particles from their mean."""
-    counts = np.array([one.sound.sum() for one in looks], float)
-    means = np.array([one.mean for one in looks])
-    centre = (counts[:, None] * means).sum(0) / counts.sum()
-    between = float((counts * ((means - centre) ** 2).sum(1)).sum())
-    return (math.fsum(one.total for one in looks) + between) / float(counts.sum())
-
-
-@dataclass(frozen=True)
-class _Assigned:
-    """Of blocks: labels; by cluster sums (integers) and sizes; misfits; the farthest particles."""
-
-    labels: np.ndarray
-    sums: np.ndarray
-    sizes: np.ndarray
-    inertia: tuple[float, ...]
-    far: np.ndarray
-    distance: np.ndarray
-
-
-def _in_one(parts: list[Any]) -> Any:
-    """Assigned blocks, delayed, as one; workers add up what they have."""
-    fold = delayed(_folded, pure=False)
-    while len(parts) > 1:
-        parts = [fold(parts[i : i + _FOLDED]) for i in range(0, len(parts), _FOLDED)]
-    return parts[0]
-
-
-def _folded(parts: list[_Assigned]) -> _Assigned:
-    first = np.cumsum([0, *(len(one.labels) for one in parts)])
-    sums = parts[0].sums.copy()
-    for one in parts[1:]:
-        sums += one.sums
-    return _Assigned(
-        np.concatenate([one.labels for one in parts]),
-        sums,
-        np.sum([one.sizes for one in parts], axis=0),
-        tuple(value for one in parts for value in one.inertia),
-        np.concatenate([start + one.far for start, one in zip(first, parts, strict=False)]),
-        np.concatenate([one.distance for one in parts]),
-    )
-
-
-def _assigned_block(block: np.ndarray, centres: np.ndarray, unit: float) -> _Assigned:
-    sound = np.flatnonzero(~np.isnan(block).any(1))
-    labels = np.full(len(block), -1, np.int32)
-    kept = np.asarray(block if len(sound) == len(block) else block[sound], np.float64)
-    with one_thread_each():
-        which = _nearest(kept, centres)
-    labels[sound] = which
-    sizes = np.bincount(which, minlength=len(centres))
-    sums = np.zeros(centres.shape, np.int64)
-    distance = np.empty(len(kept))
-    _add_rows(kept, which, centres, 1 / unit, sums, distance)  # unit is a power of two
-    far = np.argsort(-distance, kind="stable")[:_FAR]
-    return _Assigned(labels, sums, sizes, (math.fsum(distance),), sound[far], distance[far])
-
-
-@numba.njit(cache=True, nogil=True, fastmath={"reassoc"})
-def _add_rows(values, which, centres, scale, sums, distance):  # type: ignore[no-untyped-def]
-    """Add each row, in whole units, to its cluster's; measure how far it is from the centre.
-
-    In one pass: a block is larger than the caches, and NumPy would go through it ten times.
-    """
-    for i in range(len(values)):
-        cluster, squared = which[i], 0.0
-        for j in range(values.shape[1]):
-            x = values[i, j]
-            sums[cluster, j] += np.int64(np.rint(x * scale))
-            squared += (x - centres[cluster, j]) ** 2
-        distance[i] = squared
-
-
-def _labels(block: np.ndarray, centres: np.ndarray) -> np.ndarray:
-    return _assigned_block(block, centres, math.inf).labels  # the sums are not asked for
-
-
-def _farthest(values: da.Array, found: _Assigned, count: int) -> np.ndarray:
+def _farthest(values: da.Array, found: Assigned, count: int) -> np.ndarray:
     """Particles that lie farthest from their centres: where empty clusters begin anew."""
     best = found.far[np.lexsort((found.far, -found.distance))][:count]
     drawn = compute(values[np.sort(best)], label="k-means", passing=True)

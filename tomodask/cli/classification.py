@@ -276,7 +276,7 @@ def predict(
     with place(cluster, local=False):
         table = collect_classes(found)
     keep_former(output)
-    write_particles(table, output, style=style)
+    write_particles(table, output, voxel_size=float(boxes.attrs["voxel_size"]), style=style)
     counts = table["kind"].value_counts()
     told = ", ".join(f"{name or 'set aside'} {count}" for name, count in counts.items())
     click.echo(f"{output}: {told}")
