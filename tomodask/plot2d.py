@@ -218,7 +218,7 @@ def plot_embedding(
     return figure
 
 
-def plot_map(table: pd.DataFrame, *, by: str | None = None) -> Figure:
+def plot_map(table: pd.DataFrame, *, by: str | None = None, name: str = "t-SNE") -> Figure:
     """Particles as points of a map of their features, coloured by kind or cluster.
 
     Parameters
@@ -228,6 +228,8 @@ def plot_map(table: pd.DataFrame, *, by: str | None = None) -> Figure:
     by : str, optional
         The column that colours them; by default ``kind``, ``class`` or ``cluster``, whichever is
         there first, else all are alike.
+    name : str
+        Of the axes.
     """
     if not {"map_1", "map_2"} <= set(table):
         raise InputError("table must have map_1 and map_2; make them by map_features")
@@ -241,13 +243,13 @@ def plot_map(table: pd.DataFrame, *, by: str | None = None) -> Figure:
     size = float(np.clip(3000 / max(len(places), 1), 3, 24))
     names = [""] if by is None else table[by].astype(str).to_numpy()
     known = sorted(set(names), key=lambda one: (len(one), one) if one.isdecimal() else (0, one))
-    for number, name in enumerate(known, 1):
-        mine = places if by is None else places[names == name]
+    for number, kind in enumerate(known, 1):
+        mine = places if by is None else places[names == kind]
         axes.scatter(mine[:, 0], mine[:, 1], s=size, color=shade(number, len(known)), lw=0,
-                     alpha=0.8, label=name)  # fmt: skip
+                     alpha=0.8, label=kind)  # fmt: skip
         if len(known) > _LEGEND and by is not None:
             at = np.median(mine, axis=0)
-            axes.annotate(name, at, color=INK, fontsize=7.5, ha="center", va="center",
+            axes.annotate(kind, at, color=INK, fontsize=7.5, ha="center", va="center",
                           bbox={"facecolor": "white", "alpha": 0.7, "pad": 1, "lw": 0})  # fmt: skip
     if 1 < len(known) <= _LEGEND:
         axes.legend(
@@ -255,7 +257,7 @@ def plot_map(table: pd.DataFrame, *, by: str | None = None) -> Figure:
             loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2,
         )  # fmt: skip
     told = f"{len(places):,} particles" + (f" by {by}" if by else "")
-    dressed(axes, x="t-SNE 1", y="t-SNE 2", title=told)
+    dressed(axes, x=f"{name} 1", y=f"{name} 2", title=told)
     axes.set_xticks([])
     axes.set_yticks([])
     return figure

@@ -1,5 +1,9 @@
 """Nearest neighbours: those of the slow way, whatever the chunks; and maps of features."""
 
+import importlib.machinery
+import sys
+import types
+
 import dask
 import dask.array as da
 import numpy as np
@@ -165,3 +169,35 @@ def test_a_map_lays_kinds_apart():
         map_features(named.isel(particle=slice(0, 3)))
     with pytest.raises(InputError, match="components must be"):
         map_features(named, components=1)
+
+
+def test_umap_is_given_the_same_components_and_all_that_was_asked_for(monkeypatch):
+    """A stand-in for umap-learn, which need not be installed."""
+    given = {}
+
+    class Plane:
+        def __init__(self, **options):
+            given.update(options)
+
+        def fit_transform(self, values):
+            given["values"] = values
+            return values[:, :2].astype(np.float32)
+
+    stand_in = types.ModuleType("umap")
+    stand_in.UMAP = Plane
+    stand_in.__spec__ = importlib.machinery.ModuleSpec("umap", None)
+    monkeypatch.setitem(sys.modules, "umap", stand_in)
+    values = np.random.default_rng(0).normal(size=(40, 12)) * np.arange(12, 0, -1)
+    table = map_features(values, method="umap", neighbours=7, components=5, seed=3)
+    seen, start = given.pop("values"), given.pop("init")
+    assert given == {"n_components": 2, "n_neighbors": 7, "random_state": 3, "n_jobs": 1}
+    assert seen.shape == (40, 5)
+    lengths = np.linalg.svd(values - values.mean(0), compute_uv=False)[:5]
+    np.testing.assert_allclose(np.linalg.norm(seen, axis=0), lengths)
+    np.testing.assert_allclose(start, seen[:, :2] / seen[:, 0].std(), rtol=1e-6)
+    np.testing.assert_allclose(table.to_numpy(), seen[:, :2], rtol=1e-6)
+    map_features(values[:6], method="umap")
+    assert given["n_neighbors"] == 5
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(InputError, match="UMAP needs umap-learn"):
+        map_features(values, method="umap")

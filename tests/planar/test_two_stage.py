@@ -1,5 +1,7 @@
 """2SDR: against PCA of pixels, the same to the last bit out of core, an estimator like others."""
 
+import sys
+
 import dask
 import dask.array as da
 import numpy as np
@@ -158,9 +160,22 @@ def test_images_that_are_alike_lie_beside_each_other():
     pytest.importorskip("sklearn", reason="needs scikit-learn (extra tomodask[planar])")
     images, kind = mixture(90)
     features = TwoStageReduction(5).fit_transform(images)
-    plane = embed_images(features, seed=3)
+    lies_beside_its_like(features, kind, "tsne")
+
+
+def test_umap_lays_alike_images_beside_each_other():
+    pytest.importorskip("umap", reason="needs umap-learn (extra tomodask[umap])")
+    kind = np.arange(90) % 3
+    rng = np.random.default_rng(0)
+    features = 5 * rng.normal(size=(3, 6))[kind] + rng.normal(size=(90, 6))
+    lies_beside_its_like(features, kind, "umap")
+    assert embed_images(features[:4], method="umap").shape == (4, 2)
+
+
+def lies_beside_its_like(features, kind, method):
+    plane = embed_images(features, method=method, seed=3)
     assert plane.shape == (90, 2)
-    np.testing.assert_array_equal(plane, embed_images(features, seed=3))
+    np.testing.assert_array_equal(plane, embed_images(features, method=method, seed=3))
     distance = np.linalg.norm(plane[:, None] - plane, axis=2) + np.diag(np.full(90, np.inf))
     assert (kind[distance.argmin(1)] == kind).mean() > 0.97
 
@@ -173,8 +188,13 @@ def test_embedding_says_what_it_needs(monkeypatch):
         embed_images(np.full((9, 3), np.nan))
     with pytest.raises(InputError, match="perplexity must be above 0, got -1"):
         embed_images(features, perplexity=-1)
-    import sys
-
+    with pytest.raises(InputError, match="neighbours must be a whole number, at least 2, got 1"):
+        embed_images(features, method="umap", neighbours=1)
+    with pytest.raises(InputError, match="method must be one of tsne, umap, got 'pca'"):
+        embed_images(features, method="pca")
+    monkeypatch.setitem(sys.modules, "umap", None)
+    with pytest.raises(InputError, match=r"umap-learn.*pip install 'tomodask\[umap\]'"):
+        embed_images(features, method="umap")
     monkeypatch.setitem(sys.modules, "sklearn.manifold", None)
     with pytest.raises(InputError, match=r"scikit-learn.*pip install 'tomodask\[planar\]'"):
         embed_images(features)

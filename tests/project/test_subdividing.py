@@ -184,6 +184,41 @@ def test_what_is_there_is_not_made_again(files, finished, tmp_path, monkeypatch,
     assert (out / "clusters.npz").read_bytes() == before["clusters.npz"]
 
 
+def test_known_maps_beside_the_middle_lose_nothing_and_hands_are_told(
+    files, finished, tmp_path, caplog
+):
+    import shutil
+
+    folder, _ = files
+    out = shutil.copytree(finished.output, tmp_path / "out")
+    straight = open_tomogram(folder / "particle.mrc").to_numpy()
+    mirrored = np.roll(straight[::-1], 1, axis=0)
+    # 40 voxels of 8 Å are as wide as the boxes: cut as it lies, it would lose half of itself.
+    beside = np.pad(mirrored, ((0, 0), (0, 0), (0, 24)))
+    volume = xr.DataArray(beside, dims=("z", "y", "x"), attrs={"voxel_size": 8.0})
+    with caplog.at_level("INFO", logger="tomodask"):
+        result = divided(
+            files, out, known=[volume.rename("beside"), folder / "decoy.mrc"], mirrored=True
+        )
+    assert "known map beside: 40×40×64 voxels of 8 Å made 32³ of 10 Å" in caplog.text
+    assert not finished.classes["mirrored"].any()
+    for table, plain in (
+        (result.classes, finished.classes),
+        (result.clusters, finished.clusters),
+    ):
+        ours, theirs = (one[one["nearest"].notna()] for one in (table, plain))
+        there = theirs["nearest"] == "particle"
+        assert there.any()
+        assert (ours["nearest"] == theirs["nearest"].replace("particle", "beside")).all()
+        np.testing.assert_array_equal(ours["mirrored"][there].astype(bool), True)
+        np.testing.assert_allclose(
+            ours["correlation"][there], theirs["correlation"][there], atol=0.01
+        )
+    page = result.report.read_text()
+    assert "beside, mirror image" in page
+    assert f"of {len(result.classes)} classes are likelier a mirror image" in page
+
+
 def test_after_overwriting_all_is_as_if_it_were_made_at_once(files, finished, tmp_path):
     """What small clusters of before hold, and what is told of kept stages, must not stay as it was.
 
@@ -292,6 +327,7 @@ def test_bad_input_is_refused_before_any_work(files, tmp_path):
         ({"classes": 0}, "classes must be"),
         ({"most": 7}, "most must be"),
         ({"map_particles": -1}, "map_particles must be"),
+        ({"map_method": "pca"}, "map_method must be one of tsne, umap, got 'pca'"),
     )
     for change, message in bad:
         with pytest.raises(InputError, match=message):

@@ -29,7 +29,7 @@ from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
-from tomodask.classification.features import feature_array, set_aside
+from tomodask.classification.features import aside_told, feature_array
 from tomodask.cluster import compute
 from tomodask.data.subtomogram_store import read_column, write_column
 from tomodask.data.writing import check_target, no_space, put_in_place
@@ -40,7 +40,6 @@ __all__ = ["open_features", "save_features"]
 _log = logging.getLogger(__name__)
 _VERSION = 1
 _MADE = ("features", "fault")
-_NAMED_AT_MOST = 5
 
 
 def save_features(features: xr.Dataset, path: str | Path, *, overwrite: bool = False) -> None:
@@ -92,7 +91,8 @@ def save_features(features: xr.Dataset, path: str | Path, *, overwrite: bool = F
             f"{path}: the disk is full (up to {4e-6 * values.size:.0f} MB needed, {free:.0f} MB "
             "free); free some space and call again: it goes on with the blocks that are there"
         ) from None
-    _warn(open_features(path))
+    if told := aside_told(open_features(path)):
+        _log.warning("%s", told)
 
 
 def _token(features: xr.Dataset) -> str:
@@ -198,24 +198,6 @@ def _plain(features: xr.Dataset) -> dict[str, object]:
         for k, v in features.attrs.items()
         if isinstance(v, str | int | float | np.generic)
     }
-
-
-def _warn(features: xr.Dataset) -> None:
-    aside = set_aside(features)
-    if not len(aside):
-        return
-    named = [
-        f"{image or particle} ({reason})"
-        for particle, image, reason in aside.head(_NAMED_AT_MOST).to_numpy().tolist()
-    ]
-    more = len(aside) - len(named)
-    _log.warning(
-        "%d of %d particles have no features: %s%s",
-        len(aside),
-        features.sizes["particle"],
-        ", ".join(named),
-        f" and {more} more" if more else "",
-    )
 
 
 def open_features(path: str | Path) -> xr.Dataset:

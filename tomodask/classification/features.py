@@ -25,9 +25,10 @@ from tomodask.data.box_blocks import BoxBlocks, join, partition_edges
 from tomodask.data.subtomogram_table import batch_size, particle_table
 from tomodask.errors import InputError
 
-__all__ = ["FeatureModel", "embed_subtomograms", "feature_array", "set_aside"]
+__all__ = ["FeatureModel", "aside_told", "embed_subtomograms", "feature_array", "set_aside"]
 
 _TOGETHER = 16
+_NAMED_AT_MOST = 5
 
 
 class FeatureModel(Protocol):
@@ -263,4 +264,27 @@ def set_aside(features: xr.Dataset) -> pd.DataFrame:
             "image": image,
             "reason": [FAULTS[fault[row]] for row in rows],
         }
+    )
+
+
+def aside_told(features: xr.Dataset) -> str:
+    """Particles without features in one line, the first of them by name; empty if there are none.
+
+    Examples
+    --------
+    >>> made = xr.Dataset({"fault": ("particle", [0, 1, 0])}, {"particle": [4, 5, 9]})
+    >>> aside_told(made)
+    '1 of 3 particles have no features: 5 (the box holds NaN or infinite voxels)'
+    """
+    aside = set_aside(features)
+    if not len(aside):
+        return ""
+    named = [
+        f"{image or particle} ({reason})"
+        for particle, image, reason in aside.head(_NAMED_AT_MOST).to_numpy().tolist()
+    ]
+    more = len(aside) - len(named)
+    return (
+        f"{len(aside)} of {features.sizes['particle']} particles have no features: "
+        f"{', '.join(named)}{f' and {more} more' if more else ''}"
     )

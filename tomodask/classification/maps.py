@@ -1,4 +1,4 @@
-"""Features laid out in the plane: principal components, then t-SNE."""
+"""Features laid out in the plane: principal components, then t-SNE or UMAP."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tomodask.arrays.threads import one_thread_each
 from tomodask.classification.features import feature_array
 from tomodask.cluster import compute
 from tomodask.errors import InputError
-from tomodask.planar.embedding import embed_images
+from tomodask.planar.embedding import check_embedding, embed_images
 
 __all__ = ["map_features"]
 
@@ -20,7 +20,9 @@ __all__ = ["map_features"]
 def map_features(
     features: Any,
     *,
+    method: str = "tsne",
     perplexity: float = 30.0,
+    neighbours: int = 15,
     components: int = 50,
     most: int = 10_000,
     seed: int = 0,
@@ -31,13 +33,17 @@ def map_features(
     ----------
     features : Dataset, DataArray, Dask or NumPy array, shape (particle, feature)
         Rows that hold NaN are left out.
+    method : {"tsne", "umap"}
+        UMAP needs umap-learn.
     perplexity : float
-        Neighbours that count for each particle.
+        Of t-SNE: neighbours that count for each particle.
+    neighbours : int
+        Of UMAP: the same.
     components : int
-        Principal components that t-SNE is given; fewer where there are not so many.
+        Principal components that either is given; fewer where there are not so many.
     most : int
-        Particles on the map, drawn by the seed; fewer where some of those have no features.  t-SNE
-        holds all of them in memory.
+        Particles on the map, drawn by the seed; fewer where some of those have no features.  All
+        of them are held in memory.
     seed : int
 
     Returns
@@ -50,12 +56,13 @@ def map_features(
     Raises
     ------
     InputError
-        If scikit-learn is not installed, fewer than four particles have features, or a parameter
-        makes no sense.
+        If scikit-learn, or umap-learn for UMAP, is not installed, fewer than four particles have
+        features, or a parameter makes no sense.
     """
     for name, value, least in (("components", components, 2), ("most", most, 4)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise InputError(f"{name} must be a whole number, at least {least}, got {value!r}")
+    check_embedding(method)  # before features are made, which may take long
     values = feature_array(features)
     count = values.shape[0]
     rows = np.random.default_rng([seed, 3]).permutation(count)
@@ -65,7 +72,10 @@ def map_features(
     drawn, seen = drawn[sound], taken[sound]
     if len(seen) < 4:
         raise InputError(f"a map needs four particles with features or more, got {len(seen)}")
-    plane = embed_images(_components(seen, components), perplexity=perplexity, seed=seed)
+    plane = embed_images(
+        _components(seen, components), method=method, perplexity=perplexity,
+        neighbours=neighbours, seed=seed,
+    )  # fmt: skip
     names = drawn
     if isinstance(features, xr.Dataset | xr.DataArray) and "particle" in features.coords:
         names = features["particle"].to_numpy()[drawn]

@@ -43,6 +43,13 @@ _precision_option = click.option(
 _batch_option = click.option(
     "--batch", type=int, default=16, show_default=True, help="Boxes that pass the network at once."
 )
+_map_method_option = click.option(
+    "--map-method",
+    type=click.Choice(["tsne", "umap"]),
+    default="tsne",
+    show_default=True,
+    help="How the map is laid out; umap needs umap-learn.",
+)
 _AROUND = 10  # neighbours shown
 
 
@@ -55,12 +62,13 @@ _AROUND = 10  # neighbours shown
     "picture",
     type=INPUT,
     metavar="MAP.png",
-    help="Lay the particles out by t-SNE, coloured by kind where that is known; a table of the "
+    help="Lay the particles out in the plane, coloured by kind where that is known; a table of the "
     "places lies beside it, MAP.csv.",
 )
 @click.option(
     "--map-particles", type=int, default=10_000, show_default=True, help="On the map, at most."
 )
+@_map_method_option
 @click.option(
     "--neighbours",
     multiple=True,
@@ -82,6 +90,7 @@ def embed(
     output: Path,
     picture: Path | None,
     map_particles: int,
+    map_method: str,
     neighbours: tuple[str, ...],
     count: int,
     precision: str,
@@ -103,7 +112,11 @@ def embed(
     check_output(output, (".zarr",), inputs=subtomograms)
     if picture is not None:
         check_output(picture, (".png", ".svg", ".pdf"))
-    from tomodask.classification.features import set_aside
+        from tomodask.planar.embedding import check_embedding
+
+        check_embedding(map_method)  # before features are made, which may take long
+    from tomodask.classification.features import aside_told
+    from tomodask.classification.selection import particles_named
     from tomodask.project.embedding import save_embedding
 
     with place(cluster):
@@ -118,12 +131,13 @@ def embed(
         )
         particles, width = features["features"].shape
         click.echo(f"{output}: {width} features of {particles} particles, by {features.model}")
-        if aside := len(set_aside(features)):
-            click.echo(f"particles set aside: {aside} (fault)")
+        if told := aside_told(features):
+            click.echo(told)
+        names = particles_named(features, neighbours)  # before the map, which takes its time
         if picture is not None:
-            _draw_map(features, picture, most=map_particles, seed=seed)
-        if neighbours:
-            _tell_neighbours(features, neighbours, count)
+            _draw_map(features, picture, method=map_method, most=map_particles, seed=seed)
+        if names:
+            _tell_neighbours(features, names, count)
 
 
 def _inputs(subtomograms: tuple[Path, ...]) -> Any:
@@ -137,16 +151,17 @@ def _inputs(subtomograms: tuple[Path, ...]) -> Any:
     return subtomograms[0] if len(subtomograms) == 1 else list(subtomograms)
 
 
-def _draw_map(features: Any, picture: Path, *, most: int, seed: int) -> None:
+def _draw_map(features: Any, picture: Path, *, method: str, most: int, seed: int) -> None:
     from tomodask.classification.maps import map_features
     from tomodask.classification.selection import map_table
     from tomodask.data.writing import replacing
+    from tomodask.planar.embedding import EMBEDDINGS
     from tomodask.plot2d import plot_map
     from tomodask.report_page import page_style
 
-    table = map_table(features, map_features(features, most=most, seed=seed))
+    table = map_table(features, map_features(features, method=method, most=most, seed=seed))
     with page_style():
-        figure = plot_map(table)
+        figure = plot_map(table, name=EMBEDDINGS[method])
     with replacing(picture, overwrite=True) as part:
         figure.savefig(part, format=picture.suffix[1:], dpi=160)
     places = picture.with_suffix(".csv")
@@ -155,12 +170,10 @@ def _draw_map(features: Any, picture: Path, *, most: int, seed: int) -> None:
     click.echo(f"map: {picture}, {len(table)} particles ({places})")
 
 
-def _tell_neighbours(features: Any, asked: tuple[str, ...], count: int) -> None:
+def _tell_neighbours(features: Any, names: list[int], count: int) -> None:
     from tomodask.classification.neighbours import find_neighbours
-    from tomodask.classification.selection import particles_named
     from tomodask.cluster import compute
 
-    names = particles_named(features, asked)
     table = compute(
         find_neighbours(features, particles=names, count=count), label="neighbours", passing=True
     )
@@ -235,6 +248,11 @@ def _tell_neighbours(features: Any, asked: tuple[str, ...], count: int) -> None:
 )
 @click.option("--invert", is_flag=True, help="Take the known maps' negative (protein is dark).")
 @click.option(
+    "--mirrored",
+    is_flag=True,
+    help="Compare with the known maps' mirror images, too: where the hand is not sure.",
+)
+@click.option(
     "--method",
     type=click.Choice(["minibatch", "exact"]),
     default="minibatch",
@@ -245,6 +263,7 @@ def _tell_neighbours(features: Any, asked: tuple[str, ...], count: int) -> None:
     "--map", "map_particles", type=int, default=5000, show_default=True, metavar="N",
     help="Particles on the report's map of the features; 0 for none.",
 )  # fmt: skip
+@_map_method_option
 @_precision_option
 @_batch_option
 @tilt_range_option
@@ -289,6 +308,7 @@ def subdivide(
     best = result.classes.sort_values("resolution_143", kind="stable").head(5)
     for row in best[best["resolution_143"] < math.inf].to_dict("records"):
         near = f"; nearest {row['nearest']}" if isinstance(row["nearest"], str) else ""
+        near += ", mirror image" if row["mirrored"] is True else ""
         click.echo(
             f"  cluster {row['cluster']}, class {row['class']}: {row['particles']} particles, "
             f"{angstrom(row['resolution_143'])} (FSC 0.143){near}"

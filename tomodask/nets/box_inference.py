@@ -25,6 +25,7 @@ from tomodask.nets.inference import (
     Precision,
     check_options,
     chosen_engine,
+    engine_told,
     exact_gpu,
     require_engine,
     torch_threads,
@@ -116,8 +117,13 @@ class BoxPredictor:
             object.__setattr__(self, name, value)
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        options = (self.engine, self.precision, self.threads, self.batch, self.device)
+        # Not "auto", which may be another engine tomorrow.
+        options = (self.engine_told(), self.precision, self.threads, self.batch)
         return (type(self).__name__, self.digest, *options)
+
+    def engine_told(self) -> str:
+        """Engine, its version and device, as `chosen_engine` finds them in this process."""
+        return engine_told(self.engine, self.device)
 
     def predict_features(self, boxes: np.ndarray) -> np.ndarray:
         """What stands for each box; see `BoxNetwork.features`.

@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -31,6 +32,7 @@ __all__ = [
     "Precision",
     "check_options",
     "chosen_engine",
+    "engine_told",
     "exact_gpu",
     "forget_engines",
     "open_engine",
@@ -121,6 +123,18 @@ def chosen_engine(engine: str, device: str | None = None) -> tuple[str, str]:
     if engine == "auto":
         engine = "torch" if device == "cuda" or not _installed("openvino") else "openvino"
     return engine, device
+
+
+def engine_told(engine: str, device: str | None = None) -> str:
+    """What a network is run by in this process, as a short text: others have other last bits.
+
+    Parameters as of `chosen_engine`.
+    """
+    kind, device = chosen_engine(engine, device)
+    try:
+        return f"{kind} {version(kind)} on {device}"
+    except PackageNotFoundError:  # built by hand
+        return f"{kind} on {device}"
 
 
 def require_engine(engine: str) -> None:

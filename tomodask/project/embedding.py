@@ -14,11 +14,14 @@ import xarray as xr
 from tomodask.classification.feature_models import NamedModel, open_feature_model
 from tomodask.classification.feature_store import open_features, save_features
 from tomodask.classification.features import embed_subtomograms
+from tomodask.cluster.computing import active_client
 from tomodask.data.job_boxes import boxes_state, job_boxes, lasting_images
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError
+from tomodask.nets.box_inference import BoxPredictor
+from tomodask.nets.inference import engine_told
 
-__all__ = ["check_features", "features_of", "save_embedding"]
+__all__ = ["check_features", "features_of", "save_embedding", "with_engine"]
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ def save_embedding(
     -------
     Dataset
         As `open_features` gives it; attrs ``model`` and ``model_digest`` say what made them,
-        ``boxes`` of what.
+        ``engine`` what ran a network, ``boxes`` of what.
 
     Raises
     ------
@@ -66,11 +69,17 @@ def save_embedding(
     path = Path(path)
     boxes, source = job_boxes(subtomograms, voxel_size=voxel_size, keep=("class", "kind"))
     named = open_feature_model(model, precision=precision, together=batch)
-    features = features_of(boxes, source, named, batch)
+    features = with_engine(features_of(boxes, source, named, batch), named)
     if path.exists() and not overwrite:
         there = open_features(path)
         check_features(there, features, str(path))
         _log.info("%s: features of these boxes by this model are there already", path)
+        ours, theirs = (one.attrs.get("engine", "") for one in (features, there))
+        if ours != theirs:
+            _log.info(
+                "%s: made by %s, where here it were %s: last digits would differ",
+                path, theirs or "an engine that was not noted", ours,
+            )  # fmt: skip
         return there
     save_features(features, path, overwrite=overwrite)
     return open_features(path)
@@ -85,6 +94,23 @@ def features_of(boxes: xr.Dataset, source: str, model: NamedModel, batch: int) -
     return made.assign_attrs(
         model=model.name, model_digest=model.digest, boxes=boxes_state(boxes, source)
     )
+
+
+def with_engine(features: xr.Dataset, model: NamedModel) -> xr.Dataset:
+    """Features with what runs their network where the work is done in ``engine``: call it there.
+
+    Engines differ in last bits, so that a store that was begun is not gone on with by another.
+    One that is whole is of one engine, and taken as it is wherever it is opened.
+    """
+    if not isinstance(model.model, BoxPredictor):
+        return features
+    engine, device, client = model.model.engine, model.model.device, active_client()
+    if client is None:
+        found = {engine_told(engine, device)}
+    else:
+        client.wait_for_workers(1)  # of a queue they come late
+        found = set(client.run(engine_told, engine, device).values())
+    return features.assign_attrs(engine=", or ".join(sorted(found)))
 
 
 def check_features(features: xr.Dataset, wanted: xr.Dataset, where: str) -> None:

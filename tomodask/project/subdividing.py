@@ -42,8 +42,9 @@ class Subdivision:
         A row a cluster: ``cluster``, ``particles``, ``radius``; where kinds are known ``kind``, the
         most frequent, and ``purity``, its share; ``averaged`` (particles that were), ``kept`` (the
         share of them in the largest class), ``resolution_143`` and ``resolution_5`` of that class
-        (Å, infinite if not reached), the known map ``nearest`` to it with ``correlation`` and
-        ``discrepancy`` (Å), ``classes`` (how many), ``average`` (its file) and ``notes``.
+        (Å, infinite if not reached), the known map ``nearest`` to it, whether ``mirrored``, with
+        ``correlation`` and ``discrepancy`` (Å), ``classes`` (how many), ``average`` (its file) and
+        ``notes``.
     classes : DataFrame
         The same, a row a class of each cluster.
     """
@@ -105,10 +106,12 @@ def subdivide(
     labels: str | os.PathLike[str] | pd.DataFrame | None = None,
     known: Sequence[str | os.PathLike[str] | xr.DataArray] = (),
     invert: bool = False,
+    mirrored: bool = False,
     method: str = "minibatch",
     precision: str = "float32",
     batch: int = 16,
     map_particles: int = 5000,
+    map_method: str = "tsne",
     seed: int = 0,
     overwrite: bool = False,
     scheduler: str | None = None,
@@ -161,15 +164,21 @@ def subdivide(
         (`labelled_boxes`): clusters are told by their most frequent one.  By default what the boxes
         carry.
     known : sequence of path or DataArray
-        Maps that averages are compared with; brought to the boxes' voxel size and edge.
+        Maps that averages are compared with; centred, and brought to the boxes' voxel size and
+        edge (`tomodask.classification.known.known_maps`).
     invert : bool
         Take their negative: density bright, boxes dark.
+    mirrored : bool
+        Compare with their mirror images, too, and tell of the likelier: where the sense of the tilt
+        axis is not sure, neither is the hand of the boxes.
     method : {"minibatch", "exact"}
         Of `KMeans`.
     precision, batch
         Of the network, as of `tomodask.project.embedding.save_embedding`.
     map_particles : int
         On the map of the features in the report, at most; 0 for no map.
+    map_method : {"tsne", "umap"}
+        How they are laid out; UMAP needs umap-learn.
     seed : int
     overwrite : bool
         Drop another subdivision in the folder.
@@ -212,7 +221,9 @@ def subdivide(
         labels=labels,
         known=known,
         invert=invert,
+        mirrored=mirrored,
         map_particles=map_particles,
+        map_method=map_method,
         seed=seed,
     )
     with RunFolder.opened(

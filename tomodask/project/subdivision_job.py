@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,19 +17,19 @@ from tomodask.beforehand import check_table, number, whole
 from tomodask.classification.class_labels import labelled_boxes
 from tomodask.classification.feature_models import NamedModel, open_feature_model
 from tomodask.classification.feature_store import open_features
+from tomodask.classification.known import known_maps
 from tomodask.classification.subdivision import SubdivisionPlan, plan_subdivision
 from tomodask.data.classes import class_names
 from tomodask.data.columns import POSITION
 from tomodask.data.job_boxes import boxes_state, job_boxes, lasting_images
-from tomodask.data.job_input import job_template, map_digest
+from tomodask.data.job_input import map_digest
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
+from tomodask.planar.embedding import EMBEDDINGS, check_embedding
 from tomodask.project.embedding import check_features, features_of
 
 __all__ = ["MOST_CLUSTERS", "UNKNOWN", "SubdivisionJob", "checked_subdivision", "cluster_name"]
-
-_log = logging.getLogger(__name__)
 
 MOST_CLUSTERS = 10_000
 #: The kind of a particle that has no label.
@@ -58,9 +57,12 @@ class SubdivisionJob:
     kinds : array of str, optional
         Of each particle, where they are known.
     known : tuple of DataArray
-        Maps that averages are compared with, at the boxes' voxel size and edge.
+        Maps that averages are compared with, centred, at the boxes' voxel size and edge.
+    mirrored : bool
+        Compare with their mirror images, too.
     map_particles : int
         On the map of the features; 0 for none.
+    map_method : {"tsne", "umap"}
     source : str
     parameters : dict
         Name → (stage, value), of `RunFolder.opened`.
@@ -74,7 +76,9 @@ class SubdivisionJob:
     plan: SubdivisionPlan
     kinds: np.ndarray | None
     known: tuple[xr.DataArray, ...]
+    mirrored: bool
     map_particles: int
+    map_method: str
     source: str
     parameters: dict[str, tuple[str, Any]] = field(repr=False)
 
@@ -108,8 +112,10 @@ class SubdivisionJob:
             "asked": self.plan.clusters,
             "least": self.plan.least,
             "most": self.plan.most,
-            "known": [_name(one) for one in self.known],
+            "known": [str(one.attrs["known"]) for one in self.known],
+            "mirrored": self.mirrored,
             "map_particles": self.map_particles,
+            "map_method": EMBEDDINGS[self.map_method],
         }
 
 
@@ -141,7 +147,9 @@ def checked_subdivision(
     labels: Any,
     known: Sequence[Any],
     invert: bool,
+    mirrored: bool,
     map_particles: int,
+    map_method: str,
     seed: int,
 ) -> SubdivisionJob:
     """Open and check all that `subdivide` is given; reads no box.
@@ -153,6 +161,11 @@ def checked_subdivision(
     """
     batch, seed = whole("batch", batch, least=1), whole("seed", seed, least=0)
     map_particles = whole("map_particles", map_particles, least=0)
+    if map_method not in EMBEDDINGS:
+        methods = ", ".join(EMBEDDINGS)
+        raise InputError(f"map_method must be one of {methods}, got {map_method!r}")
+    if map_particles and map_method != "tsne":  # the default: without it, the page has no map
+        check_embedding(map_method)
     clusters = whole("clusters", clusters, least=1)
     if clusters > MOST_CLUSTERS:
         raise InputError(f"clusters must be at most {MOST_CLUSTERS}, got {clusters}")
@@ -221,14 +234,12 @@ def checked_subdivision(
         plan=plan,
         kinds=kinds,
         known=maps,
+        mirrored=bool(mirrored),
         map_particles=map_particles,
+        map_method=map_method,
         source=source,
         parameters=parameters,
     )
-
-
-def _name(volume: xr.DataArray) -> str:
-    return str(volume.attrs["known"])
 
 
 def _kinds(boxes: xr.Dataset, labels: Any) -> np.ndarray | None:
@@ -247,31 +258,22 @@ def _kinds(boxes: xr.Dataset, labels: Any) -> np.ndarray | None:
 def _known(
     known: Sequence[Any], voxel_size: float, edge: int, invert: bool
 ) -> tuple[xr.DataArray, ...]:
-    """Maps to compare with, at the boxes' voxel size and edge; what was done to them is told."""
+    """Maps to compare with, as `known_maps` makes them of what is given, or their negative."""
     if isinstance(known, str | os.PathLike | xr.DataArray):
         known = [known]
-    maps, names = [], []
+    given: dict[str, xr.DataArray] = {}
     for one in known:
         volume = one if isinstance(one, xr.DataArray) else open_tomogram(one)
-        there = float(volume.attrs.get("voxel_size", 0.0))
-        fitted = job_template(volume, voxel_size, True, edge=edge, role="known map")
         name = Path(str(volume.attrs.get("source") or volume.name or "known")).stem
-        done = []
-        if abs(there - voxel_size) > 0.01 * voxel_size:
-            done.append(f"resampled from voxels of {there:g} to {voxel_size:g} Å")
-        if volume.shape != (edge,) * 3:
-            done.append(f"fitted to {edge}×{edge}×{edge} voxels")
-        if done:
-            _log.info("known map %s: %s", name, ", ".join(done))
-        if not fitted.to_numpy().any():
-            raise InputError(f"{fitted.attrs['source']}: the known map holds zeros alone")
-        fitted = -fitted if invert else fitted
-        names.append(name)
-        maps.append(fitted.assign_attrs(voxel_size=voxel_size, known=name, digest=""))
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"known maps must have names of their own, got {twice[0]!r} twice")
-    return tuple(
-        one.assign_attrs(digest=map_digest(one.assign_attrs(source=name)))
-        for one, name in zip(maps, names, strict=True)
-    )
+        if name in given:
+            raise InputError(f"known maps must have names of their own, got {name!r} twice")
+        if not float(volume.attrs.get("voxel_size", 0.0)) > 0:
+            raise InputError(f"known map {name} has no voxel size; set attrs['voxel_size'] in Å")
+        given[name] = volume
+    made = known_maps(given, voxel_size=voxel_size, box=edge) if given else {}
+    maps = []
+    for name, values in made.items():
+        attrs = {"voxel_size": voxel_size, "source": name, "known": name}
+        one = xr.DataArray(-values if invert else values, dims=("z", "y", "x"), attrs=attrs)
+        maps.append(one.assign_attrs(digest=map_digest(one)))
+    return tuple(maps)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,7 @@ def _page(folder: RunFolder) -> str:
         finished=finished,
         kinds="kind" in clusters,
         known=_known(classes) if figures["known"] else [],
+        hands=_hands(classes, bool(figures["known"] and figures.get("mirrored"))),
         example=cards[0]["folder"] if cards else "cluster_000",
         sorts=_sorts(clusters, bool(figures["known"])),
         clusters=[_row(row) for row in _records(clusters)],
@@ -110,7 +112,7 @@ def _card(
                 "particles": f"{one['particles']:,}",
                 "resolution": angstrom(one["resolution_143"]),
                 "half": angstrom(one["resolution_5"]),
-                "nearest": _text(one["nearest"]),
+                "nearest": _nearest(one),
                 "correlation": _number(one["correlation"], ".2f"),
                 "discrepancy": angstrom(one["discrepancy"]),
             }
@@ -148,7 +150,7 @@ def _row(row: dict[str, Any]) -> list[str]:
         f"{row['classes']}" if made else "–",
         f"{100 * row['kept']:.0f} %" if made else "–",
         angstrom(row["resolution_143"]) if made else "–",
-        _text(row["nearest"]) or "–",
+        _nearest(row) or "–",
         _text(row["notes"]),
     ]
     return cells
@@ -161,7 +163,7 @@ def _known(classes: pd.DataFrame) -> list[dict[str, Any]]:
     rows = best.groupby("nearest", sort=False).head(1).to_dict("records")
     return [
         {
-            "name": row["nearest"],
+            "name": _nearest(row),
             "cluster": row["cluster"],
             "class": row["class"],
             "particles": f"{row['particles']:,}",
@@ -214,6 +216,17 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _text(value: Any) -> str:
     return "" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+
+
+def _nearest(row: Mapping[Any, Any]) -> str:
+    """The known structure that a class is likest to; empty where there is none."""
+    return _text(row["nearest"]) + (", mirror image" if row["mirrored"] is True else "")
+
+
+def _hands(classes: pd.DataFrame, asked: bool) -> tuple[int, int] | None:
+    """How many classes are likest to a mirror image, and of how many, if that was asked for."""
+    found = classes[classes["nearest"].notna()]
+    return (int(found["mirrored"].astype(bool).sum()), len(found)) if asked else None
 
 
 def _number(value: float | None, form: str) -> str:

@@ -29,6 +29,7 @@ from tomodask.data.run_folder import RunFolder
 from tomodask.data.tomograms import open_tomogram
 from tomodask.data.writing import replacing
 from tomodask.planar.embedding import can_embed
+from tomodask.project.embedding import with_engine
 from tomodask.project.round_files import map_file
 from tomodask.project.subdivision_files import (
     CENTRED,
@@ -87,9 +88,11 @@ class Subdividing:
 
     def _asked(self) -> dict[str, Any]:
         """What the result depends on that may be asked for anew."""
+        hands = ", either hand" if self.job.mirrored else ""
+        known = {str(one.attrs["known"]): one.attrs["digest"] + hands for one in self.job.known}
         return {
-            "known": {str(one.attrs["known"]): str(one.attrs["digest"]) for one in self.job.known},
-            "map_particles": self.job.map_particles,
+            "known": known,
+            "map": [self.job.map_particles, self.job.map_method],
             "kinds": self._digest_of_kinds(),
         }
 
@@ -103,7 +106,8 @@ class Subdividing:
         path = self.folder.path / "features.zarr"
         if not self.folder.finished("features"):
             with self.folder.stage("features", [path.name]):
-                save_features(self.job.features, path, overwrite=path.exists())
+                features = with_engine(self.job.features, self.job.model)
+                save_features(features, path, overwrite=path.exists())
         return open_features(path)
 
     def _clusters(self, features: xr.Dataset) -> tuple[KMeans, np.ndarray]:
@@ -152,18 +156,23 @@ class Subdividing:
         )
 
     def _map(self, features: xr.Dataset) -> None:
-        path, most = self.folder.path / "map.csv", self.job.map_particles
-        if self.folder.finished("map") and self.figures.get("mapped") == most:
+        path, most, method = (
+            self.folder.path / "map.csv",
+            self.job.map_particles,
+            self.job.map_method,
+        )
+        asked = [most, method]
+        if self.folder.finished("map") and self.figures.get("mapped") == asked:
             return
-        if most < 4 or features.sizes["particle"] < 4 or not can_embed():
-            self.figures["mapped"] = most
+        if most < 4 or features.sizes["particle"] < 4 or not can_embed(method):
+            self.figures["mapped"] = asked
             path.unlink(missing_ok=True)
             return
         with self.folder.stage("map", [path.name]):
-            plane = map_features(features, most=most, seed=self.job.plan.seed)
+            plane = map_features(features, method=method, most=most, seed=self.job.plan.seed)
             with replacing(path, overwrite=True) as part:
                 plane.to_csv(part)
-            self.figures["mapped"] = most
+            self.figures["mapped"] = asked
 
     def _missing(self, clusters: KMeans) -> list[int]:
         """Clusters whose averages are still to be made, the largest first."""
@@ -250,7 +259,7 @@ class Subdividing:
             finest = max(reached, _COARSEST * self.job.voxel_size)
             maps[c] = (open_tomogram(path).to_numpy(), finest)
         task: Delayed = delayed(_nearest, pure=False)(
-            maps, known, self.job.voxel_size, self.job.plan.diameter
+            maps, known, self.job.voxel_size, self.job.plan.diameter, self.job.mirrored
         )
         return task
 
@@ -303,16 +312,19 @@ def _nearest(
     known: dict[str, np.ndarray],
     voxel_size: float,
     diameter: float,
+    mirrored: bool,
 ) -> dict[str, list[dict[str, Any]]]:
     """Of each class all known maps, the likest first, as JSON knows them."""
     out = {}
     for c, (volume, finest) in maps.items():
         table = nearest_known(
-            volume, known, voxel_size=voxel_size, resolution=finest, diameter=diameter
-        )
+            volume, known, voxel_size=voxel_size, resolution=finest, diameter=diameter,
+            mirrored=mirrored,
+        )  # fmt: skip
         out[c] = [
             {
                 "name": str(row["name"]),
+                "mirrored": bool(row["mirrored"]),
                 "correlation": float(row["correlation"]),
                 "discrepancy": float(row["discrepancy"])
                 if math.isfinite(row["discrepancy"])

@@ -13,11 +13,14 @@ from tomodask.project.subdivision_job import cluster_name
 
 __all__ = ["class_rows", "cluster_rows"]
 
+_LIKEST = ("nearest", "mirrored", "correlation", "discrepancy")
+
 
 def class_rows(told: Mapping[str, Any], nearest: Mapping[str, Any]) -> pd.DataFrame:
     """A row a class of each cluster: ``cluster``, ``class``, ``particles``, ``share``,
     ``resolution_143``, ``resolution_5`` (Å, infinite if not reached), with known maps ``nearest``,
-    ``correlation`` and ``discrepancy`` (Å), and ``average``, the file.
+    ``mirrored`` (whether its mirror image), ``correlation`` and ``discrepancy`` (Å), and
+    ``average``, the file.
     """
     rows = []
     for name, one in sorted(told.items(), key=lambda item: item[1]["cluster"]):
@@ -37,7 +40,7 @@ def class_rows(told: Mapping[str, Any], nearest: Mapping[str, Any]) -> pd.DataFr
                 }
             )
     columns = ["cluster", "class", "particles", "share", "resolution_143", "resolution_5",
-               "nearest", "correlation", "discrepancy", "average"]  # fmt: skip
+               *_LIKEST, "average"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -66,7 +69,7 @@ def cluster_rows(
     taken = out["averaged"].where(out["averaged"] > 0)
     first = classes.reindex(out["cluster"])
     out["kept"] = (first["particles"].to_numpy(float) / taken).to_numpy()
-    for name in ("resolution_143", "resolution_5", "nearest", "correlation", "discrepancy"):
+    for name in ("resolution_143", "resolution_5", *_LIKEST):
         out[name] = first[name].to_numpy()
     out["classes"] = [len(told.get(name, {}).get("classes", ())) for name in names]
     out["average"] = first["average"].to_numpy()
@@ -76,10 +79,11 @@ def cluster_rows(
 
 def _likest(like: list[dict[str, Any]]) -> dict[str, Any]:
     if not like:
-        return {"nearest": None, "correlation": math.nan, "discrepancy": math.nan}
+        return dict(zip(_LIKEST, (None, None, math.nan, math.nan), strict=True))
     best = like[0]
     return {
         "nearest": best["name"],
+        "mirrored": best["mirrored"],
         "correlation": best["correlation"],
         "discrepancy": _or_infinity(best["discrepancy"]),
     }

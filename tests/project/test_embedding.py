@@ -1,0 +1,86 @@
+"""``tomodask embed``: what has no features is named, and stores tell what ran the network."""
+
+import dask
+import numpy as np
+import pytest
+import xarray as xr
+from click.testing import CliRunner
+
+from tomodask.cli import main
+from tomodask.data.subtomograms import save_subtomograms
+from tomodask.project import embedding
+
+
+def tomodask(*words):
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.stdout, result.stderr
+
+
+def stored(folder, count=9, box=16):
+    values = np.random.default_rng(0).normal(size=(count, box, box, box)).astype(np.float32)
+    values[2, 3, 3, 3] = values[7, 0, 0, 0] = np.nan
+    boxes = xr.Dataset(
+        {"subtomogram": (("particle", "z", "y", "x"), values)},
+        coords={
+            "particle": np.arange(count),
+            **{f"position_{axis}": ("particle", np.arange(count) * 100.0) for axis in "zyx"},
+        },
+        attrs={"voxel_size": 10.0},
+    )
+    with dask.config.set(scheduler="synchronous"):
+        save_subtomograms(boxes, folder / "boxes.zarr")
+    return folder / "boxes.zarr"
+
+
+def test_particles_without_features_are_named_and_unknown_ones_get_a_way_out(tmp_path):
+    words = ("embed", stored(tmp_path), "--model", "rotation-invariant",
+             "-o", tmp_path / "features.zarr", "--scheduler", "synchronous")  # fmt: skip
+    for _ in range(2):  # made, and found there
+        code, out, err = tomodask(*words)
+        assert code == 0, err
+        assert "2 of 9 particles have no features: 2@" in out
+        assert "boxes.zarr (the box holds NaN or infinite voxels), 7@" in out
+    code, out, err = tomodask(*words, "--neighbours", 4, "--count", 3)
+    assert code == 0, err
+    assert len(out.splitlines()) == 2 + 1 + 3
+    code, _, err = tomodask(*words, "--neighbours", 99, "--map", tmp_path / "map.png")
+    assert code != 0
+    assert "give a particle's number, 0 to 8, or more of its image's name" in err
+    assert not (tmp_path / "map.png").exists()
+    code, _, err = tomodask(*words, "--neighbours", 7)
+    assert code != 0
+    assert "7 has no features; leave it out" in err
+
+
+def test_a_store_of_another_engine_is_not_gone_on_with(tmp_path, monkeypatch, caplog):
+    pytest.importorskip("torch")
+    from tomodask.classification.feature_store import _token
+    from tomodask.nets import box_inference
+    from tomodask.nets.classifier_file import BoxModel, write_box_model
+    from tomodask.nets.encoder import Encoder
+    from tomodask.nets.encoders3d import build_encoder
+    from tomodask.nets.inference import engine_told
+
+    encoder = Encoder("dsrf3d", 24, 3)
+    weights = {k: v.numpy() for k, v in build_encoder(encoder, seed=1).state_dict().items()}
+    model = BoxModel(encoder, weights, voxel_size=10.0, classes=("a", "b", "c"))
+    write_box_model(model, tmp_path / "model.safetensors")
+    boxes, path = stored(tmp_path, box=24), tmp_path / "features.zarr"
+    given = {"model": tmp_path / "model.safetensors", "batch": 4}
+    with dask.config.set(scheduler="synchronous"):
+        made = embedding.save_embedding(boxes, path, **given)
+        assert made.attrs["engine"] == engine_told("auto")
+        assert engine_told("torch", "cpu").startswith("torch ")
+        predictor = box_inference.open_predictor(model)
+        before = (_token(made), dask.base.tokenize(predictor))
+        for module in (embedding, box_inference):
+            monkeypatch.setattr(module, "engine_told", lambda *_: "another 1.0 on cpu")
+        assert dask.base.tokenize(predictor) != before[1]
+        assert _token(made.assign_attrs(engine="another 1.0 on cpu")) != before[0]
+        # What is whole is of one engine, and stays.
+        with caplog.at_level("INFO", logger="tomodask"):
+            there = embedding.save_embedding(boxes, path, **given)
+        assert there.attrs["engine"] == made.attrs["engine"]
+        assert "where here it were another 1.0 on cpu" in caplog.text
+        np.testing.assert_array_equal(there.features, made.features)
