@@ -106,6 +106,14 @@ def test_files_that_are_none(file, tmp_path):
         replace(bad)
 
 
+def test_a_changed_byte_is_noticed(file):
+    data = bytearray(file.read_bytes())
+    data[-1000] ^= 1  # of a weight: it stays a number
+    file.write_bytes(data)
+    with pytest.raises(InputError, match="not those that were written; copy or train it again"):
+        read_box_model(file)
+
+
 def test_a_temperature_makes_confidence_true():
     """Labels drawn by softmax(logits / 2.5): so 2.5 is the truth."""
     rng = np.random.default_rng(2)

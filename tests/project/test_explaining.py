@@ -110,6 +110,8 @@ def test_files_lie_where_the_boxes_do(model, tmp_path):
     one = explain(store, output=tmp_path / "out", model=model, particles=[13], target="rod",
                   overwrite=True)  # fmt: skip
     assert one["explained"].tolist() == ["rod"]
+    left = sorted(path.name for path in (tmp_path / "out").glob("*.mrc"))
+    assert left == ["particle_13.mrc", "particle_13_box.mrc"]  # none of the former call's
 
 
 def test_the_picture_shows_where_the_evidence_is():
@@ -117,10 +119,10 @@ def test_the_picture_shows_where_the_evidence_is():
     box[10] = np.random.default_rng(0).normal(size=(20, 20))
     evidence[10, 16, 3] = 1.0
     picture = evidence_picture(box, evidence)
-    assert picture.shape == (304, 458, 3)
+    assert picture.shape == (458, 458, 3)
     colour = np.ptp(picture.astype(int), axis=2)
-    assert colour[:150].max() == 0  # the box alone is grey
-    rows, columns = np.nonzero(colour[154:, :150] > 60)
+    assert colour[:304].max() == 0  # the box alone is grey
+    rows, columns = np.nonzero(colour[308:, :150] > 60)
     assert 15 < rows.mean() < 45  # y 16 of 20, the first row uppermost
     assert 10 < columns.mean() < 40
 

@@ -75,11 +75,14 @@ def explain_subtomograms(
     n = read.encoder.box
     if boxes.shape[1:] != (n, n, n):
         edges = "×".join(map(str, boxes.shape[1:]))
-        raise InputError(f"subtomograms have boxes of {edges} voxels, the model takes {n}³")
+        raise InputError(
+            f"subtomograms have boxes of {edges} voxels, the model takes {n}³; extract them anew "
+            f"with box={n} (--box {n})"
+        )
     if not abs(size - read.voxel_size) <= 0.05 * read.voxel_size:
         raise InputError(
             f"subtomograms have voxels of {size:g} Å, the model was trained on "
-            f"{read.voxel_size:g} Å"
+            f"{read.voxel_size:g} Å; extract boxes from tomograms of that voxel size"
         )
     chosen = None if target is None else read.classes.index(target)
     explainer = _Explainer(open_predictor(read), chosen)

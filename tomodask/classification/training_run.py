@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -24,7 +25,9 @@ from tomodask.training.keeping import Place, digest_of_training, same_training, 
 if TYPE_CHECKING:
     from tomodask.nets.classifier_trainer import Judged
 
-__all__ = ["ClassifierEpoch", "ClassifierRun"]
+__all__ = ["ClassifierEpoch", "ClassifierRun", "guessing"]
+
+_log = logging.getLogger(__name__)
 
 _JUDGED = 32  # boxes that pass at once
 _CHANGEABLE = ("learning_rate", "precision")  # where the loss was no number, to go on with less
@@ -198,6 +201,13 @@ class ClassifierRun:
                     write_box_model(self._model(), place.target)
             on_epoch(report)
         model = self._model()
+        told = guessing(
+            self.history[self.trainer.best_epoch - 1]["class_accuracy"],
+            len(self.labelled.classes),
+            len(self.numbers["validation"]),
+        )
+        if told is not None:
+            _log.warning(told)
         if len(self.numbers["test"]):
             model = self._tested(model)
         if place is None:
@@ -278,6 +288,32 @@ class ClassifierRun:
         chances = probabilities(judged.logits, model.temperature)
         told = assessed(chances, judged.labels, chances.max(1) < model.least_confidence)
         return replace(model, training={**model.training, "test": told})
+
+
+def guessing(accuracy: float, classes: int, boxes: int) -> str | None:
+    """A warning where a classifier is right about as often as one that guesses; else None.
+
+    Parameters
+    ----------
+    accuracy : float
+        Mean over the classes, on held-out boxes.
+    classes, boxes : int
+        How many; two standard deviations of so many guesses count as guessing.
+
+    Examples
+    --------
+    >>> guessing(0.9, 3, 60) is None, guessing(0.4, 3, 60)[:30]
+    (True, 'the classifier hardly does bet')
+    """
+    chance = 1 / classes
+    if accuracy > chance + 2 * (chance * (1 - chance) / max(boxes, 1)) ** 0.5:
+        return None
+    return (
+        f"the classifier hardly does better than guessing: right in {accuracy:.2f} of {boxes} "
+        f"held-out boxes (mean of the classes), by chance {chance:.2f}; give more "
+        "labelled boxes, more epochs, a pretrained start (init, --init), or another learning_rate "
+        "(--learning-rate)"
+    )
 
 
 def _accuracies(judged: Judged) -> list[float]:

@@ -28,7 +28,7 @@ from tomodask.nets.weights_file import (
 __all__ = ["NORMALISATION", "BoxModel", "is_box_model", "read_box_model", "write_box_model"]
 
 _FORMAT = "tomodask-box-model/1"
-_MAKER = "tomodask classify train"
+_MAKER = "tomodask classify train` or `tomodask pretrain"
 NORMALISATION = "z-score of the box"
 
 

@@ -68,10 +68,15 @@ def write_arrays(
     target = Path(path)
     if target.suffix.lower() != ".safetensors":
         raise InputError(f"a model file must end with .safetensors, got {str(path)!r}")
-    header = {"format": kind, "model": json.dumps(told, allow_nan=False)}
+    plain = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
+    header = {
+        "format": kind,
+        "model": json.dumps(told, allow_nan=False),
+        "digest": digest_of(None, plain),
+    }
     with replace_file(target) as part:
         # Not save_file, whose files only their owner can read.
-        part.write_bytes(save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, header))
+        part.write_bytes(save(plain, header))
 
 
 def read_header(path: Path, kind: str, maker: str) -> dict[str, Any]:
@@ -116,14 +121,36 @@ def read_header(path: Path, kind: str, maker: str) -> dict[str, Any]:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a file whose header `read_header` took."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    """All arrays of a file whose header `read_header` took.
+
+    Raises
+    ------
+    InputError
+        If the file is cut, or its weights are not those that were written: safetensors itself
+        does not notice a changed byte.
+    """
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return dict(load_file(path))
+        with safe_open(path, framework="numpy") as file:
+            told = (file.metadata() or {}).get("digest")
+            arrays = {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path} is damaged: {error}; copy or train it again") from error
+    # Files of former versions have none.
+    if told is not None and told != _digest_of_any(arrays):
+        raise InputError(
+            f"{path} is damaged: its weights are not those that were written; copy or train it "
+            "again"
+        )
+    return arrays
+
+
+def _digest_of_any(arrays: Mapping[str, np.ndarray]) -> str:
+    """That of `digest_of`; empty for arrays of other types, which are refused later."""
+    if any(values.dtype != np.float32 for values in arrays.values()):
+        return ""
+    return digest_of(None, arrays)
 
 
 def check_weights(

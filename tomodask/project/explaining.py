@@ -105,6 +105,10 @@ def explain(
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())) and not overwrite:
         raise InputError(f"{output} exists already; choose another name or allow overwriting it")
+    if str(model) == "rotation-invariant":
+        raise InputError(
+            "rotation-invariant features know no classes: give a classifier (classify train)"
+        )
     read = model if isinstance(model, BoxModel) else read_box_model(model)
     boxes, source = job_boxes(subtomograms, voxel_size=voxel_size)
     # Refused before anything is classified.
@@ -136,6 +140,7 @@ def explain(
     table["evidence"] = [f"particle_{name}.mrc" for name in table.index]
     size = float(boxes.attrs["voxel_size"])
     output.mkdir(parents=True, exist_ok=True)
+    _drop_former(output)
     for row, (place, name) in enumerate(zip(sound, table.index, strict=True)):
         corner = _corner(table.iloc[row], size, evidence.shape[-1])
         _write(output / f"particle_{name}.mrc", evidence[place], size, corner)
@@ -176,6 +181,19 @@ def _rows(
     return np.array(list(dict.fromkeys(rows)), np.int64)
 
 
+def _drop_former(output: Path) -> None:
+    """Remove the volumes of a call before this one, those that its table names."""
+    try:
+        former = pd.read_csv(output / "explained.csv", dtype=str)["evidence"].dropna()
+    except (OSError, KeyError, ValueError):
+        return
+    for name in former:
+        if name != Path(name).name or not name.startswith("particle_"):
+            continue  # not a name that is written here
+        (output / name).unlink(missing_ok=True)
+        (output / f"{Path(name).stem}_box.mrc").unlink(missing_ok=True)
+
+
 def _corner(row: pd.Series, voxel_size: float, edge: int) -> tuple[float, float, float]:
     """Where the middle of a box's voxel (0, 0, 0) lies in its tomogram, Å; 0 where not known."""
     if not {"z", "y", "x"} <= set(row.index):
@@ -199,7 +217,7 @@ def _write(
 
 
 def evidence_picture(box: np.ndarray, evidence: np.ndarray) -> np.ndarray:
-    """Slices of a box across z, y and x that hold most evidence; below, it is laid over them.
+    """Slices across z, y and x: through the middle; of most evidence; and this laid over them.
 
     Parameters
     ----------
@@ -215,24 +233,37 @@ def evidence_picture(box: np.ndarray, evidence: np.ndarray) -> np.ndarray:
 
     smooth = scipy.ndimage.gaussian_filter(np.asarray(box, np.float32), _SMOOTH)
     others = ((1, 2), (0, 2), (0, 1))
-    at = [int(evidence.sum(axes).argmax()) for axes in others]
+    middle = [size // 2 for size in box.shape]
+    most = [int(evidence.sum(axes).argmax()) for axes in others]
     low, high = gray_range(smooth)
     colors = mpl.colormaps["inferno"]
-    rows: list[list[np.ndarray]] = [[], []]
-    for axis in range(3):
-        cut = np.take(smooth, at[axis], axis)
-        grey = _fitted(np.clip((cut - low) / (high - low), 0, 1))[..., None].repeat(3, 2)
-        share = _fitted(np.take(np.asarray(evidence, np.float32), at[axis], axis))
-        rows[0].append(grey)
+
+    def grey(axis: int, at: int) -> np.ndarray:
+        cut = np.take(smooth, at, axis)
+        return np.asarray(
+            _fitted(np.clip((cut - low) / (high - low), 0, 1))[..., None].repeat(3, 2)
+        )
+
+    def overlaid(axis: int, at: int) -> np.ndarray:
+        share = _fitted(np.take(np.asarray(evidence, np.float32), at, axis))
         alpha = 0.75 * share[..., None]
-        rows[1].append((1 - alpha) * grey + alpha * colors(0.25 + 0.7 * share)[..., :3])
+        return np.asarray(
+            (1 - alpha) * grey(axis, at) + alpha * colors(0.25 + 0.7 * share)[..., :3]
+        )
+
+    rows = [
+        [grey(axis, middle[axis]) for axis in range(3)],
+        [grey(axis, most[axis]) for axis in range(3)],
+        [overlaid(axis, most[axis]) for axis in range(3)],
+    ]
     white = np.ones((_PANEL, _GAP, 3))
     strips = [
         np.concatenate([part for one in row for part in (one[::-1], white)][:-1], axis=1)
         for row in rows
     ]
     gap = np.ones((_GAP, strips[0].shape[1], 3))
-    return np.asarray(np.rint(255 * np.concatenate([strips[0], gap, strips[1]])), np.uint8)
+    parts = [part for strip in strips for part in (strip, gap)][:-1]
+    return np.asarray(np.rint(255 * np.concatenate(parts)), np.uint8)
 
 
 def _fitted(image: np.ndarray) -> np.ndarray:
