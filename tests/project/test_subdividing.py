@@ -45,6 +45,7 @@ def files(tmp_path_factory):
     values = boxes["subtomogram"].to_numpy().copy()
     values[5, 3, 3, 3] = np.nan
     boxes = boxes.assign(subtomogram=(boxes["subtomogram"].dims, values)).drop_vars("image")
+    boxes = boxes.assign_coords({f"position_{a}": ("particle", np.full(26, 500.0)) for a in "zyx"})
     with dask.config.set(scheduler="synchronous"):
         save_subtomograms(boxes, folder / "boxes.zarr")
     labels = pd.DataFrame({"particle": np.arange(26), "kind": kinds}).drop(index=[0])
@@ -243,10 +244,11 @@ def test_other_kinds_reach_all_tables(files, finished, tmp_path):
     out = shutil.copytree(finished.output, tmp_path / "out")
     others = pd.DataFrame({"particle": np.arange(26), "kind": np.char.upper(kinds.astype(str))})
     divided(files, out, labels=others)
-    for path in (out / "particles.star", *out.glob("cluster_*/particles.star")):
+    tables = "particles.star", "centred.star"
+    for path in (*(out / name for name in tables), *out.glob("cluster_*/particles.star")):
         assert set(read_particles(path)["kind"]) <= {"PARTICLE", "DECOY"}
     divided(files, out, labels=None)
-    for path in (out / "particles.star", *out.glob("cluster_*/particles.star")):
+    for path in (*(out / name for name in tables), *out.glob("cluster_*/particles.star")):
         assert "kind" not in read_particles(path)
 
 
