@@ -143,7 +143,7 @@ def normal_equations(
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def _solve(system, turn_limit, shift_limit, step):  # type: ignore[no-untyped-def]
     """The Gauss-Newton step of pose and scale; False where the data contradict the model."""
     x = np.empty(7)

@@ -1,4 +1,8 @@
-"""From normal equations to a step, in Fourier space and in real space: solution, turn, limits."""
+"""From normal equations to a step, in Fourier space and in real space: solution, turn, limits.
+
+All say ``fastmath=False``: a kernel that says nothing takes it from the first that calls it, so
+bits, and the check for what is not a number, would hang on which method ran first.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ import numpy as np
 __all__ = ["best_scale", "cholesky_solve", "step_from", "turn_within", "turned_by"]
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def cholesky_solve(system, right, x):  # type: ignore[no-untyped-def]
     """Solve a small positive system; False where it is not positive, or not a number.
 
@@ -42,7 +46,7 @@ def cholesky_solve(system, right, x):  # type: ignore[no-untyped-def]
     return True
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def best_scale(system):  # type: ignore[no-untyped-def]
     """Scale of the model beside the data, its derivatives free as well; 0 where they disagree.
 
@@ -55,7 +59,7 @@ def best_scale(system):  # type: ignore[no-untyped-def]
     return max(x[6], 0.3 * plain)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def turned_by(step, matrix, out):  # type: ignore[no-untyped-def]
     """exp([step]) @ matrix (Rodrigues): a step in the tangent space, no Euler singularities."""
     wx, wy, wz = step[0], step[1], step[2]
@@ -75,7 +79,7 @@ def turned_by(step, matrix, out):  # type: ignore[no-untyped-def]
             out[i, j] = e[i, 0] * matrix[0, j] + e[i, 1] * matrix[1, j] + e[i, 2] * matrix[2, j]
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def turn_within(matrix, origin, turn_reach):  # type: ignore[no-untyped-def]
     """Turn `matrix` back, in place, until it is `turn_reach` (radians) from `origin`."""
     e = np.empty((3, 3))  # matrix @ origin.T
@@ -98,7 +102,7 @@ def turn_within(matrix, origin, turn_reach):  # type: ignore[no-untyped-def]
     matrix[:] = e
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, fastmath=False)
 def step_from(matrix, shift, step, radius, limits, bounds, turned, moved):  # type: ignore[no-untyped-def]
     """Where a step leads from a pose; returns its length, in radians and particle radii.
 
