@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tomodask.classification import cluster_averages
-from tomodask.classification.cluster_averages import average_cluster
+from tomodask.classification.clusters import averages as cluster_averages
+from tomodask.classification.clusters.averages import average_cluster
 from tomodask.rounds import one_round
 from tomodask.simulation.boxes import simulate_subtomograms
 

@@ -32,16 +32,16 @@ import psutil
 import xarray as xr
 from dask.distributed import Client, LocalCluster
 
-from tomodask.classification.feature_store import (
+from tomodask.classification.clusters.kmeans import KMeans
+from tomodask.classification.features.embedding import embed_subtomograms
+from tomodask.classification.features.neighbours import find_neighbours
+from tomodask.classification.features.store import (
     _begin,
     _pending,
     _token,
     open_features,
     save_features,
 )
-from tomodask.classification.features import embed_subtomograms
-from tomodask.classification.kmeans import KMeans
-from tomodask.classification.neighbours import find_neighbours
 from tomodask.data.subtomogram_store import StoredBox, save_subtomograms
 from tomodask.data.subtomograms import lazy_boxes, open_subtomograms
 from tomodask.nets.box_inference import BoxPredictor, open_predictor
@@ -235,10 +235,12 @@ class Peak:
         return self
 
     def watch(self) -> None:
+        # Once: looking for children walks all processes of the machine, a millisecond and more.
         own = psutil.Process()
-        while not self.ended.wait(0.05):
+        children = own.children(recursive=True)
+        while not self.ended.wait(0.25):
             held = []
-            for process in own.children(recursive=True):
+            for process in children:
                 try:
                     held.append(process.memory_info().rss)
                 except psutil.NoSuchProcess:
@@ -271,7 +273,7 @@ def bare(predictor: BoxPredictor, rounds: int) -> tuple[float, float]:
 
     The worker imports what streaming needs, too: seconds, however many boxes there are.
     """
-    import tomodask.classification.feature_store
+    import tomodask.classification.features.store
     import tomodask.data.subtomograms  # noqa: F401
 
     boxes = noise(BATCH)

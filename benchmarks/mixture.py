@@ -40,8 +40,8 @@ import pandas as pd
 from scipy.spatial import cKDTree
 
 import tomodask
-from tomodask.classification.clusters import evenness
-from tomodask.classification.training_settings import ClassifierSettings, EncoderSettings
+from tomodask.classification.clusters.tables import evenness
+from tomodask.classification.learning.settings import ClassifierSettings, EncoderSettings
 from tomodask.data.job_input import job_template
 from tomodask.nets.views import Views
 from tomodask.rounds.superposition import superpose, turned_map

@@ -25,8 +25,8 @@ import dask
 import numpy as np
 
 from tomodask import simulate_subtomograms
-from tomodask.classification.class_labels import labelled_boxes, split_labels
-from tomodask.classification.training import ClassifierSettings, train_classifier
+from tomodask.classification.learning.class_labels import labelled_boxes, split_labels
+from tomodask.classification.learning.training import ClassifierSettings, train_classifier
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.nets.box_inference import open_predictor
 

@@ -42,8 +42,8 @@ from subdivision_evenness import evenness_rows
 from subdivision_networks import Condition, Recipe, predictor, train
 from subdivision_recovery import alike, recover
 
-from tomodask.classification.maps import map_features
-from tomodask.classification.rotation_invariant import RifSvm, RotationInvariant
+from tomodask.classification.features.maps import map_features
+from tomodask.classification.features.rotation_invariant import RifSvm, RotationInvariant
 from tomodask.nets.classifier_file import BoxModel
 
 CONDITIONS: tuple[Condition, ...] = tuple(product(TILTS, (*SNRS, *HARDER)))

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import scipy.ndimage as ndi
 
-from tomodask.classification.clusters import cluster_table, evenness
-from tomodask.classification.kmeans import KMeans
+from tomodask.classification.clusters.kmeans import KMeans
+from tomodask.classification.clusters.tables import cluster_table, evenness
 from tomodask.nets.boxes import normalised
 
 NORMALISED = "voxels at normalised poses"

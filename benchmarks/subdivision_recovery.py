@@ -15,9 +15,9 @@ import xarray as xr
 from subdivision_boxes import CLASSES, KINDS, PROTOCOL, Boxes
 from subdivision_networks import Condition, predictor
 
-from tomodask.classification.cluster_averages import average_cluster
-from tomodask.classification.kmeans import KMeans
-from tomodask.classification.known import nearest_known
+from tomodask.classification.clusters.averages import average_cluster
+from tomodask.classification.clusters.kmeans import KMeans
+from tomodask.classification.clusters.known import nearest_known
 from tomodask.data.subtomogram_table import subtomogram_dataset
 from tomodask.nets.classifier_file import BoxModel
 from tomodask.simulation import structure_density

@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from tomodask.averaging.fsc import fsc, resolution_at
     from tomodask.averaging.local_resolution import local_resolution
     from tomodask.averaging.sharpening import b_factor, sharpen
-    from tomodask.classification.cluster_averages import average_cluster
-    from tomodask.classification.explaining import explain_subtomograms
-    from tomodask.classification.feature_models import open_feature_model
-    from tomodask.classification.feature_store import open_features, save_features
-    from tomodask.classification.features import embed_subtomograms
-    from tomodask.classification.kmeans import KMeans
-    from tomodask.classification.known import nearest_known
-    from tomodask.classification.maps import map_features
-    from tomodask.classification.neighbours import find_neighbours
-    from tomodask.classification.predicting import classify_subtomograms, collect_classes
-    from tomodask.classification.pretraining import EncoderSettings, pretrain_encoder
-    from tomodask.classification.rotation_invariant import RifSvm, RotationInvariant
-    from tomodask.classification.selection import MapSelection, select_on_map
-    from tomodask.classification.training import ClassifierSettings, train_classifier
+    from tomodask.classification.clusters.averages import average_cluster
+    from tomodask.classification.clusters.kmeans import KMeans
+    from tomodask.classification.clusters.known import nearest_known
+    from tomodask.classification.features.embedding import embed_subtomograms
+    from tomodask.classification.features.maps import map_features
+    from tomodask.classification.features.models import open_feature_model
+    from tomodask.classification.features.neighbours import find_neighbours
+    from tomodask.classification.features.rotation_invariant import RifSvm, RotationInvariant
+    from tomodask.classification.features.selection import MapSelection, select_on_map
+    from tomodask.classification.features.store import open_features, save_features
+    from tomodask.classification.learning.explaining import explain_subtomograms
+    from tomodask.classification.learning.predicting import classify_subtomograms, collect_classes
+    from tomodask.classification.learning.pretraining import EncoderSettings, pretrain_encoder
+    from tomodask.classification.learning.training import ClassifierSettings, train_classifier
     from tomodask.cluster import compute, connect
     from tomodask.data.class_averages import save_class_averages
     from tomodask.data.describe import describe
@@ -108,20 +108,20 @@ _HOMES = {
     "alignment.poses": ("align_subtomograms",),
     "averaging.sharpening": ("b_factor", "sharpen"),
     "arrays.geometry": ("angular_distance", "rotation_grid"),
-    "classification.predicting": ("classify_subtomograms", "collect_classes"),
-    "classification.pretraining": ("EncoderSettings", "pretrain_encoder"),
-    "classification.training": ("ClassifierSettings", "train_classifier"),
-    "classification.cluster_averages": ("average_cluster",),
-    "classification.known": ("nearest_known",),
-    "classification.explaining": ("explain_subtomograms",),
-    "classification.selection": ("MapSelection", "select_on_map"),
-    "classification.feature_models": ("open_feature_model",),
-    "classification.feature_store": ("open_features", "save_features"),
-    "classification.features": ("embed_subtomograms",),
-    "classification.kmeans": ("KMeans",),
-    "classification.maps": ("map_features",),
-    "classification.neighbours": ("find_neighbours",),
-    "classification.rotation_invariant": ("RifSvm", "RotationInvariant"),
+    "classification.learning.predicting": ("classify_subtomograms", "collect_classes"),
+    "classification.learning.pretraining": ("EncoderSettings", "pretrain_encoder"),
+    "classification.learning.training": ("ClassifierSettings", "train_classifier"),
+    "classification.clusters.averages": ("average_cluster",),
+    "classification.clusters.known": ("nearest_known",),
+    "classification.learning.explaining": ("explain_subtomograms",),
+    "classification.features.selection": ("MapSelection", "select_on_map"),
+    "classification.features.models": ("open_feature_model",),
+    "classification.features.store": ("open_features", "save_features"),
+    "classification.features.embedding": ("embed_subtomograms",),
+    "classification.clusters.kmeans": ("KMeans",),
+    "classification.features.maps": ("map_features",),
+    "classification.features.neighbours": ("find_neighbours",),
+    "classification.features.rotation_invariant": ("RifSvm", "RotationInvariant"),
     "cluster": ("compute", "connect"),
     "data.describe": ("describe",),
     "data.particles": (

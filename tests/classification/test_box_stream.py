@@ -11,9 +11,9 @@ from helpers import irregular_chunks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tomodask.classification import box_stream
-from tomodask.classification.box_stream import BoxStream
-from tomodask.classification.lenses import lenses_for
+from tomodask.classification.learning import box_stream
+from tomodask.classification.learning.box_stream import BoxStream
+from tomodask.classification.learning.lenses import lenses_for
 from tomodask.data.subtomograms import open_subtomograms, save_subtomograms
 from tomodask.errors import InputError
 from tomodask.nets.boxes import normalised

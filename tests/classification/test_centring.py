@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.spatial.transform import Rotation
 
-from tomodask.classification.centring import centred_poses, density_centre, with_centres
+from tomodask.classification.clusters.centring import centred_poses, density_centre, with_centres
 from tomodask.data.columns import SHIFT
 from tomodask.data.particles import with_orientations
 from tomodask.errors import InputError

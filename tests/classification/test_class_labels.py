@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from classification.kinds import boxes_of, two_kinds
 
-from tomodask.classification.class_labels import (
+from tomodask.classification.learning.class_labels import (
     Labelled,
     class_weights,
     labelled_boxes,

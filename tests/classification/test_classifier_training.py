@@ -14,7 +14,7 @@ from tomodask.errors import InputError
 
 torch = pytest.importorskip("torch")
 
-from tomodask.classification.training import ClassifierSettings, train_classifier  # noqa: E402
+from tomodask.classification.learning.training import ClassifierSettings, train_classifier  # noqa: E402
 from tomodask.nets.box_inference import open_predictor  # noqa: E402
 from tomodask.nets.classifier_file import read_box_model  # noqa: E402
 from tomodask.nets.views import Views  # noqa: E402

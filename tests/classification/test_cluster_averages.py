@@ -9,8 +9,8 @@ from distributed import Client, LocalCluster
 from rounds.mixtures import VOXEL, mixture
 from scipy.spatial.transform import Rotation
 
-from tomodask.classification.cluster_averages import average_cluster
-from tomodask.classification.known import nearest_known
+from tomodask.classification.clusters.averages import average_cluster
+from tomodask.classification.clusters.known import nearest_known
 from tomodask.errors import InputError
 from tomodask.simulation.phantom import phantom_particle
 

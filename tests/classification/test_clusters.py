@@ -4,13 +4,13 @@ import dask
 import numpy as np
 import pytest
 
-from tomodask.classification.clusters import (
+from tomodask.classification.clusters.kmeans import KMeans
+from tomodask.classification.clusters.tables import (
     centre_distances,
     cluster_table,
     evenness,
     members,
 )
-from tomodask.classification.kmeans import KMeans
 from tomodask.errors import InputError
 
 

@@ -12,8 +12,8 @@ from helpers import irregular_chunks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tomodask.classification.feature_store import open_features, save_features
-from tomodask.classification.features import embed_subtomograms, set_aside
+from tomodask.classification.features.embedding import embed_subtomograms, set_aside
+from tomodask.classification.features.store import open_features, save_features
 from tomodask.data.subtomograms import open_subtomograms, save_subtomograms
 from tomodask.errors import InputError
 

@@ -13,8 +13,8 @@ import pytest
 import xarray as xr
 import zarr
 
-from tomodask.classification.feature_store import _begin, _token, open_features, save_features
-from tomodask.classification.features import embed_subtomograms
+from tomodask.classification.features.embedding import embed_subtomograms
+from tomodask.classification.features.store import _begin, _token, open_features, save_features
 from tomodask.data.writing import put_in_place
 from tomodask.errors import InputError
 
@@ -159,7 +159,7 @@ def test_a_run_that_was_killed_at_the_very_end(tmp_path, asked):
 
 def test_a_full_disk_is_told_and_what_is_there_stays(tmp_path, asked, monkeypatch):
     path, write, left = tmp_path / "f.zarr", "_write_block", [3]
-    from tomodask.classification import feature_store
+    from tomodask.classification.features import store as feature_store
 
     real = feature_store._write_block
 
@@ -182,8 +182,8 @@ SCRIPT = """
 import sys, time
 import dask
 import numpy as np
-from tomodask.classification.feature_store import save_features
-from tomodask.classification.features import embed_subtomograms
+from tomodask.classification.features.store import save_features
+from tomodask.classification.features.embedding import embed_subtomograms
 from tomodask.data.subtomograms import open_subtomograms
 
 class Slow:

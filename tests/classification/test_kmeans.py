@@ -8,8 +8,8 @@ from helpers import irregular_chunks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tomodask.classification import kmeans, kmeans_blocks
-from tomodask.classification.kmeans import KMeans, assigned, plus_plus
+from tomodask.classification.clusters import kmeans, kmeans_blocks
+from tomodask.classification.clusters.kmeans import KMeans, assigned, plus_plus
 from tomodask.errors import InputError
 
 

@@ -9,7 +9,7 @@ from helpers import shared_data
 from scipy.spatial.transform import Rotation
 
 from tomodask.averaging.map_filters import low_pass_weights, shell_weighted
-from tomodask.classification.known import known_maps, nearest_known
+from tomodask.classification.clusters.known import known_maps, nearest_known
 from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
 from tomodask.rounds.superposition import Motion, turned_map

@@ -13,9 +13,9 @@ from helpers import irregular_chunks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tomodask.classification import neighbours
-from tomodask.classification.maps import map_features
-from tomodask.classification.neighbours import find_neighbours
+from tomodask.classification.features import neighbours
+from tomodask.classification.features.maps import map_features
+from tomodask.classification.features.neighbours import find_neighbours
 from tomodask.errors import InputError
 
 

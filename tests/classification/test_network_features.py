@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from tomodask.classification.features import embed_subtomograms
+from tomodask.classification.features.embedding import embed_subtomograms
 from tomodask.errors import InputError
 
 torch = pytest.importorskip("torch")

@@ -7,15 +7,15 @@ import pandas as pd
 import pytest
 from classification.kinds import EDGE, KINDS, boxes_of, two_kinds
 
-from tomodask.classification.class_labels import labelled_boxes
-from tomodask.classification.predicting import (
+from tomodask.classification.learning.class_labels import labelled_boxes
+from tomodask.classification.learning.predicting import (
     NONE,
     classify_subtomograms,
     collect_classes,
     column_of,
     compare_labels,
 )
-from tomodask.classification.verdicts import assessed, confusion, judged_at
+from tomodask.classification.learning.verdicts import assessed, confusion, judged_at
 from tomodask.data.particles import read_particles, write_particles
 from tomodask.errors import InputError
 from tomodask.nets.calibration import probabilities
@@ -180,7 +180,7 @@ def test_the_share_that_is_asked_for_keeps_its_class(known):
 
 
 def test_classes_and_features_of_one_model_are_not_mixed_up():
-    from tomodask.classification.features import embed_subtomograms
+    from tomodask.classification.features.embedding import embed_subtomograms
 
     boxes, _ = two_kinds(3)
     predictor = open_predictor(model_of(), device="cpu")

@@ -7,13 +7,13 @@ import pytest
 from classification.kinds import two_kinds
 from helpers import run_killed
 
-from tomodask.classification.probes import halves, probe_features
+from tomodask.classification.learning.probes import halves, probe_features
 from tomodask.errors import InputError
 
 torch = pytest.importorskip("torch")
 
-from tomodask.classification.pretraining import EncoderSettings, pretrain_encoder  # noqa: E402
-from tomodask.classification.training import ClassifierSettings, train_classifier  # noqa: E402
+from tomodask.classification.learning.pretraining import EncoderSettings, pretrain_encoder  # noqa: E402
+from tomodask.classification.learning.training import ClassifierSettings, train_classifier  # noqa: E402
 from tomodask.nets.box_inference import open_predictor  # noqa: E402
 from tomodask.nets.classifier_file import read_box_model  # noqa: E402
 from tomodask.nets.views import Views  # noqa: E402

@@ -6,7 +6,7 @@ import scipy.ndimage
 import scipy.special
 from scipy.spatial.transform import Rotation
 
-from tomodask.classification.rotation_invariant import (
+from tomodask.classification.features.rotation_invariant import (
     RifSvm,
     RotationInvariant,
     real_harmonics,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import xarray as xr
 
-from tomodask.classification.selection import map_table, particles_named, select_on_map
+from tomodask.classification.features.selection import map_table, particles_named, select_on_map
 from tomodask.errors import InputError
 
 

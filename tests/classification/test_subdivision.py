@@ -8,16 +8,16 @@ import pytest
 from rounds.mixtures import VOXEL, mixture
 from scipy.spatial.transform import Rotation
 
-from tomodask.classification.clusters import cluster_table
-from tomodask.classification.features import embed_subtomograms
-from tomodask.classification.known import nearest_known
-from tomodask.classification.rotation_invariant import RotationInvariant
-from tomodask.classification.subdivision import (
+from tomodask.classification.clusters.known import nearest_known
+from tomodask.classification.clusters.subdivision import (
     average_members,
     clusters_to_average,
     plan_subdivision,
     subdivide_features,
 )
+from tomodask.classification.clusters.tables import cluster_table
+from tomodask.classification.features.embedding import embed_subtomograms
+from tomodask.classification.features.rotation_invariant import RotationInvariant
 from tomodask.errors import InputError
 from tomodask.simulation.phantom import phantom_particle
 

@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tomodask.classification.pretraining_look import EncoderLook, plot_encoder, watch_encoder
-from tomodask.classification.pretraining_run import EncoderEpoch
-from tomodask.classification.training_look import ClassifierLook, plot_classifier, watch_classifier
-from tomodask.classification.training_run import ClassifierEpoch
+from tomodask.classification.learning.pretraining_look import (
+    EncoderLook,
+    plot_encoder,
+    watch_encoder,
+)
+from tomodask.classification.learning.pretraining_run import EncoderEpoch
+from tomodask.classification.learning.training_look import (
+    ClassifierLook,
+    plot_classifier,
+    watch_classifier,
+)
+from tomodask.classification.learning.training_run import ClassifierEpoch
 from tomodask.errors import InputError
 from tomodask.training.screens import TerminalScreen
 from tomodask.training.view import TrainingView

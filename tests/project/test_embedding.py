@@ -55,7 +55,7 @@ def test_particles_without_features_are_named_and_unknown_ones_get_a_way_out(tmp
 
 def test_a_store_of_another_engine_is_not_gone_on_with(tmp_path, monkeypatch, caplog):
     pytest.importorskip("torch")
-    from tomodask.classification.feature_store import _token
+    from tomodask.classification.features.store import _token
     from tomodask.nets import box_inference
     from tomodask.nets.classifier_file import BoxModel, write_box_model
     from tomodask.nets.encoder import Encoder

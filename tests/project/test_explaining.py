@@ -9,7 +9,7 @@ import pytest
 import xarray as xr
 from click.testing import CliRunner
 
-from tomodask.classification.explaining import explain_subtomograms
+from tomodask.classification.learning.explaining import explain_subtomograms
 from tomodask.cli import main
 from tomodask.data.subtomograms import save_subtomograms
 from tomodask.errors import InputError

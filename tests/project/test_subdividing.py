@@ -11,7 +11,7 @@ from helpers import killed_at
 from rounds.mixtures import VOXEL, mixture
 from scipy.spatial.transform import Rotation
 
-from tomodask.classification.clusters import members
+from tomodask.classification.clusters.tables import members
 from tomodask.data.particles import read_particles
 from tomodask.data.subtomograms import open_subtomograms, save_subtomograms
 from tomodask.data.tomograms import open_tomogram, save_tomogram

@@ -1,1 +1,1 @@
-"""Features of subtomograms, what is alike among them, and the subdivision of the unknown."""
+"""Features of boxes, training with and without labels, and the subdivision of the unknown."""

@@ -156,7 +156,7 @@ def train(
     from tomodask.nets import needs
 
     needs("torch")
-    from tomodask.classification.training import ClassifierSettings, train_classifier
+    from tomodask.classification.learning.training import ClassifierSettings, train_classifier
     from tomodask.nets.views import Views
 
     make = ClassifierSettings if preset is None else getattr(ClassifierSettings, preset)
@@ -257,8 +257,8 @@ def predict(
     from tomodask.data.particles import PARTICLE_SUFFIXES, write_particles
 
     check_output(output, PARTICLE_SUFFIXES, inputs=(model, subtomograms), replace=overwrite)
-    from tomodask.classification.class_labels import labelled_boxes
-    from tomodask.classification.predicting import (
+    from tomodask.classification.learning.class_labels import labelled_boxes
+    from tomodask.classification.learning.predicting import (
         classify_subtomograms,
         collect_classes,
         compare_labels,
@@ -316,7 +316,7 @@ def _assessment(told: dict[str, Any], classes: tuple[str, ...]) -> str:
 
 def _recalled(table: list[list[int]], classes: tuple[str, ...]) -> str:
     """How many of each class's held-out boxes were said to be of it, the worst ones first."""
-    from tomodask.classification.verdicts import recalls
+    from tomodask.classification.learning.verdicts import recalls
 
     known = zip(recalls(table), classes, map(sum, table), strict=True)
     worst = sorted((share, name, count) for share, name, count in known if share is not None)

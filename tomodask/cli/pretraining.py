@@ -118,7 +118,7 @@ def pretrain(
     from tomodask.nets import needs
 
     needs("torch")
-    from tomodask.classification.pretraining import EncoderSettings, pretrain_encoder
+    from tomodask.classification.learning.pretraining import EncoderSettings, pretrain_encoder
     from tomodask.nets.views import Views
 
     views = Views(turn=turn, tilts=numbers_or_none(tilts), defocus=defocus, noise=noise)

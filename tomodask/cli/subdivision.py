@@ -115,8 +115,8 @@ def embed(
         from tomodask.planar.embedding import check_embedding
 
         check_embedding(map_method)  # before features are made, which may take long
-    from tomodask.classification.features import aside_told
-    from tomodask.classification.selection import particles_named
+    from tomodask.classification.features.embedding import aside_told
+    from tomodask.classification.features.selection import particles_named
     from tomodask.project.embedding import save_embedding
 
     with place(cluster):
@@ -152,8 +152,8 @@ def _inputs(subtomograms: tuple[Path, ...]) -> Any:
 
 
 def _draw_map(features: Any, picture: Path, *, method: str, most: int, seed: int) -> None:
-    from tomodask.classification.maps import map_features
-    from tomodask.classification.selection import map_table
+    from tomodask.classification.features.maps import map_features
+    from tomodask.classification.features.selection import map_table
     from tomodask.data.writing import replacing
     from tomodask.planar.embedding import EMBEDDINGS
     from tomodask.plot2d import plot_map
@@ -171,7 +171,7 @@ def _draw_map(features: Any, picture: Path, *, method: str, most: int, seed: int
 
 
 def _tell_neighbours(features: Any, names: list[int], count: int) -> None:
-    from tomodask.classification.neighbours import find_neighbours
+    from tomodask.classification.features.neighbours import find_neighbours
     from tomodask.cluster import compute
 
     table = compute(

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tomodask.classification.feature_models import NamedModel, open_feature_model
-from tomodask.classification.feature_store import open_features, save_features
-from tomodask.classification.features import embed_subtomograms
+from tomodask.classification.features.embedding import embed_subtomograms
+from tomodask.classification.features.models import NamedModel, open_feature_model
+from tomodask.classification.features.store import open_features, save_features
 from tomodask.cluster.computing import active_client
 from tomodask.data.job_boxes import boxes_state, job_boxes, lasting_images
 from tomodask.data.subtomogram_table import particle_table
@@ -47,7 +47,7 @@ def save_embedding(
     path : path
         The store, by custom ``….zarr``.
     model, precision
-        As of `tomodask.classification.feature_models.open_feature_model`.
+        As of `tomodask.classification.features.models.open_feature_model`.
     batch : int
         Boxes that pass a network at once; another number may change the features' last bits.
     voxel_size : float, optional

@@ -26,14 +26,14 @@ import scipy.ndimage
 import xarray as xr
 from markupsafe import Markup
 
-from tomodask.classification.explaining import explain_subtomograms
-from tomodask.classification.predicting import (
+from tomodask.classification.features.selection import particles_named
+from tomodask.classification.learning.explaining import explain_subtomograms
+from tomodask.classification.learning.predicting import (
     NONE,
     classify_subtomograms,
     collect_classes,
     column_of,
 )
-from tomodask.classification.selection import particles_named
 from tomodask.cluster import compute
 from tomodask.data.job_boxes import job_boxes
 from tomodask.data.mrc_writer import write_mrc

@@ -36,8 +36,8 @@ class Subdivision:
         gallery.
     centred : Path, optional
         The table of all boxes, each led by its shift to the middle of its average
-        (`tomodask.classification.centring`): to be cut out again, and divided again.  None as long
-        as averages are missing, or if the boxes do not say where they lie.
+        (`tomodask.classification.clusters.centring`): to be cut out again, and divided again.
+        None as long as averages are missing, or if the boxes do not say where they lie.
     clusters : DataFrame
         A row a cluster: ``cluster``, ``particles``, ``radius``; where kinds are known ``kind``, the
         most frequent, and ``purity``, its share; ``averaged`` (particles that were), ``kept`` (the
@@ -136,7 +136,7 @@ def subdivide(
         The folder; made where it is not there.
     model : path, BoxModel or object with ``predict_features``
         What makes features; ``"rotation-invariant"`` needs no training.  See
-        `tomodask.classification.feature_models.open_feature_model`.
+        `tomodask.classification.features.models.open_feature_model`.
     features : path, optional
         A store of the features of these boxes by this model, which are not made again.
     clusters : int
@@ -165,7 +165,7 @@ def subdivide(
         carry.
     known : sequence of path or DataArray
         Maps that averages are compared with; centred, and brought to the boxes' voxel size and
-        edge (`tomodask.classification.known.known_maps`).
+        edge (`tomodask.classification.clusters.known.known_maps`).
     invert : bool
         Take their negative: density bright, boxes dark.
     mirrored : bool

@@ -28,9 +28,9 @@ import pandas as pd
 
 from tomodask.averaging.fsc import resolution_at
 from tomodask.averaging.sharpening import sharpen
-from tomodask.classification.centring import centred_poses, density_centre, with_centres
-from tomodask.classification.cluster_averages import ClusterAverage, SortedCluster
-from tomodask.classification.kmeans import KMeans
+from tomodask.classification.clusters.averages import ClusterAverage, SortedCluster
+from tomodask.classification.clusters.centring import centred_poses, density_centre, with_centres
+from tomodask.classification.clusters.kmeans import KMeans
 from tomodask.data.columns import SHIFT
 from tomodask.data.particles import read_particles, write_particles
 from tomodask.data.tomograms import open_tomogram

@@ -14,11 +14,11 @@ import xarray as xr
 
 from tomodask.alignment.measurement import measurements
 from tomodask.beforehand import check_table, number, whole
-from tomodask.classification.class_labels import labelled_boxes
-from tomodask.classification.feature_models import NamedModel, open_feature_model
-from tomodask.classification.feature_store import open_features
-from tomodask.classification.known import known_maps
-from tomodask.classification.subdivision import SubdivisionPlan, plan_subdivision
+from tomodask.classification.clusters.known import known_maps
+from tomodask.classification.clusters.subdivision import SubdivisionPlan, plan_subdivision
+from tomodask.classification.features.models import NamedModel, open_feature_model
+from tomodask.classification.features.store import open_features
+from tomodask.classification.learning.class_labels import labelled_boxes
 from tomodask.data.classes import class_names
 from tomodask.data.columns import POSITION
 from tomodask.data.job_boxes import boxes_state, job_boxes, lasting_images

@@ -13,17 +13,17 @@ import numpy as np
 import xarray as xr
 from dask.delayed import Delayed, delayed
 
-from tomodask.classification.clusters import centre_distances, cluster_table
-from tomodask.classification.feature_store import open_features, save_features
-from tomodask.classification.features import set_aside
-from tomodask.classification.kmeans import KMeans
-from tomodask.classification.known import nearest_known
-from tomodask.classification.maps import map_features
-from tomodask.classification.subdivision import (
+from tomodask.classification.clusters.kmeans import KMeans
+from tomodask.classification.clusters.known import nearest_known
+from tomodask.classification.clusters.subdivision import (
     average_members,
     clusters_to_average,
     subdivide_features,
 )
+from tomodask.classification.clusters.tables import centre_distances, cluster_table
+from tomodask.classification.features.embedding import set_aside
+from tomodask.classification.features.maps import map_features
+from tomodask.classification.features.store import open_features, save_features
 from tomodask.cluster.completing import completed
 from tomodask.data.run_folder import RunFolder
 from tomodask.data.tomograms import open_tomogram

@@ -14,9 +14,9 @@ import pandas as pd
 import xarray as xr
 
 from tomodask.alignment.checks import FAULTS
-from tomodask.classification.class_labels import Labelled
-from tomodask.classification.features import embed_subtomograms
-from tomodask.classification.verdicts import assessed
+from tomodask.classification.features.embedding import embed_subtomograms
+from tomodask.classification.learning.class_labels import Labelled
+from tomodask.classification.learning.verdicts import assessed
 from tomodask.cluster import compute
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError

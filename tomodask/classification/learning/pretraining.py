@@ -15,11 +15,16 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tomodask.classification.class_labels import Labelled, labelled_boxes
-from tomodask.classification.job_boxes import cubic_edge, looked_at, opened, told_of_boxes
-from tomodask.classification.pretraining_run import EncoderEpoch, EncoderRun
-from tomodask.classification.probes import halves
-from tomodask.classification.training_settings import EncoderSettings, Method
+from tomodask.classification.learning.class_labels import Labelled, labelled_boxes
+from tomodask.classification.learning.pretraining_run import EncoderEpoch, EncoderRun
+from tomodask.classification.learning.probes import halves
+from tomodask.classification.learning.settings import EncoderSettings, Method
+from tomodask.classification.learning.training_boxes import (
+    cubic_edge,
+    looked_at,
+    opened,
+    told_of_boxes,
+)
 from tomodask.errors import InputError
 from tomodask.nets import needs
 from tomodask.nets.classifier_file import BoxModel
@@ -139,7 +144,7 @@ def pretrain_encoder(
         if place is not None and there and resume:
             run.take_up(place)
         if on_epoch is None:
-            from tomodask.classification.pretraining_look import watch_encoder
+            from tomodask.classification.learning.pretraining_look import watch_encoder
 
             on_epoch = watch_encoder(None if place is None else place.folder)
         return run.to_the_end(place, on_epoch)

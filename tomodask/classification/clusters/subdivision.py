@@ -17,10 +17,10 @@ import xarray as xr
 from dask.delayed import Delayed
 
 from tomodask.alignment.checks import check_alignment
-from tomodask.classification.cluster_averages import LEAST_PARTICLES, average_cluster
-from tomodask.classification.clusters import members
-from tomodask.classification.features import feature_array
-from tomodask.classification.kmeans import KMeans
+from tomodask.classification.clusters.averages import LEAST_PARTICLES, average_cluster
+from tomodask.classification.clusters.kmeans import KMeans
+from tomodask.classification.clusters.tables import members
+from tomodask.classification.features.embedding import feature_array
 from tomodask.data.subtomograms import chosen_boxes
 from tomodask.errors import InputError
 

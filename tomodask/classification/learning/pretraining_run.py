@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tomodask.classification.box_stream import Batch, BoxStream
-from tomodask.classification.class_labels import Labelled
-from tomodask.classification.lenses import lenses_for
-from tomodask.classification.probes import Probe, probe_features
-from tomodask.classification.training_settings import EncoderSettings
+from tomodask.classification.learning.box_stream import Batch, BoxStream
+from tomodask.classification.learning.class_labels import Labelled
+from tomodask.classification.learning.lenses import lenses_for
+from tomodask.classification.learning.probes import Probe, probe_features
+from tomodask.classification.learning.settings import EncoderSettings
 from tomodask.nets.box_inference import open_predictor
 from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
 from tomodask.nets.encoder import Encoder

@@ -23,8 +23,7 @@ import numpy as np
 from dask.delayed import delayed
 
 from tomodask.arrays.threads import one_thread_each
-from tomodask.classification.features import feature_array
-from tomodask.classification.kmeans_blocks import (
+from tomodask.classification.clusters.kmeans_blocks import (
     Assigned,
     assigned_block,
     in_one,
@@ -33,6 +32,7 @@ from tomodask.classification.kmeans_blocks import (
     nearest,
     spread,
 )
+from tomodask.classification.features.embedding import feature_array
 from tomodask.cluster import compute
 from tomodask.errors import InputError
 

@@ -9,7 +9,7 @@ import pandas as pd
 import xarray as xr
 
 from tomodask.arrays.threads import one_thread_each
-from tomodask.classification.features import feature_array
+from tomodask.classification.features.embedding import feature_array
 from tomodask.cluster import compute
 from tomodask.errors import InputError
 from tomodask.planar.embedding import check_embedding, embed_images

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from tomodask.classification.box_stream import BoxStream
-from tomodask.classification.class_labels import Labelled, Split, class_weights
-from tomodask.classification.lenses import lenses_for
-from tomodask.classification.training_settings import ClassifierSettings
-from tomodask.classification.verdicts import Verdict, assessed, confusion, judged_at
+from tomodask.classification.learning.box_stream import BoxStream
+from tomodask.classification.learning.class_labels import Labelled, Split, class_weights
+from tomodask.classification.learning.lenses import lenses_for
+from tomodask.classification.learning.settings import ClassifierSettings
+from tomodask.classification.learning.verdicts import Verdict, assessed, confusion, judged_at
 from tomodask.nets.calibration import probabilities
 from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
 from tomodask.nets.encoder import Encoder

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tomodask.classification.features import FeatureModel
-from tomodask.classification.rotation_invariant import RotationInvariant
+from tomodask.classification.features.embedding import FeatureModel
+from tomodask.classification.features.rotation_invariant import RotationInvariant
 from tomodask.errors import InputError
 from tomodask.nets.box_inference import open_predictor
 from tomodask.nets.classifier_file import BoxModel, read_box_model

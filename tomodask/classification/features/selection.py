@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tomodask.classification.maps import map_features
+from tomodask.classification.features.maps import map_features
 from tomodask.data.subtomogram_table import TABLE_NAMES
 from tomodask.errors import InputError
 

@@ -14,10 +14,15 @@ from pathlib import Path
 import pandas as pd
 import xarray as xr
 
-from tomodask.classification.class_labels import labelled_boxes, split_labels
-from tomodask.classification.job_boxes import cubic_edge, looked_at, opened, told_of_boxes
-from tomodask.classification.training_run import ClassifierEpoch, ClassifierRun
-from tomodask.classification.training_settings import ClassifierSettings
+from tomodask.classification.learning.class_labels import labelled_boxes, split_labels
+from tomodask.classification.learning.settings import ClassifierSettings
+from tomodask.classification.learning.training_boxes import (
+    cubic_edge,
+    looked_at,
+    opened,
+    told_of_boxes,
+)
+from tomodask.classification.learning.training_run import ClassifierEpoch, ClassifierRun
 from tomodask.errors import InputError
 from tomodask.nets import needs
 from tomodask.nets.classifier_file import BoxModel, read_box_model
@@ -145,7 +150,7 @@ def train_classifier(
         if place is not None and there and resume:
             run.take_up(place)
         if on_epoch is None:
-            from tomodask.classification.training_look import watch_classifier
+            from tomodask.classification.learning.training_look import watch_classifier
 
             on_epoch = watch_classifier(None if place is None else place.folder)
         return run.to_the_end(place, on_epoch)

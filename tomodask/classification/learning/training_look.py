@@ -15,7 +15,7 @@ from tomodask.training.view import TrainingView, open_view
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tomodask.classification.training_run import ClassifierEpoch
+    from tomodask.classification.learning.training_run import ClassifierEpoch
 
 __all__ = ["ClassifierLook", "draw_confusion", "plot_classifier", "watch_classifier"]
 

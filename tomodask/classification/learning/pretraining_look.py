@@ -16,7 +16,7 @@ from tomodask.training.view import TrainingView, open_view
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from tomodask.classification.pretraining_run import EncoderEpoch
+    from tomodask.classification.learning.pretraining_run import EncoderEpoch
 
 __all__ = ["EncoderLook", "plot_encoder", "watch_encoder"]
 

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 from dask.delayed import delayed
 
-from tomodask.classification.features import feature_array
-from tomodask.classification.kmeans import KMeans
+from tomodask.classification.clusters.kmeans import KMeans
+from tomodask.classification.features.embedding import feature_array
 from tomodask.cluster import compute
 from tomodask.errors import InputError
 

@@ -82,7 +82,7 @@ def embed_subtomograms(
     Notes
     -----
     Each look at lazy features runs the model again: write them first
-    (`tomodask.classification.feature_store.save_features`).
+    (`tomodask.classification.features.store.save_features`).
 
     Examples
     --------

@@ -29,7 +29,7 @@ from dask.base import tokenize
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
-from tomodask.classification.features import aside_told, feature_array
+from tomodask.classification.features.embedding import aside_told, feature_array
 from tomodask.cluster import compute
 from tomodask.data.subtomogram_store import read_column, write_column
 from tomodask.data.writing import check_target, no_space, put_in_place

@@ -21,7 +21,7 @@ import xarray as xr
 from dask.delayed import Delayed, delayed
 
 from tomodask.arrays.threads import one_thread_each
-from tomodask.classification.features import feature_array
+from tomodask.classification.features.embedding import feature_array
 from tomodask.errors import InputError
 
 __all__ = ["find_neighbours", "nearest_rows"]

@@ -1,0 +1,1 @@
+"""Learning from boxes, with labels and without, and what a trained classifier says of them."""
