@@ -13,12 +13,15 @@ from scipy.stats import ttest_rel
 Rows = list[dict[str, Any]]
 LABELS = {
     "random": "random start",
+    "random, any turn": "random, any turn",
     "moco": "MoCo",
     "simclr": "SimCLR",
     "swav": "SwAV",
-    "simclr, any turn": "SimCLR, any turn (ours)",
+    "moco, any turn": "MoCo, any turn",
+    "simclr, any turn": "SimCLR, any turn",
+    "swav, any turn": "SwAV, any turn",
 }
-COLOURS = ("#9aa4ad", "#1769aa", "#d9541e", "#3a8f5c", "#7b4fa3")
+COLOURS = {"random": "#9aa4ad", "moco": "#1769aa", "simclr": "#d9541e", "swav": "#3a8f5c"}
 
 
 def snr_text(snr: float) -> str:
@@ -60,9 +63,10 @@ def report(scale: Any, full: Any, rows: Rows, kinds: list[str]) -> None:
             f"{full.momentum:g}, {full.epochs} epochs at {full.rates[0]:g}"
         )
     snrs = sorted({row["snr"] for row in rows}, reverse=True)
-    starts = [name for name in LABELS if any(row.get("start") == name for row in rows)]
-    shares = sorted({row["share"] for row in rows if "share" in row})
     for snr in snrs:
+        here = [row for row in rows if row["snr"] == snr and row["what"] == "accuracy"]
+        starts = [name for name in LABELS if any(row["start"] == name for row in here)]
+        shares = sorted({row["share"] for row in here})
         head = "".join(f"{f'{100 * share:.0f} % labels':>22}" for share in shares)
         print(f"\nSNR {snr_text(snr)}: accuracy, %, mean ± standard deviation over splits")
         print(f"{'':26}{head}")
@@ -128,16 +132,21 @@ def draw(rows: Rows, file: Path) -> None:
     ):
         for number, (start, label) in enumerate(LABELS.items()):
             shares = sorted(
-                {r["share"] for r in rows if r["what"] == "accuracy" and r["start"] == start}
+                {
+                    r["share"]
+                    for r in rows
+                    if r["what"] == "accuracy" and (r["snr"], r["start"]) == (snr, start)
+                }
             )
             some = [list(values(rows, snr, start, share, "accuracy").values()) for share in shares]
             if not some or not all(some):
                 continue
             axes.errorbar(
-                [100 * share + number - 2 for share in shares],
+                [100 * share + (number - 3.5) / 2 for share in shares],
                 [np.mean(one) for one in some],
                 [np.std(one, ddof=1) if len(one) > 1 else 0 for one in some],
-                color=COLOURS[number],
+                color=COLOURS[start.split(",")[0]],
+                linestyle="-" if start.endswith("turn") else "--",
                 marker="o",
                 markersize=4,
                 capsize=2,

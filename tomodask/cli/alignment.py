@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from tomodask.cli.boxes import open_boxes, subtomograms_argument
 from tomodask.cli.options import (
     INPUT,
     TABLES,
+    candidates_option,
     check_output,
     cluster_options,
     command,
@@ -25,34 +27,7 @@ from tomodask.cli.options import (
 from tomodask.cli.places import place
 from tomodask.errors import InputError
 
-if TYPE_CHECKING:
-    import xarray as xr
-
-__all__ = ["align", "open_boxes", "subtomograms_argument"]
-
-subtomograms_argument = click.argument(
-    "subtomograms", nargs=-1, required=True, type=INPUT, metavar="SUBTOMOGRAMS..."
-)
-
-
-def open_boxes(
-    paths: tuple[Path, ...], voxel_size: float | None, tilt_range: tuple[float, ...] | None
-) -> xr.Dataset:
-    """Boxes by one name (store, folder, pattern, STAR), or by the names that a shell made of it."""
-    from tomodask.data.subtomograms import open_subtomograms
-
-    several = [path for path in paths if path.is_dir() or path.suffix.lower() in (".star", ".zarr")]
-    if len(paths) > 1 and several:
-        raise InputError(
-            f"subtomograms must be one store, one folder, one STAR, one pattern in quotes, or any "
-            f"number of files of one box, got {len(paths)} names with {several[0]} among them; "
-            "list the boxes of several in one STAR, as rlnImageName 0@A.zarr, 1@A.zarr, 0@B.zarr …"
-        )
-    return open_subtomograms(
-        paths[0] if len(paths) == 1 else list(paths),
-        voxel_size=voxel_size,
-        tilt_range=numbers_or_none(tilt_range),
-    )
+__all__ = ["align"]
 
 
 @command
@@ -140,9 +115,7 @@ def open_boxes(
     help="Of refinement: mini-batches of Fourier voxels, mini-batches of slabs, "
     "Levenberg-Marquardt.",
 )
-@click.option(
-    "--candidates", type=int, default=6, show_default=True, help="Poses refined for each particle."
-)
+@candidates_option
 @click.option(
     "--keep",
     type=click.Choice(["best", "all"]),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tomodask.cli.alignment import open_boxes, subtomograms_argument
+from tomodask.cli.boxes import open_boxes, subtomograms_argument
 from tomodask.cli.options import (
     INPUT,
     cluster_options,

@@ -18,9 +18,9 @@ from tomodask.cli.options import (
     table_style_option,
 )
 from tomodask.cli.places import place
-from tomodask.errors import InputError
+from tomodask.cli.training_options import precision_of, training, training_options
 
-__all__ = ["NETWORK", "classify", "precision_of", "stopped", "training_options"]
+__all__ = ["NETWORK", "box_training_options", "classify"]
 
 _NAMED = 8  # classes
 NETWORK = click.option(
@@ -30,15 +30,8 @@ NETWORK = click.option(
     show_default=True,
     help="RB3D (Gupta et al. 2022), Inception3D or DSRF3D (Xu et al. 2017).",
 )
-_TRAINING = (
+_BOX_TRAINING = (
     click.option("--invert", is_flag=True, help="Take the boxes' negative."),
-    click.option(
-        "--precision",
-        type=click.Choice(["auto", "float32", "bfloat16"]),
-        default="auto",
-        show_default=True,
-        help="Of the products; auto takes bfloat16 where the machine has it.",
-    ),
     click.option(
         "--memory",
         type=float,
@@ -47,16 +40,13 @@ _TRAINING = (
         metavar="GB",
         help="Of boxes at once; where they are more, they are shuffled in lots.",
     ),
-    click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn."),
-    click.option("--threads", type=int, metavar="N", help="Of the processor.  [default: all]"),
-    click.option("--resume", is_flag=True, help="Go on with a training that was stopped."),
-    overwrite_option,
+    training_options,
 )
 
 
-def training_options(function: Any) -> Any:
+def box_training_options(function: Any) -> Any:
     """Add what training with labels and without have in common."""
-    for option in reversed(_TRAINING):
+    for option in reversed(_BOX_TRAINING):
         function = option(function)
     return function
 
@@ -124,7 +114,7 @@ def classify() -> None:
     help="Share of held-out boxes that keep their class; as unsure as the rest is none of these.  "
     "[default: 0.95]",
 )
-@training_options
+@box_training_options
 def train(
     subtomograms: Path,
     *,
@@ -151,17 +141,12 @@ def train(
     Example:
       tomodask classify train boxes.zarr --labels labels.star -o classifier.safetensors
     """
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite exclude each other; give one of them")
-    from tomodask.nets import needs
+    with training(resume=resume, overwrite=overwrite):
+        from tomodask.classification.learning.training import ClassifierSettings, train_classifier
+        from tomodask.nets.views import Views
 
-    needs("torch")
-    from tomodask.classification.learning.training import ClassifierSettings, train_classifier
-    from tomodask.nets.views import Views
-
-    make = ClassifierSettings if preset is None else getattr(ClassifierSettings, preset)
-    given = {name: value for name, value in settings.items() if value is not None}
-    try:
+        make = ClassifierSettings if preset is None else getattr(ClassifierSettings, preset)
+        given = {name: value for name, value in settings.items() if value is not None}
         model = train_classifier(
             subtomograms,
             labels,
@@ -176,8 +161,6 @@ def train(
             overwrite=overwrite,
             threads=threads,
         )
-    except KeyboardInterrupt:
-        raise stopped() from None
     told = model.training["validation"]
     click.echo(
         f"{output}: {', '.join(model.classes)}; accuracy on held-out boxes "
@@ -187,23 +170,6 @@ def train(
     click.echo(_recalled(told["confusion"], model.classes))
     if tested := model.training.get("test"):
         click.echo(_assessment(tested, model.classes))
-
-
-def precision_of(asked: str) -> Any:
-    """Return the precision of ``--precision``."""
-    if asked != "auto":
-        return asked
-    from tomodask.nets.training_step import default_precision
-
-    return default_precision()
-
-
-def stopped() -> KeyboardInterrupt:
-    """Return what Ctrl-C comes to."""
-    return KeyboardInterrupt(
-        "stopped; the epochs that were finished are kept, the same command with --resume goes on "
-        "from there"
-    )
 
 
 @command

@@ -20,16 +20,19 @@ __all__ = [
     "TABLES",
     "VOLUMES",
     "angstrom",
+    "candidates_option",
     "check_output",
     "cluster_options",
     "command",
     "command_line",
     "diameter_option",
     "examples_as_written",
+    "global_step_option",
     "keep_former",
     "numbers_or_none",
     "output_option",
     "overwrite_option",
+    "seed_option",
     "shift_range_option",
     "table_style_option",
     "tilt_range_option",
@@ -125,6 +128,15 @@ shift_range_option = click.option(
     metavar="Å",
     help="How far a particle may be off the centre along each axis, Å.  [default: a tenth of the "
     "box]",
+)
+global_step_option = click.option(
+    "--angular-step", type=float, default=20.0, show_default=True, help="Of global searches, °."
+)
+candidates_option = click.option(
+    "--candidates", type=int, default=6, show_default=True, help="Poses refined for each particle."
+)
+seed_option = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of all that is drawn."
 )
 table_style_option = click.option(
     "--style",

@@ -16,6 +16,7 @@ from tomodask.cli.options import (
     command,
     output_option,
     overwrite_option,
+    seed_option,
 )
 
 __all__ = ["average2d"]
@@ -94,7 +95,7 @@ __all__ = ["average2d"]
     help="Images that the embedding in the report shows at most; 0 for none.",
 )  # fmt: skip
 @click.option("--pixel-size", type=float, metavar="Å", help="In place of what the input says, Å.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn.")
+@seed_option
 @overwrite_option
 @cluster_options(default="a local cluster of this machine's cores")
 def average2d(images: Path, **options: Any) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from tomodask.cli.classification import NETWORK, precision_of, stopped, training_options
+from tomodask.cli.classification import NETWORK, box_training_options
 from tomodask.cli.options import INPUT, command, numbers_or_none, output_option
-from tomodask.errors import InputError
+from tomodask.cli.training_options import precision_of, training
 
 __all__ = ["pretrain"]
 
@@ -86,7 +86,7 @@ def _physical_options(function: Any) -> Any:
     "--prototypes", type=int, default=100, show_default=True, help="SwAV: several times the kinds."
 )
 @_physical_options
-@training_options
+@box_training_options
 def pretrain(
     subtomograms: Path,
     *,
@@ -113,16 +113,11 @@ def pretrain(
     Example:
       tomodask pretrain boxes.zarr --method moco -o encoder.safetensors
     """
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite exclude each other; give one of them")
-    from tomodask.nets import needs
+    with training(resume=resume, overwrite=overwrite):
+        from tomodask.classification.learning.pretraining import EncoderSettings, pretrain_encoder
+        from tomodask.nets.views import Views
 
-    needs("torch")
-    from tomodask.classification.learning.pretraining import EncoderSettings, pretrain_encoder
-    from tomodask.nets.views import Views
-
-    views = Views(turn=turn, tilts=numbers_or_none(tilts), defocus=defocus, noise=noise)
-    try:
+        views = Views(turn=turn, tilts=numbers_or_none(tilts), defocus=defocus, noise=noise)
         model = pretrain_encoder(
             subtomograms,
             method=method,
@@ -134,8 +129,6 @@ def pretrain(
             overwrite=overwrite,
             threads=threads,
         )
-    except KeyboardInterrupt:
-        raise stopped() from None
     last = model.history[-1]
     told = f"{output}: {network} for boxes of {model.encoder.box}³, loss {last['loss']:.3f}"
     if last["linear"] is not None:

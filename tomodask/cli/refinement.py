@@ -7,27 +7,30 @@ from typing import Any
 
 import click
 
+from tomodask.cli.boxes import boxes_named, subtomograms_argument
 from tomodask.cli.options import (
     INPUT,
     angstrom,
+    candidates_option,
     cluster_options,
     command,
     command_line,
     diameter_option,
+    global_step_option,
     numbers_or_none,
     output_option,
     overwrite_option,
+    seed_option,
     shift_range_option,
     tilt_range_option,
     voxel_size_option,
 )
-from tomodask.errors import InputError
 
 __all__ = ["refine"]
 
 
 @command
-@click.argument("subtomograms", nargs=-1, required=True, type=INPUT, metavar="SUBTOMOGRAMS...")
+@subtomograms_argument
 @output_option("FOLDER", "Gets every iteration, the result, and report.html.")
 @click.option(
     "--reference",
@@ -64,9 +67,7 @@ __all__ = ["refine"]
     metavar="Å",
     help="Align by no finer detail, Å.  [default: what the halves agree in]",
 )
-@click.option(
-    "--angular-step", type=float, default=20.0, show_default=True, help="Of global searches, °."
-)
+@global_step_option
 @shift_range_option
 @click.option(
     "--method",
@@ -75,9 +76,7 @@ __all__ = ["refine"]
     show_default=True,
     help="How poses are refined; see tomodask align.",
 )
-@click.option(
-    "--candidates", type=int, default=6, show_default=True, help="Poses refined for each particle."
-)
+@candidates_option
 @click.option("--whiten", is_flag=True, help="Weight shells by the noise measured in the boxes.")
 @click.option(
     "--iterations", type=int, default=15, show_default=True, help="At most; add more later."
@@ -111,7 +110,7 @@ __all__ = ["refine"]
     "--first-particles", type=int, default=100, show_default=True,
     help="How many particles they are made of.",
 )  # fmt: skip
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn.")
+@seed_option
 @voxel_size_option
 @overwrite_option
 @cluster_options(default="a local cluster of this machine's cores")
@@ -139,17 +138,10 @@ def refine(
     """
     from tomodask.project.refining import refine as refine_project
 
-    several = [path for path in subtomograms if path.is_dir() or path.suffix in (".star", ".zarr")]
-    if len(subtomograms) > 1 and several:
-        raise InputError(
-            "subtomograms must be one store, one folder, one STAR, one pattern in quotes, or any "
-            f"number of files of one box, got {len(subtomograms)} names with {several[0]} among "
-            "them; list the boxes of several in one STAR"
-        )
     classes = options.get("classes")
     many = len(references) > 1 or (len(references) == 1 and classes == 1)
     result = refine_project(
-        subtomograms[0] if len(subtomograms) == 1 else list(subtomograms),
+        boxes_named(subtomograms),
         reference=references[0] if len(references) == 1 and not many else None,
         references=list(references) if many else None,
         merge=merge or None,

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from tomodask.cli.boxes import boxes_named, subtomograms_argument
 from tomodask.cli.options import (
     INPUT,
     angstrom,
@@ -15,14 +16,15 @@ from tomodask.cli.options import (
     cluster_options,
     command,
     command_line,
+    global_step_option,
     numbers_or_none,
     output_option,
     overwrite_option,
+    seed_option,
     tilt_range_option,
     voxel_size_option,
 )
 from tomodask.cli.places import place
-from tomodask.errors import InputError
 
 __all__ = ["embed", "explain", "subdivide"]
 
@@ -54,7 +56,7 @@ _AROUND = 10  # neighbours shown
 
 
 @command
-@click.argument("subtomograms", nargs=-1, required=True, type=INPUT, metavar="SUBTOMOGRAMS...")
+@subtomograms_argument
 @_model_option
 @output_option("FEATURES.zarr", "Gets the features beside the particles' table.")
 @click.option(
@@ -121,7 +123,7 @@ def embed(
 
     with place(cluster):
         features = save_embedding(
-            _inputs(subtomograms),
+            boxes_named(subtomograms),
             output,
             model=model,
             precision=precision,
@@ -138,17 +140,6 @@ def embed(
             _draw_map(features, picture, method=map_method, most=map_particles, seed=seed)
         if names:
             _tell_neighbours(features, names, count)
-
-
-def _inputs(subtomograms: tuple[Path, ...]) -> Any:
-    several = [path for path in subtomograms if path.is_dir() or path.suffix in (".star", ".zarr")]
-    if len(subtomograms) > 1 and several:
-        raise InputError(
-            "subtomograms must be one store, one folder, one STAR, one pattern in quotes, or any "
-            f"number of files of one box, got {len(subtomograms)} names with {several[0]} among "
-            "them; list the boxes of several in one STAR"
-        )
-    return subtomograms[0] if len(subtomograms) == 1 else list(subtomograms)
 
 
 def _draw_map(features: Any, picture: Path, *, method: str, most: int, seed: int) -> None:
@@ -185,7 +176,7 @@ def _tell_neighbours(features: Any, names: list[int], count: int) -> None:
 
 
 @command
-@click.argument("subtomograms", nargs=-1, required=True, type=INPUT, metavar="SUBTOMOGRAMS...")
+@subtomograms_argument
 @_model_option
 @output_option("FOLDER", "Gets features, clusters, averages, tables, and report.html.")
 @click.option(
@@ -229,9 +220,7 @@ def _tell_neighbours(features: Any, names: list[int], count: int) -> None:
     metavar="Å",
     help="Align by no finer detail, Å.  [default: 2 voxels]",
 )  # fmt: skip
-@click.option(
-    "--angular-step", type=float, default=20.0, show_default=True, help="Of global searches, °."
-)
+@global_step_option
 @click.option(
     "--labels",
     type=INPUT,
@@ -267,7 +256,7 @@ def _tell_neighbours(features: Any, names: list[int], count: int) -> None:
 @_precision_option
 @_batch_option
 @tilt_range_option
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn.")
+@seed_option
 @voxel_size_option
 @overwrite_option
 @cluster_options(default="a local cluster of this machine's cores")
@@ -293,7 +282,7 @@ def subdivide(
     from tomodask.project.subdividing import subdivide as run_subdivision
 
     result = run_subdivision(
-        _inputs(subtomograms),
+        boxes_named(subtomograms),
         known=list(known),
         tilt_range=numbers_or_none(tilt_range),
         command=command_line(),
@@ -325,7 +314,7 @@ def subdivide(
 
 
 @command
-@click.argument("subtomograms", nargs=-1, required=True, type=INPUT, metavar="SUBTOMOGRAMS...")
+@subtomograms_argument
 @click.option(
     "--model",
     type=INPUT,
@@ -379,7 +368,7 @@ def explain(
 
     with place(cluster, local=False):
         table = run_explanation(
-            _inputs(subtomograms),
+            boxes_named(subtomograms),
             output=output,
             model=model,
             particles=particles,

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from tomodask.cli.options import INPUT, command, output_option, overwrite_option, voxel_size_option
+from tomodask.cli.options import INPUT, command, output_option, voxel_size_option
+from tomodask.cli.training_options import precision_of, training, training_options
 from tomodask.errors import InputError
 
 __all__ = ["train"]
@@ -85,24 +86,14 @@ __all__ = ["train"]
     help="Share of the particles held out to judge by.",
 )
 @click.option(
-    "--precision",
-    type=click.Choice(["auto", "float32", "bfloat16"]),
-    default="auto",
-    show_default=True,
-    help="Of the products; auto takes bfloat16 where the machine has it.",
-)
-@click.option(
     "--some-marked",
     is_flag=True,
     help="Only some particles are marked: far from the marks nothing is learned.",
 )
 @click.option("--invert", is_flag=True, help="Take the tomograms' negative.")
 @click.option("--any-size", is_flag=True, help="Train though particles are not 7 to 25 voxels.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of all that is drawn.")
-@click.option("--threads", type=int, metavar="N", help="Of the processor.  [default: all cores]")
-@click.option("--resume", is_flag=True, help="Go on with a training that was stopped.")
 @voxel_size_option
-@overwrite_option
+@training_options
 def train(
     tomograms: tuple[Path, ...],
     *,
@@ -130,26 +121,17 @@ def train(
     Example:
       tomodask train tomogram.zarr --picks marked.star --diameter 250 -o ribosome.safetensors
     """
-    if resume and overwrite:
-        raise InputError("--resume and --overwrite exclude each other; give one of them")
-    from tomodask.nets import needs
-    from tomodask.nets.architecture import Architecture
+    with training(resume=resume, overwrite=overwrite):
+        from tomodask.nets.architecture import Architecture
+        from tomodask.picking.training import TrainingSettings, train_picker
 
-    needs("torch")
-    from tomodask.picking.training import TrainingSettings, train_picker
-
-    if precision == "auto":
-        from tomodask.nets.trainer import default_precision
-
-        precision = default_precision()
-    try:
         model = train_picker(
             tomograms,
             picks,
             diameter=_by_class("--diameter", diameter),
             settings=TrainingSettings(
                 architecture=Architecture(channels=channels),
-                precision=precision,
+                precision=precision_of(precision),
                 label_diameter=_widths(label_diameter, classes),
                 **settings,
             ),
@@ -161,11 +143,6 @@ def train(
             overwrite=overwrite,
             threads=threads,
         )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            "stopped; the epochs that were finished are kept, the same command with --resume goes "
-            "on from there"
-        ) from None
     best = next(r["f1"] for r in model.history if r["epoch"] == model.training["kept_epoch"])
     if best == 0:
         click.echo(
