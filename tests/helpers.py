@@ -103,3 +103,15 @@ def told_by_new_process(script: str, cache: Path) -> bytes:
         timeout=600,
         env={**os.environ, "NUMBA_CACHE_DIR": str(cache)},
     ).stdout
+
+
+class _Swallows:
+    """What is raised while it is dropped is printed, and lost, by the interpreter."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+def ctrl_c_where_it_is_lost() -> None:
+    """Ctrl-C in a destructor, where Python's own handler raises for nobody."""
+    _Swallows()

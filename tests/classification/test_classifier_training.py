@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from classification.kinds import KINDS, two_kinds
-from helpers import run_killed
+from helpers import ctrl_c_where_it_is_lost, run_killed
 
 from tomodask.errors import InputError
 
@@ -278,6 +278,25 @@ def test_an_error_leaves_no_thread(monkeypatch):
     left = {one.name for one in set(threading.enumerate()) - before}
     assert not [n for n in left if n.startswith(("made-ahead", "boxes", "views"))]
     assert kept.value.__traceback__ is not None
+
+
+def test_ctrl_c_is_not_lost_where_python_drops_it(monkeypatch, tmp_path):
+    import tomodask.nets.classifier_trainer as module
+
+    step, steps = module.ClassifierTrainer._step, []
+
+    def presses(self, *batch):
+        steps.append(batch)
+        if len(steps) == 4:  # three an epoch
+            ctrl_c_where_it_is_lost()
+        return step(self, *batch)
+
+    monkeypatch.setattr(module.ClassifierTrainer, "_step", presses)
+    path = tmp_path / "model.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        train(*two_kinds(), output=path)
+    assert len(steps) == 4
+    assert len(read_box_model(path).history) == 1
 
 
 def test_two_trainings_do_not_share_a_folder(tmp_path):

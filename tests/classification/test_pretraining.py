@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 from classification.kinds import two_kinds
-from helpers import run_killed
+from helpers import ctrl_c_where_it_is_lost, run_killed
 
 from tomodask.classification.learning.probes import halves, probe_features
 from tomodask.errors import InputError
@@ -137,6 +137,22 @@ def test_a_loss_that_is_no_number_keeps_the_last_state(tmp_path, monkeypatch):
     assert "keeps the state after epoch 1" in str(told.value)
     model = pretrain(boxes, output=path, resume=True, settings=quick(learning_rate=1e-5))
     assert [row["learning_rate"] for row in model.history] == [1e-4, 1e-5, 1e-5]
+
+
+def test_ctrl_c_is_not_lost_where_python_drops_it(monkeypatch):
+    import tomodask.nets.pretrainer as module
+
+    step, steps = module.Pretrainer._step, []
+
+    def presses(self, *batch):
+        steps.append(batch)
+        ctrl_c_where_it_is_lost()
+        return step(self, *batch)
+
+    monkeypatch.setattr(module.Pretrainer, "_step", presses)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain(two_kinds()[0])
+    assert len(steps) == 1
 
 
 def test_a_classifier_begins_with_it(whole):

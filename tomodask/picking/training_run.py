@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -18,6 +19,7 @@ from tomodask.picking.training_data import Marked
 from tomodask.picking.training_settings import TrainingSettings
 from tomodask.picking.validation import Counts, judge
 from tomodask.training.keeping import Place, digest_of_training, same_training, stopped_at, versions
+from tomodask.training.stopping import Stopping
 
 __all__ = ["EpochReport", "TrainingRun"]
 
@@ -115,6 +117,7 @@ class TrainingRun:
             ),
             threads=threads,
         )
+        self.stopping = Stopping()
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, np.ndarray] | None = None
         self.best_score, self.best_epoch, self.best_threshold = -1.0, 0, 0.5
@@ -171,7 +174,16 @@ class TrainingRun:
         place: Place | None,
         on_epoch: Callable[[EpochReport], None],
     ) -> PickingModel:
-        """All epochs that are left, then the network's reach."""
+        """All epochs that are left, then the network's reach.
+
+        Ctrl-C is heeded between two batches, a second one at once.
+        """
+        with self.stopping.heard():
+            return self._trained(place, on_epoch)
+
+    def _trained(
+        self, place: Place | None, on_epoch: Callable[[EpochReport], None]
+    ) -> PickingModel:
         from tomodask.nets.trainer import TrainingDivergedError
 
         epochs = self.settings.epochs
@@ -198,10 +210,15 @@ class TrainingRun:
         start = time.perf_counter()
         batch, count = self.settings.batch, self.steps * self.settings.batch
         with ThreadPoolExecutor(2) as pool:
-            examples = _ahead(pool, self._example, range(epoch * count, (epoch + 1) * count), batch)
-            loss = self.trainer.train(_batches(examples, batch))
+            numbers = range(epoch * count, (epoch + 1) * count)
+            # Closed here: an error would wait until all that was asked for in advance is made.
+            with closing(_ahead(pool, self._example, numbers, batch)) as examples:
+                loss = self.trainer.train(self.stopping.seen(_batches(examples, batch)))
             judged = range(min(len(self.held_out), _JUDGED))
-            held_out = list(_ahead(pool, lambda i: self.held_out.example(0, i), judged, batch))
+            with closing(
+                _ahead(pool, lambda i: self.held_out.example(0, i), judged, batch)
+            ) as examples:
+                held_out = list(self.stopping.seen(examples))
         predictions = [self.trainer.predict(crop[None])[0] for crop, _ in held_out]
         labels = [label for _, label in held_out]
         # Of thresholds that do as well the one nearest to a half.
@@ -291,8 +308,8 @@ class TrainingRun:
 
 def _ahead(
     pool: ThreadPoolExecutor, make: Callable[[int], Any], numbers: range, batch: int
-) -> Iterator[Any]:
-    """Results in order, two batches of them made in advance."""
+) -> Generator[Any, None, None]:
+    """Results in order, two batches of them made in advance.  To be closed where left early."""
     rest = iter(numbers)
     waiting: list[Future[Any]] = [pool.submit(make, n) for n in islice(rest, 2 * batch)]
     try:

@@ -51,8 +51,8 @@ def made_ahead(source: Iterable[_T], *, depth: int = 2) -> Generator[_T, None, N
                 close()
 
     thread = threading.Thread(target=work, name="made-ahead", daemon=True)
-    thread.start()
     try:
+        thread.start()
         while True:
             value, error = made.get()
             if error is not None:
@@ -62,4 +62,5 @@ def made_ahead(source: Iterable[_T], *, depth: int = 2) -> Generator[_T, None, N
             yield value
     finally:
         stopped.set()
-        thread.join()
+        if thread.ident is not None:  # not where Ctrl-C came before it began
+            thread.join()

@@ -26,6 +26,7 @@ from tomodask.training.keeping import (
     stopped_at,
     versions,
 )
+from tomodask.training.stopping import Stopping
 
 __all__ = ["EncoderEpoch", "EncoderRun"]
 
@@ -123,6 +124,7 @@ class EncoderRun:
             ),
             threads=threads,
         )
+        self.stopping = Stopping()
         self.history: list[dict[str, Any]] = []
         told = [
             {k: v for k, v in self._settings().items() if k not in _CHANGEABLE},
@@ -162,7 +164,14 @@ class EncoderRun:
         self.trainer.save(place.state, told)
 
     def to_the_end(self, place: Place | None, on_epoch: Callable[[EncoderEpoch], None]) -> BoxModel:
-        """All epochs that are left; the last one as a model."""
+        """All epochs that are left; the last one as a model.
+
+        Ctrl-C is heeded between two batches, a second one at once.
+        """
+        with self.stopping.heard():
+            return self._trained(place, on_epoch)
+
+    def _trained(self, place: Place | None, on_epoch: Callable[[EncoderEpoch], None]) -> BoxModel:
         from tomodask.nets.trainer import TrainingDivergedError
 
         epochs = self.settings.epochs
@@ -191,7 +200,7 @@ class EncoderRun:
         )
         # Closed here: an error would keep the generator, its threads and its boxes in its frames.
         with closing(batches):
-            loss = self.trainer.train(_pairs(batches, shown))
+            loss = self.trainer.train(_pairs(self.stopping.seen(batches), shown))
         probe = self._probe(epoch)
         row = {
             "epoch": epoch + 1,
@@ -215,7 +224,8 @@ class EncoderRun:
         # The stream normalises and inverts.
         predictor = open_predictor(self._model(invert=False))
         with closing(self.probing.in_order(_AT_ONCE)) as batches:
-            features = [predictor.predict_features(batch.boxes[0]) for batch in batches]
+            seen = self.stopping.seen(batches)
+            features = [predictor.predict_features(batch.boxes[0]) for batch in seen]
         return probe_features(
             np.concatenate(features), self.probed.numbers, seed=self.settings.seed
         )

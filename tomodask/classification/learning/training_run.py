@@ -21,6 +21,7 @@ from tomodask.nets.calibration import probabilities
 from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
 from tomodask.nets.encoder import Encoder
 from tomodask.training.keeping import Place, digest_of_training, same_training, stopped_at, versions
+from tomodask.training.stopping import Stopping
 
 if TYPE_CHECKING:
     from tomodask.nets.classifier_trainer import Judged
@@ -143,6 +144,7 @@ class ClassifierRun:
             start=None if start is None else start.weights,
             threads=threads,
         )
+        self.stopping = Stopping()
         self.history: list[dict[str, Any]] = []
         self.verdict: Verdict | None = None
         told = [
@@ -182,7 +184,16 @@ class ClassifierRun:
     def to_the_end(
         self, place: Place | None, on_epoch: Callable[[ClassifierEpoch], None]
     ) -> BoxModel:
-        """All epochs that are left; the best one as a model."""
+        """All epochs that are left; the best one as a model.
+
+        Ctrl-C is heeded between two batches, a second one at once.
+        """
+        with self.stopping.heard():
+            return self._trained(place, on_epoch)
+
+    def _trained(
+        self, place: Place | None, on_epoch: Callable[[ClassifierEpoch], None]
+    ) -> BoxModel:
         from tomodask.nets.trainer import TrainingDivergedError
 
         epochs = self.settings.epochs
@@ -223,7 +234,8 @@ class ClassifierRun:
         stream = self.streams["training"]
         # Closed here: an error would keep the generator, its threads and its boxes in its frames.
         with closing(stream.batches(epoch, self.batch, views=views, lens=self.lens)) as batches:
-            loss = self.trainer.train((batch.boxes[0], known[batch.places]) for batch in batches)
+            seen = self.stopping.seen(batches)
+            loss = self.trainer.train((batch.boxes[0], known[batch.places]) for batch in seen)
         judged = self._judged("validation")
         each = float(np.mean(_accuracies(judged)))
         by = replace(judged, accuracy=each) if self.settings.balance else judged
@@ -254,7 +266,8 @@ class ClassifierRun:
     def _judged(self, name: str) -> Judged:
         known = self.numbers[name]
         with closing(self.streams[name].in_order(_JUDGED)) as batches:
-            return self.trainer.judge((batch.boxes[0], known[batch.places]) for batch in batches)
+            seen = self.stopping.seen(batches)
+            return self.trainer.judge((batch.boxes[0], known[batch.places]) for batch in seen)
 
     def _model(self) -> BoxModel:
         """The best network so far, with what held-out boxes said of it."""
