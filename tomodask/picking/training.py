@@ -120,7 +120,9 @@ def train_picker(
         if on_epoch is None:
             from tomodask.picking.training_view import watch_training
 
-            on_epoch = watch_training(None if place is None else place.folder)
+            view = watch_training(None if place is None else place.folder)
+            view.take_up(run.history)
+            on_epoch = view
         return run.to_the_end(place, on_epoch)
 
 

@@ -146,7 +146,9 @@ def pretrain_encoder(
         if on_epoch is None:
             from tomodask.classification.learning.pretraining_look import watch_encoder
 
-            on_epoch = watch_encoder(None if place is None else place.folder)
+            view = watch_encoder(None if place is None else place.folder)
+            view.take_up(run.history)
+            on_epoch = view
         return run.to_the_end(place, on_epoch)
 
 

@@ -152,7 +152,9 @@ def train_classifier(
         if on_epoch is None:
             from tomodask.classification.learning.training_look import watch_classifier
 
-            on_epoch = watch_classifier(None if place is None else place.folder)
+            view = watch_classifier(None if place is None else place.folder)
+            view.take_up(run.history)
+            on_epoch = view
         return run.to_the_end(place, on_epoch)
 
 
