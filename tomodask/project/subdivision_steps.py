@@ -14,7 +14,7 @@ import xarray as xr
 from dask.delayed import Delayed, delayed
 
 from tomodask.classification.clusters.kmeans import KMeans
-from tomodask.classification.clusters.known import nearest_known
+from tomodask.classification.clusters.known import KnownMaps, nearest_known
 from tomodask.classification.clusters.subdivision import (
     average_members,
     clusters_to_average,
@@ -221,9 +221,8 @@ class Subdividing:
     def _compare(self, clusters: KMeans) -> None:
         """The known map that each class is likest to."""
         todo = dict(self._compared(clusters))
-        shared = delayed(
-            {str(one.attrs["known"]): np.asarray(one) for one in self.job.known}, pure=False
-        )
+        maps = {str(one.attrs["known"]): np.asarray(one) for one in self.job.known}
+        shared = delayed(KnownMaps(maps, self.job.voxel_size), pure=False)
         tasks = ((name, self._likeness(name, shared)) for name in todo)
         for name, rows in completed(tasks, count=len(todo), label="known structures"):
             self.nearest[name] = {"known": todo[name], "classes": rows}
@@ -309,7 +308,7 @@ class Subdividing:
 
 def _nearest(
     maps: dict[str, tuple[np.ndarray, float]],
-    known: dict[str, np.ndarray],
+    known: KnownMaps,
     voxel_size: float,
     diameter: float,
     mirrored: bool,
