@@ -30,7 +30,6 @@ import dask
 import numpy as np
 import psutil
 import xarray as xr
-from dask.distributed import Client, LocalCluster
 
 from tomodask.classification.clusters.kmeans import KMeans
 from tomodask.classification.features.embedding import embed_subtomograms
@@ -42,6 +41,7 @@ from tomodask.classification.features.store import (
     open_features,
     save_features,
 )
+from tomodask.cluster import connect
 from tomodask.data.subtomogram_store import StoredBox, save_subtomograms
 from tomodask.data.subtomograms import lazy_boxes, open_subtomograms
 from tomodask.nets.box_inference import BoxPredictor, open_predictor
@@ -296,12 +296,7 @@ def streamed(
 ) -> None:
     predictor = open_predictor(random_model(name), precision=precision, device=options.device)
     workers = options.workers
-    with (
-        LocalCluster(
-            n_workers=workers, threads_per_worker=1, dashboard_address=None, memory_limit=0
-        ) as cluster,
-        Client(cluster) as client,
-    ):
+    with connect("cuda" if options.device == "cuda" else None, workers=workers) as client:
         boxes = open_subtomograms(path)
         count = boxes.sizes["particle"]
         rounds = max(1, min(24, count // 64))

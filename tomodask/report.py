@@ -27,8 +27,8 @@ from tomodask.report_page import (
     duration,
     file_size,
     inline,
+    job_told,
     page_template,
-    shown_parameters,
     write_page,
 )
 
@@ -178,8 +178,7 @@ def _page(folder: RunFolder, truth: Sequence[Truth], truth_fsc: pd.DataFrame | N
     }
     total = sum(seconds.values())
     return page_template("report.html").render(
-        figures=figures,
-        parameters=shown_parameters(document["parameters"]),
+        **job_told(folder),
         pictures=pictures,
         network=None if model is None else _network(model),
         truth=truth,
@@ -190,8 +189,6 @@ def _page(folder: RunFolder, truth: Sequence[Truth], truth_fsc: pd.DataFrame | N
             for name, value in seconds.items()
         ],
         total=duration(total),
-        document=document,
-        memory=f"{document['machine']['memory_bytes'] / 2**30:.0f} GiB",
         outputs=[
             (name, str((at / name).resolve()), what, file_size(at / name))
             for name, what in _FILES.items()

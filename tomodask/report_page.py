@@ -15,6 +15,7 @@ import matplotlib as mpl
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from tomodask.data.run_folder import RunFolder
 from tomodask.data.writing import replacing
 
 __all__ = [
@@ -22,9 +23,11 @@ __all__ = [
     "duration",
     "file_size",
     "inline",
+    "job_told",
+    "number_or_dash",
     "page_style",
     "page_template",
-    "shown_parameters",
+    "seconds_of",
     "write_page",
 ]
 
@@ -41,7 +44,24 @@ def page_template(name: str) -> jinja2.Template:
     return environment.get_template(name)
 
 
-def shown_parameters(parameters: dict[str, Any]) -> list[tuple[str, str]]:
+def job_told(folder: RunFolder) -> dict[str, Any]:
+    """What the page of any job tells: ``figures``, ``document``, ``parameters`` and the like."""
+    document = folder.document
+    return {
+        "figures": document["figures"],
+        "document": document,
+        "parameters": _shown(document["parameters"]),
+        "memory": f"{document['machine']['memory_bytes'] / 2**30:.0f} GiB",
+        "path": str(folder.path.resolve()),
+    }
+
+
+def seconds_of(folder: RunFolder) -> dict[str, float]:
+    """How long each stage of a job that is done took."""
+    return {name: float(told["seconds"]) for name, told in folder.document["stages"].items()}
+
+
+def _shown(parameters: dict[str, Any]) -> list[tuple[str, str]]:
     """Parameters of a run as text."""
     shown = []
     for name, value in parameters.items():
@@ -85,6 +105,11 @@ def inline(figure: Figure, text: str) -> Markup:
 def angstrom(value: float | None) -> str:
     """A resolution as text."""
     return "not reached" if value is None or math.isinf(value) else f"{value:.1f} Å"
+
+
+def number_or_dash(value: float | None, form: str) -> str:
+    """A number as text, a dash where it is not known."""
+    return "–" if value is None or math.isnan(value) else format(value, form)
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tomodask.nets.contrastive import info_nce, nt_xent, sinkhorn, swav_loss
+from tomodask.nets.swav import Prototypes
 
 torch.set_num_threads(1)
 SIZES = {"seed": st.integers(0, 10_000), "n": st.integers(1, 7), "d": st.integers(2, 9)}
@@ -103,6 +104,24 @@ def test_codes_use_all_prototypes_alike():
     code = sinkhorn(torch.from_numpy(scores), epsilon=0.5, iterations=50).numpy()
     np.testing.assert_allclose(code.sum(1), 1, atol=1e-5)
     np.testing.assert_allclose(code.sum(0), 5, atol=1e-3)
+
+
+def test_prototypes_compare_embeddings_that_are_scaled_over_the_batch():
+    prototypes = Prototypes(7, 5, seed=1)
+    z = rows(4, 9, 5) * 3 + 20
+    scaled = (z - z.mean(0)) / np.sqrt(z.var(0) + 1e-5)
+    expected = [[cosine(row, one) for one in prototypes.weight.detach().numpy()] for row in scaled]
+    np.testing.assert_allclose(
+        prototypes(torch.from_numpy(z)).detach(), expected, rtol=1e-3, atol=1e-4
+    )
+
+
+def test_codes_of_embeddings_that_lie_close_together_are_not_even():
+    """Else learning makes all prototypes one: embeddings of a network that knows nothing are so."""
+    prototypes = Prototypes(20, 32, seed=1)
+    z = rows(5, 1, 32) + 0.02 * rows(6, 32, 32)
+    code = sinkhorn(prototypes(torch.from_numpy(z))).detach().numpy()
+    assert np.median(code.max(1)) > 0.5  # even: 1 / 20
 
 
 def test_far_scores_overflow_nothing():

@@ -126,10 +126,10 @@ def tilt_ranges(table: pd.DataFrame, tilt_range: tuple[float, float] | None) -> 
 
 def box_fault(box: np.ndarray) -> int:
     """What is wrong with a box: 0 if nothing is, else its place in `FAULTS`."""
-    # A sum is not finite as soon as one voxel is not: one pass, no array of truths.
-    if not np.isfinite(box.sum(dtype=np.float64)):
+    low, high = box.min(), box.max()  # of NaN and others, numpy's are NaN
+    if not (np.isfinite(low) and np.isfinite(high)):
         return 1
-    return 2 if box.min() == box.max() else 0
+    return 2 if low == high else 0
 
 
 def at_scale(volume: np.ndarray) -> np.ndarray:

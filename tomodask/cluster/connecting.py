@@ -316,6 +316,11 @@ def _settings() -> Any:
     return dask.config.set(
         {
             "distributed.nanny.pre-spawn-environ": ONE_THREAD,
+            # Dask looks at what each process does a hundred times a second, for the dashboard,
+            # and at its event loop fifty times: some twentieth of each core.  A tenth will do.
+            "distributed.worker.profile.interval": "100ms",
+            "distributed.admin.tick.interval": "200ms",
+            "distributed.admin.system-monitor.interval": "2s",
             # Ctrl-C reaches every process of a terminal; this process alone answers it.
             "distributed.worker.preload": preload,
         }

@@ -6,7 +6,6 @@ PyTorch.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,10 +17,14 @@ import numpy as np
 from tomodask.errors import InputError
 from tomodask.nets.encoder import Encoder
 from tomodask.nets.weights_file import (
+    check_names,
     check_weights,
     digest_of,
-    read_arrays,
+    is_number,
+    is_positive,
     read_header,
+    read_model_file,
+    told_of_training,
     write_arrays,
 )
 
@@ -79,18 +82,12 @@ class BoxModel:
     source: Path | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        names = self.classes
-        if any(not isinstance(name, str) or not name for name in names):
-            raise InputError(f"classes must be names, got {names!r}")
-        if names and (len(names) != self.encoder.outputs or len(set(names)) != len(names)):
-            raise InputError(
-                f"classes must be {self.encoder.outputs} different names, one for each output, got "
-                f"{names!r}"
-            )
+        if self.classes:
+            check_names(self.classes, self.encoder.outputs)
         for what, value in (("voxel_size", self.voxel_size), ("temperature", self.temperature)):
-            if not _number(value) or value <= 0:
+            if not is_positive(value):
                 raise InputError(f"{what} must be above 0, got {value!r}")
-        if not _number(self.least_confidence) or not 0 <= self.least_confidence < 1:
+        if not is_number(self.least_confidence) or not 0 <= self.least_confidence < 1:
             raise InputError(
                 f"least_confidence must be from 0 to below 1, got {self.least_confidence!r}"
             )
@@ -127,8 +124,7 @@ def write_box_model(model: BoxModel, path: str | os.PathLike[str]) -> None:
         "least_confidence": model.least_confidence,
         "invert": model.invert,
         "normalisation": NORMALISATION,
-        "history": [dict(row) for row in model.history],
-        "training": dict(model.training),
+        **told_of_training(model.history, model.training),
     }
     write_arrays(path, _FORMAT, told, model.weights)
 
@@ -150,36 +146,24 @@ def read_box_model(path: str | os.PathLike[str]) -> BoxModel:
     InputError
         If the file is missing, damaged, of another kind, or does not hold the network it says.
     """
-    source = Path(path)
-    told = read_header(source, _FORMAT, _MAKER)
-    weights = read_arrays(source)
-    try:
-        if told["normalisation"] != NORMALISATION:
-            raise InputError(
-                f"its boxes were normalised by {told['normalisation']!r}, which is not known here"
-            )
-        if not all(isinstance(row, dict) for row in (told["training"], *told["history"])):
-            raise TypeError("history and training must be tables of names and values")
-        model = BoxModel(
-            encoder=Encoder.from_dict(told["encoder"]),
-            weights=weights,
-            voxel_size=told["voxel_size"],
-            classes=tuple(told["classes"]),
-            temperature=told["temperature"],
-            least_confidence=told["least_confidence"],
-            invert=bool(told["invert"]),
-            history=tuple(told["history"]),
-            training=told["training"],
-        )
-        object.__setattr__(model, "source", source.absolute())
-        return model
-    except InputError as error:  # a ValueError too, so it comes first
-        raise InputError(f"{source}: {error}") from error
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    model = read_model_file(path, _FORMAT, _MAKER, _model)
+    object.__setattr__(model, "source", Path(path).absolute())
+    return model
+
+
+def _model(told: dict[str, Any], weights: dict[str, np.ndarray]) -> BoxModel:
+    if told["normalisation"] != NORMALISATION:
         raise InputError(
-            f"{source}: the description of the model is not complete ({error!r}); train it again"
-        ) from error
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+            f"its boxes were normalised by {told['normalisation']!r}, which is not known here"
+        )
+    return BoxModel(
+        encoder=Encoder.from_dict(told["encoder"]),
+        weights=weights,
+        voxel_size=told["voxel_size"],
+        classes=tuple(told["classes"]),
+        temperature=told["temperature"],
+        least_confidence=told["least_confidence"],
+        invert=bool(told["invert"]),
+        history=tuple(told["history"]),
+        training=told["training"],
+    )

@@ -30,7 +30,7 @@ from tomodask.nets.training_state import (
     seed_of_step,
     weights_of,
 )
-from tomodask.nets.training_step import Precision, TrainingStep, check_loss
+from tomodask.nets.training_step import Precision, TrainingStep, mean_loss
 
 __all__ = ["ClassifierTrainer", "Judged", "Learning"]
 
@@ -230,21 +230,14 @@ class ClassifierTrainer:
             If a label is not one of the classes, or not even one box fits into memory.
         """
         self.network.train()
-        total, count = 0.0, 0
-        for boxes, labels in batches:
-            self._check(boxes, labels)
-            loss = self._step(boxes, labels)
-            check_loss(
-                loss,
-                count + 1,
-                learning_rate=self.how.learning_rate,
-                precision=self.how.precision,
-            )
-            total, count = total + loss, count + 1
+        how = self.how
+        losses = (self._step(boxes, labels) for boxes, labels in batches)
+        loss = mean_loss(losses, learning_rate=how.learning_rate, precision=how.precision)
         self.epochs += 1
-        return total / max(count, 1)
+        return loss
 
     def _step(self, boxes: np.ndarray, labels: np.ndarray) -> float:
+        self._check(boxes, labels)
         for group in self.optimizer.param_groups:
             group["lr"] = self.how.rate(self.steps)
 

@@ -7,11 +7,9 @@ describes before any is used.
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +17,12 @@ import numpy as np
 from tomodask.errors import InputError
 from tomodask.nets.architecture import Architecture, weight_shapes
 from tomodask.nets.weights_file import (
+    check_names,
     check_weights,
     digest_of,
-    read_arrays,
-    read_header,
+    is_positive,
+    read_model_file,
+    told_of_training,
     write_arrays,
 )
 
@@ -79,16 +79,13 @@ class PickingModel:
 
     def __post_init__(self) -> None:
         count = self.architecture.classes
-        if len(self.classes) != count or len(set(self.classes)) != count:
-            raise InputError(f"classes must be {count} different names, got {self.classes!r}")
-        if any(not isinstance(name, str) or not name for name in self.classes):
-            raise InputError(f"classes must be names, got {self.classes!r}")
-        if len(self.diameters) != count or not all(_positive(d) for d in self.diameters):
+        check_names(self.classes, count)
+        if len(self.diameters) != count or not all(is_positive(d) for d in self.diameters):
             raise InputError(
                 f"diameters must be {count} lengths above 0 Å, one per class, got "
                 f"{self.diameters!r}"
             )
-        if not _positive(self.voxel_size):
+        if not is_positive(self.voxel_size):
             raise InputError(f"voxel_size must be above 0 Å, got {self.voxel_size!r}")
         if not isinstance(self.halo, int) or self.halo < 0:
             raise InputError(f"halo must be a whole number of voxels, got {self.halo!r}")
@@ -99,7 +96,7 @@ class PickingModel:
                 f"label_diameter must be at least 3 voxels, one or one per class, got "
                 f"{self.label_diameter!r}"
             )
-        if not (_positive(self.threshold) and self.threshold < 1):
+        if not (is_positive(self.threshold) and self.threshold < 1):
             raise InputError(f"threshold must be above 0 and below 1, got {self.threshold!r}")
         check_weights(self.weights, weight_shapes(self.architecture))
         for name, values in self.weights.items():
@@ -141,8 +138,7 @@ def write_model(model: PickingModel, path: str | os.PathLike[str]) -> None:
         "invert": model.invert,
         "normalisation": "z-score of the tomogram",
         "reach": [list(pair) for pair in model.reach],
-        "history": [dict(row) for row in model.history],
-        "training": dict(model.training),
+        **told_of_training(model.history, model.training),
     }
     write_arrays(path, _FORMAT, told, model.weights)
 
@@ -163,38 +159,26 @@ def read_model(path: str | os.PathLike[str]) -> PickingModel:
     InputError
         If the file is missing, damaged, of another kind, or does not hold the network it says.
     """
-    source = Path(path)
-    told = read_header(source, _FORMAT, "tomodask train")
-    weights = read_arrays(source)
-    try:
-        if not all(isinstance(row, dict) for row in (told["training"], *told["history"])):
-            raise TypeError("history and training must be tables of names and values")
-        return PickingModel(
-            architecture=Architecture.from_dict(told["architecture"]),
-            weights=weights,
-            classes=tuple(told["classes"]),
-            diameters=tuple(float(d) for d in told["diameters"]),
-            voxel_size=float(told["voxel_size"]),
-            halo=told["halo"],
-            label_diameter=_one_or_several(told["label_diameter"]),
-            threshold=told.get("threshold", 0.5),
-            invert=bool(told["invert"]),
-            reach=tuple((int(h), float(d)) for h, d in told["reach"]),
-            history=tuple(told["history"]),
-            training=told["training"],
-        )
-    except InputError as error:  # a ValueError too, so it comes first
-        raise InputError(f"{source}: {error}") from error
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise InputError(
-            f"{source}: the description of the model is not complete ({error!r}); train it again"
-        ) from error
+    return read_model_file(path, _FORMAT, "tomodask train", _model)
+
+
+def _model(told: dict[str, Any], weights: dict[str, np.ndarray]) -> PickingModel:
+    return PickingModel(
+        architecture=Architecture.from_dict(told["architecture"]),
+        weights=weights,
+        classes=tuple(told["classes"]),
+        diameters=tuple(float(d) for d in told["diameters"]),
+        voxel_size=float(told["voxel_size"]),
+        halo=told["halo"],
+        label_diameter=_one_or_several(told["label_diameter"]),
+        threshold=told.get("threshold", 0.5),
+        invert=bool(told["invert"]),
+        reach=tuple((int(h), float(d)) for h, d in told["reach"]),
+        history=tuple(told["history"]),
+        training=told["training"],
+    )
 
 
 def _one_or_several(value: Any) -> Any:
     """JSON knows no tuples."""
     return tuple(value) if isinstance(value, list) else value
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and math.isfinite(value) and value > 0

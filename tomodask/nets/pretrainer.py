@@ -30,7 +30,7 @@ from tomodask.nets.training_state import (
     seed_of_step,
     weights_of,
 )
-from tomodask.nets.training_step import Precision, TrainingStep, check_loss
+from tomodask.nets.training_step import Precision, TrainingStep, mean_loss
 
 __all__ = ["Method", "Pretrainer", "Pretraining", "ProjectedEncoder"]
 
@@ -190,25 +190,20 @@ class Pretrainer:
             If a batch does not fit into memory.
         """
         self.network.train()
-        total, count = 0.0, 0
-        for first, second in batches:
-            try:
-                loss = self._step(first, second)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                raise InputError(
-                    f"a batch of {len(first)} boxes of {first.shape[-1]}³ voxels does not fit into "
-                    "the memory of training: lower batch (--batch)"
-                ) from error
-            check_loss(
-                loss,
-                count + 1,
-                learning_rate=self.how.learning_rate,
-                precision=self.how.precision,
-            )
-            total, count = total + loss, count + 1
-        return total / max(count, 1)
+        how = self.how
+        losses = (self._within_memory(first, second) for first, second in batches)
+        return mean_loss(losses, learning_rate=how.learning_rate, precision=how.precision)
+
+    def _within_memory(self, first: np.ndarray, second: np.ndarray) -> float:
+        try:
+            return self._step(first, second)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"a batch of {len(first)} boxes of {first.shape[-1]}³ voxels does not fit into "
+                "the memory of training: lower batch (--batch)"
+            ) from error
 
     def _step(self, first: np.ndarray, second: np.ndarray) -> float:
         how = self.how

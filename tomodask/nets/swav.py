@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch.nn import functional
 
 from tomodask.nets.contrastive import unit
 
@@ -28,8 +29,15 @@ class Prototypes(torch.nn.Module):
         self.weight = torch.nn.Parameter(unit(torch.randn(count, dimension, generator=generator)))
 
     def forward(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """Cosines of embeddings (n, dimension) with the prototypes, (n, count)."""
-        return unit(embeddings) @ self.weight.T
+        """Cosines with the prototypes, (n, count), of embeddings (n, dimension).
+
+        Embeddings are first centred and scaled over the batch.  The paper's networks normalise so
+        behind each layer, those of `encoders3d` nowhere: embeddings of an untrained one lie so
+        close together that all codes are nearly even, and learning them makes all prototypes one
+        (a loss of log(count), from which no gradient leads away).
+        """
+        spread = functional.batch_norm(embeddings.float(), None, None, training=True)
+        return unit(spread) @ self.weight.T
 
     def normalise(self) -> None:
         """Back to length 1; after each step, as a step takes them off it."""

@@ -28,8 +28,8 @@ from tomodask.nets.training_step import (
     Precision,
     TrainingDivergedError,
     TrainingStep,
-    check_loss,
     default_precision,
+    mean_loss,
 )
 
 __all__ = ["Optimisation", "Trainer", "TrainingDivergedError", "default_precision"]
@@ -125,17 +125,9 @@ class Trainer:
             If not even one crop fits into memory.
         """
         self.network.train()
-        total, count = 0.0, 0
-        for crops, labels in batches:
-            loss = self._step(crops, labels)
-            check_loss(
-                loss,
-                count + 1,
-                learning_rate=self.how.learning_rate,
-                precision=self.how.precision,
-            )
-            total, count = total + loss, count + 1
-        return total / max(count, 1)
+        how = self.how
+        losses = (self._step(crops, labels) for crops, labels in batches)
+        return mean_loss(losses, learning_rate=how.learning_rate, precision=how.precision)
 
     def _step(self, crops: np.ndarray, labels: np.ndarray) -> float:
         def loss_of(rows: slice) -> torch.Tensor:

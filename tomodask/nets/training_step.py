@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -12,7 +12,13 @@ import torch
 from tomodask.errors import InputError
 from tomodask.nets.memory import run_in_parts
 
-__all__ = ["Precision", "TrainingDivergedError", "TrainingStep", "check_loss", "default_precision"]
+__all__ = [
+    "Precision",
+    "TrainingDivergedError",
+    "TrainingStep",
+    "default_precision",
+    "mean_loss",
+]
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -29,19 +35,25 @@ def default_precision() -> Precision:
     return "bfloat16" if capable is not None and capable() else "float32"
 
 
-def check_loss(loss: float, step: int, *, learning_rate: float, precision: Precision) -> None:
-    """Refuse a loss that is not finite, and say what helps; `step`, of the epoch, is from 1.
+def mean_loss(losses: Iterable[float], *, learning_rate: float, precision: Precision) -> float:
+    """The mean over an epoch's steps, each done when its loss is asked for; 0 where there is none.
 
     Raises
     ------
     TrainingDivergedError
+        At the first loss that is not finite; says what helps.
     """
-    if not math.isfinite(loss):
-        raise TrainingDivergedError(
-            f"the loss became {loss} in step {step} of the epoch; lower learning_rate "
-            f"(--learning-rate), now {learning_rate:g}"
-            + (", or train with precision='float32'" if precision != "float32" else "")
-        )
+    total, count = 0.0, 0
+    for loss in losses:
+        count += 1
+        if not math.isfinite(loss):
+            raise TrainingDivergedError(
+                f"the loss became {loss} in step {count} of the epoch; lower learning_rate "
+                f"(--learning-rate), now {learning_rate:g}"
+                + (", or train with precision='float32'" if precision != "float32" else "")
+            )
+        total += loss
+    return total / max(count, 1)
 
 
 class TrainingStep:

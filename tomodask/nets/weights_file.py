@@ -8,24 +8,32 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tomodask.errors import InputError
 
 __all__ = [
+    "check_names",
     "check_weights",
     "digest_of",
+    "is_number",
+    "is_positive",
     "read_arrays",
     "read_header",
+    "read_model_file",
     "replace_file",
+    "told_of_training",
     "write_arrays",
 ]
+
+Model = TypeVar("Model")
 
 _HEADER = 16 << 20  # bytes of JSON at most
 _MOST = 4 << 30  # bytes of a file at most: no network of this house has so many weights
@@ -146,6 +154,49 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def read_model_file(
+    path: str | os.PathLike[str],
+    kind: str,
+    maker: str,
+    make: Callable[[dict[str, Any], dict[str, np.ndarray]], Model],
+) -> Model:
+    """What `make` makes of the description and the weights of a file.
+
+    Parameters
+    ----------
+    path : path
+    kind, maker : str
+        As of `read_header`.
+    make : callable
+        Gets the description, whose ``history`` and ``training`` are tables, and the weights.
+
+    Raises
+    ------
+    InputError
+        If the file is missing, damaged, of another kind, or does not hold what it says.
+    """
+    source = Path(path)
+    told = read_header(source, kind, maker)
+    weights = read_arrays(source)
+    try:
+        if not all(isinstance(row, dict) for row in (told["training"], *told["history"])):
+            raise TypeError("history and training must be tables of names and values")
+        return make(told, weights)
+    except InputError as error:  # a ValueError too, so it comes first
+        raise InputError(f"{source}: {error}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise InputError(
+            f"{source}: the description of the model is not complete ({error!r}); train it again"
+        ) from error
+
+
+def told_of_training(
+    history: Sequence[Mapping[str, Any]], training: Mapping[str, Any]
+) -> dict[str, Any]:
+    """How a model came to be, as `read_model_file` expects it in a description."""
+    return {"history": [dict(row) for row in history], "training": dict(training)}
+
+
 def _digest_of_any(arrays: Mapping[str, np.ndarray]) -> str:
     """That of `digest_of`; empty for arrays of other types, which are refused later."""
     if any(values.dtype != np.float32 for values in arrays.values()):
@@ -172,3 +223,23 @@ def check_weights(
             )
         if not np.isfinite(values).all():
             raise InputError(f"weight {name!r} holds NaN or infinite values")
+
+
+def check_names(classes: Sequence[Any], count: int) -> None:
+    """Refuse what is not `count` different names, one for each output."""
+    if any(not isinstance(name, str) or not name for name in classes):
+        raise InputError(f"classes must be names, got {classes!r}")
+    if len(classes) != count or len(set(classes)) != count:
+        raise InputError(
+            f"classes must be {count} different names, one for each output, got {classes!r}"
+        )
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value, which may come from a file, is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_positive(value: Any) -> bool:
+    """Whether it is a finite number above 0."""
+    return is_number(value) and value > 0

@@ -23,7 +23,8 @@ from tomodask.picking.crops import TrainingTomogram
 from tomodask.picking.training_data import Marked, read_marked
 from tomodask.picking.training_run import EpochReport, TrainingRun
 from tomodask.picking.training_settings import TrainingSettings
-from tomodask.training.keeping import Place, begun
+from tomodask.training.keeping import Place
+from tomodask.training.run import run_training
 
 __all__ = ["EpochReport", "TrainingSettings", "train_picker"]
 
@@ -113,17 +114,15 @@ def train_picker(
         )
     place = None if output is None else Place(output, resume=resume, overwrite=overwrite)
     run = TrainingRun(marked, settings, _normalised(marked, settings), threads=threads)
-    # Only now that nothing speaks against it is what was there dropped.
-    with begun(place) as there:
-        if place is not None and there and resume:
-            run.take_up(place)
-        if on_epoch is None:
-            from tomodask.picking.training_view import watch_training
+    from tomodask.picking.training_view import watch_training
 
-            view = watch_training(None if place is None else place.folder)
-            view.take_up(run.history)
-            on_epoch = view
-        return run.to_the_end(place, on_epoch)
+    return run_training(
+        run,
+        place,
+        resume=resume,
+        on_epoch=on_epoch,
+        watch=watch_training,
+    )
 
 
 def _normalised(marked: Marked, settings: TrainingSettings) -> list[TrainingTomogram]:

@@ -8,6 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from tomodask.picking.crops import CropSampler, TrainingTomogram, split
 from tomodask.picking.training_data import Marked
 from tomodask.picking.training_settings import TrainingSettings
 from tomodask.picking.validation import Counts, judge
-from tomodask.training.keeping import Place, digest_of_training, same_training, stopped_at, versions
-from tomodask.training.stopping import Stopping
+from tomodask.training.keeping import versions
+from tomodask.training.run import Run
 
 __all__ = ["EpochReport", "TrainingRun"]
 
@@ -29,7 +30,6 @@ _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _TOLERATED = 0.02  # change of a probability by cutting a tile, in 99.9 % of the voxels
 _JUDGED = 24  # crops of validation, at most
 _SEEN = 128  # voxels along an edge of the part in which a network's reach is measured
-_CHANGEABLE = ("learning_rate", "precision")  # where the loss was no number, to go on with less
 _KNOWN = 1.5  # diameters: that far about a marked particle nothing is left unmarked
 
 
@@ -70,8 +70,11 @@ class EpochReport:
     classes: tuple[str, ...]
 
 
-class TrainingRun:
-    """A training between two epochs."""
+class TrainingRun(Run[EpochReport, PickingModel]):
+    """A training of a picking network between two epochs."""
+
+    data_named = "tomograms, picks, diameters"
+    parts_named = "architecture"
 
     def __init__(
         self,
@@ -117,18 +120,13 @@ class TrainingRun:
             ),
             threads=threads,
         )
-        self.stopping = Stopping()
-        self.history: list[dict[str, Any]] = []
         self.best: dict[str, np.ndarray] | None = None
         self.best_score, self.best_epoch, self.best_threshold = -1.0, 0, 0.5
-        # What must be the same where a training goes on.
-        told = [
-            {k: v for k, v in settings.to_dict().items() if k not in _CHANGEABLE},
-            marked.told(),
-            marked.classes,
-            marked.diameters,
-        ]
-        self.identity = digest_of_training(told, [np.asarray(c) for c in marked.centers])
+        super().__init__(
+            settings.to_dict(),
+            [marked.told(), marked.classes, marked.diameters],
+            [np.asarray(c) for c in marked.centers],
+        )
 
     def _known_within(self) -> float | None:
         """Voxels about a particle in which others would have been marked, where only some are."""
@@ -136,81 +134,47 @@ class TrainingRun:
             return None
         return _KNOWN * max(self.marked.diameters) / self.marked.voxel_size
 
-    def take_up(self, place: Place) -> None:
-        """Go on from a state that `put_down` left."""
+    def settings_told(self) -> dict[str, Any]:
+        """All settings, as model file and state tell them."""
+        return self.settings.to_dict()
 
-        def same(told: dict[str, Any]) -> None:
-            same_training(
-                place,
-                told,
-                self.identity,
-                self.settings.to_dict(),
-                data="tomograms, picks, diameters",
-                parts="architecture",
-            )
+    def save(self, path: Path, told: dict[str, Any]) -> None:
+        """Write `told`, the trainer's state and the best epoch so far."""
+        best = {
+            "best_score": self.best_score,
+            "best_epoch": self.best_epoch,
+            "best_threshold": self.best_threshold,
+        }
+        self.trainer.save(path, {**told, **best}, self.best)
 
-        told, best = self.trainer.load(place.state, same)
-        self.history, self.best = told["history"], best
+    def load(self, path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Take up what `save` wrote; the learning rate may be another one."""
+        told, self.best = self.trainer.load(path, check)
         self.best_score, self.best_epoch = told["best_score"], told["best_epoch"]
         self.best_threshold = told["best_threshold"]
         former = told["settings"]["learning_rate"]
         if former != self.settings.learning_rate:
             self.trainer.scale_learning_rate(self.settings.learning_rate / former)
+        return told
 
-    def put_down(self, place: Place) -> None:
-        """Keep all that going on needs."""
-        told = {
-            "identity": self.identity,
-            "settings": self.settings.to_dict(),
-            "history": self.history,
-            "best_score": self.best_score,
-            "best_epoch": self.best_epoch,
-            "best_threshold": self.best_threshold,
-        }
-        self.trainer.save(place.state, told, self.best)
+    def write(self, model: PickingModel, path: Path) -> None:
+        """Write the model file."""
+        write_model(model, path)
 
-    def to_the_end(
-        self,
-        place: Place | None,
-        on_epoch: Callable[[EpochReport], None],
-    ) -> PickingModel:
-        """All epochs that are left, then the network's reach.
+    def read(self, path: Path) -> PickingModel:
+        """Read it."""
+        return read_model(path)
 
-        Ctrl-C is heeded between two batches, a second one at once.
-        """
-        with self.stopping.heard():
-            return self._trained(place, on_epoch)
+    def model_named(self, epochs: int) -> str:
+        """What the model file holds."""
+        return "the best network" if self.best else ""
 
-    def _trained(
-        self, place: Place | None, on_epoch: Callable[[EpochReport], None]
-    ) -> PickingModel:
-        from tomodask.nets.trainer import TrainingDivergedError
-
-        epochs = self.settings.epochs
-        for epoch in range(len(self.history), epochs):
-            try:
-                report, better = self._epoch(epoch)
-            except TrainingDivergedError as error:
-                best = "the best network" if self.best else ""
-                raise TrainingDivergedError(
-                    stopped_at(error, place, epoch=epoch, epochs=epochs, model=best)
-                ) from error
-            if place is not None:
-                self.put_down(place)
-                if better:
-                    write_model(self._model(()), place.target)
-            on_epoch(report)
-        model = self._model(self._reach())
-        if place is not None:
-            write_model(model, place.target)
-            return read_model(place.target)
-        return model
-
-    def _epoch(self, epoch: int) -> tuple[EpochReport, bool]:
+    def epoch(self, number: int) -> tuple[EpochReport, bool]:
+        """Train on the crops of an epoch, and judge by held-out ones."""
         start = time.perf_counter()
         batch, count = self.settings.batch, self.steps * self.settings.batch
         with ThreadPoolExecutor(2) as pool:
-            numbers = range(epoch * count, (epoch + 1) * count)
+            numbers = range(number * count, (number + 1) * count)
             # Closed here: an error would wait until all that was asked for in advance is made.
             with closing(_ahead(pool, self._example, numbers, batch)) as examples:
                 loss = self.trainer.train(self.stopping.seen(_batches(examples, batch)))
@@ -231,10 +195,10 @@ class TrainingRun:
         # A later epoch of the same score has learned more: the schedule ends with small steps.
         better = score >= self.best_score
         if better:
-            self.best_score, self.best, self.best_epoch = score, self.trainer.weights(), epoch + 1
+            self.best_score, self.best, self.best_epoch = score, self.trainer.weights(), number + 1
             self.best_threshold = threshold
         row: dict[str, Any] = {
-            "epoch": epoch + 1,
+            "epoch": number + 1,
             "loss": loss,
             "learning_rate": self.trainer.learning_rate,
             "precision": counts.precision,
@@ -271,6 +235,14 @@ class TrainingRun:
     def _example(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Example of this number, counted over all epochs: the sampler's epochs are its own."""
         return self.training.example(*divmod(number, len(self.training)))
+
+    def model(self) -> PickingModel:
+        """The best network so far; its halo is a guess."""
+        return self._model(())
+
+    def last_model(self) -> PickingModel:
+        """The best network, and how far it looks."""
+        return self._model(self._reach())
 
     def _model(self, reach: tuple[tuple[int, float], ...]) -> PickingModel:
         assert self.best is not None

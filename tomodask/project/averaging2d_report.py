@@ -16,8 +16,10 @@ from tomodask.report_page import (
     angstrom,
     duration,
     inline,
+    job_told,
+    number_or_dash,
     page_template,
-    shown_parameters,
+    seconds_of,
     write_page,
 )
 
@@ -33,7 +35,7 @@ def write_averaging2d_report(folder: RunFolder) -> Path:
 
 
 def _page(folder: RunFolder) -> str:
-    document, figures = folder.document, folder.document["figures"]
+    figures = folder.document["figures"]
     rounds: dict[str, dict[str, Any]] = {
         name: told for name, told in sorted(figures["rounds"].items()) if folder.finished(name)
     }
@@ -77,14 +79,11 @@ def _page(folder: RunFolder) -> str:
                 ),
                 "Images as points, those that are alike beside each other, coloured by class.",
             )  # fmt: skip
-    stages = document["stages"]
-    seconds = {key: float(entry["seconds"]) for key, entry in stages.items()}
+    seconds = seconds_of(folder)
     finite = np.array(resolutions)[state.counts > 0]
     order = np.argsort(-state.counts, kind="stable")
     return page_template("averaging2d.html").render(
-        figures=figures,
-        document=document,
-        parameters=shown_parameters(document["parameters"]),
+        **job_told(folder),
         pictures=pictures,
         embedding=name,
         finished="last_round" in figures,
@@ -102,25 +101,20 @@ def _page(folder: RunFolder) -> str:
         best=angstrom(float(finite.min()) if len(finite) else None),
         aside=figures.get("set_aside", {"count": rounds[last]["set_aside"], "first": []}),
         total=duration(sum(value for key, value in seconds.items() if key != "result")),
-        memory=f"{document['machine']['memory_bytes'] / 2**30:.0f} GiB",
-        path=str(folder.path.resolve()),
     )
 
 
 def _row(told: dict[str, Any], seconds: float) -> list[str]:
-    def number(value: float | None, form: str) -> str:
-        return "–" if value is None else format(value, form)
-
     notes = notes_of_round(told)
     if told["settled"]:
         notes.append("settled")
     return [
         str(told["round"]),
-        number(told["score"], ".4f"),
+        number_or_dash(told["score"], ".4f"),
         angstrom(told["resolution"]),
         "–" if told["reassigned"] is None else f"{100 * told['reassigned']:.1f} %",
-        number(told["turned"], ".2f"),
-        number(told["moved"], ".2f"),
+        number_or_dash(told["turned"], ".2f"),
+        number_or_dash(told["moved"], ".2f"),
         str(told["classes"]),
         duration(seconds),
         "; ".join(notes),

@@ -23,8 +23,10 @@ from tomodask.report_page import (
     angstrom,
     duration,
     inline,
+    job_told,
+    number_or_dash,
     page_template,
-    shown_parameters,
+    seconds_of,
     write_page,
 )
 
@@ -40,7 +42,7 @@ def write_refinement_report(folder: RunFolder) -> Path:
 
 
 def _page(folder: RunFolder) -> str:
-    document, figures = folder.document, folder.document["figures"]
+    figures = folder.document["figures"]
     rounds: dict[str, dict[str, Any]] = {
         name: told
         for name, told in sorted(figures["rounds"].items())
@@ -132,12 +134,10 @@ def _page(folder: RunFolder) -> str:
             plot_classes(of_classes), "Share of the particles in each class, by iteration."
         )
     aside = at / SET_ASIDE
-    stages = document["stages"]
-    seconds = {name: float(entry["seconds"]) for name, entry in stages.items() if name != "result"}
+    seconds = seconds_of(folder)
+    seconds.pop("result", None)
     return page_template("refinement.html").render(
-        figures=figures,
-        document=document,
-        parameters=shown_parameters(document["parameters"]),
+        **job_told(folder),
         pictures=pictures,
         surfaces=surfaces,
         shown=told,
@@ -166,15 +166,10 @@ def _page(folder: RunFolder) -> str:
             for one in figures.get("attempts", [])
         ],
         total=duration(sum(seconds.values())),
-        memory=f"{document['machine']['memory_bytes'] / 2**30:.0f} GiB",
-        path=str(folder.path.resolve()),
     )
 
 
 def _row(one: dict[str, Any], seconds: float) -> list[str]:
-    def number(value: float | None, form: str) -> str:
-        return "–" if value is None else format(value, form)
-
     notes = []
     if one.get("merged"):
         notes.append("made one: " + ", ".join(f"{a} and {b}" for a, b in one["merged"]))
@@ -188,11 +183,11 @@ def _row(one: dict[str, Any], seconds: float) -> list[str]:
         angstrom(one["resolution_5"]),
         f"{one['band']:.1f} Å",
         "all rotations" if one["local"] is None else f"within {one['local']:.0f}°",
-        number(one["turned"], ".2f"),
-        number(one["moved"], ".2f"),
+        number_or_dash(one["turned"], ".2f"),
+        number_or_dash(one["moved"], ".2f"),
         str(len(one["shares"])),
         "–" if one["reassigned"] is None else f"{100 * one['reassigned']:.1f} %",
-        number(one["score"], ".4f"),
+        number_or_dash(one["score"], ".4f"),
         duration(seconds),
         "; ".join(notes),
     ]

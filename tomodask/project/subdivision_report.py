@@ -20,8 +20,10 @@ from tomodask.project.subdivision_pictures import curve_drawing
 from tomodask.report_page import (
     angstrom,
     duration,
+    job_told,
+    number_or_dash,
     page_template,
-    shown_parameters,
+    seconds_of,
     write_page,
 )
 from tomodask.training.colors import class_color
@@ -40,7 +42,7 @@ def write_subdivision_report(folder: RunFolder) -> Path:
 
 
 def _page(folder: RunFolder) -> str:
-    document, figures, at = folder.document, folder.document["figures"], folder.path
+    figures, at = folder.document["figures"], folder.path
     clusters, classes = pd.read_csv(at / "clusters.csv"), pd.read_csv(at / "classes.csv")
     told = {one["cluster"]: one for one in figures["clusters"].values()}
     cards = [
@@ -49,13 +51,10 @@ def _page(folder: RunFolder) -> str:
         if row["classes"] and row["cluster"] in told
     ]
     finished = folder.finished("result") or "result" in figures
-    stages = document["stages"]
-    seconds = {name: float(entry["seconds"]) for name, entry in stages.items()}
+    seconds = seconds_of(folder)
     work = sum(one["seconds"] for one in told.values())
     return page_template("subdivision.html").render(
-        figures=figures,
-        document=document,
-        parameters=shown_parameters(document["parameters"]),
+        **job_told(folder),
         cards=cards,
         finished=finished,
         kinds="kind" in clusters,
@@ -78,8 +77,6 @@ def _page(folder: RunFolder) -> str:
             )
             if value
         ],
-        memory=f"{document['machine']['memory_bytes'] / 2**30:.0f} GiB",
-        path=str(at.resolve()),
     )
 
 
@@ -113,7 +110,7 @@ def _card(
                 "resolution": angstrom(one["resolution_143"]),
                 "half": angstrom(one["resolution_5"]),
                 "nearest": _nearest(one),
-                "correlation": _number(one["correlation"], ".2f"),
+                "correlation": number_or_dash(one["correlation"], ".2f"),
                 "discrepancy": angstrom(one["discrepancy"]),
             }
         )
@@ -124,7 +121,7 @@ def _card(
         "averaged": told["taken"] if told["taken"] < row["particles"] else 0,
         "kept": f"{100 * row['kept']:.0f} %",
         "kind": _text(row.get("kind")),
-        "purity": _number(100 * row.get("purity", math.nan), ".0f"),
+        "purity": number_or_dash(100 * row.get("purity", math.nan), ".0f"),
         "notes": told["notes"],
         "classes": shown,
         "keys": {
@@ -142,9 +139,9 @@ def _card(
 
 def _row(row: dict[str, Any]) -> list[str]:
     """A row of the table of all clusters."""
-    cells = [str(row["cluster"]), f"{row['particles']:,}", _number(row["radius"], ".3g")]
+    cells = [str(row["cluster"]), f"{row['particles']:,}", number_or_dash(row["radius"], ".3g")]
     if "kind" in row:
-        cells += [_text(row["kind"]), _number(100 * row["purity"], ".0f")]
+        cells += [_text(row["kind"]), number_or_dash(100 * row["purity"], ".0f")]
     made = bool(row["classes"])
     cells += [
         f"{row['classes']}" if made else "–",
@@ -167,7 +164,7 @@ def _known(classes: pd.DataFrame) -> list[dict[str, Any]]:
             "cluster": row["cluster"],
             "class": row["class"],
             "particles": f"{row['particles']:,}",
-            "correlation": _number(row["correlation"], ".2f"),
+            "correlation": number_or_dash(row["correlation"], ".2f"),
             "discrepancy": angstrom(row["discrepancy"]),
             "resolution": angstrom(row["resolution_143"]),
             "clusters": int(
@@ -227,10 +224,6 @@ def _hands(classes: pd.DataFrame, asked: bool) -> tuple[int, int] | None:
     """How many classes are likest to a mirror image, and of how many, if that was asked for."""
     found = classes[classes["nearest"].notna()]
     return (int(found["mirrored"].astype(bool).sum()), len(found)) if asked else None
-
-
-def _number(value: float | None, form: str) -> str:
-    return "–" if value is None or math.isnan(value) else format(value, form)
 
 
 def _key(value: float | None, missing: float = 1e9) -> float:

@@ -15,6 +15,7 @@ block that is there.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import shutil
 from pathlib import Path
@@ -171,6 +172,7 @@ def _pending(features: xr.Dataset, part: Path, block: int, token: str) -> Delaye
             TaskRef((values.name, number, 0)),
             TaskRef((fault.name, number)),
             str(part),
+            token,
             number,
             block,
         )
@@ -181,15 +183,24 @@ def _pending(features: xr.Dataset, part: Path, block: int, token: str) -> Delaye
     return Delayed(end, layers)
 
 
-def _write_block(values: np.ndarray, fault: np.ndarray, part: str, number: int, block: int) -> int:
+def _write_block(
+    values: np.ndarray, fault: np.ndarray, part: str, token: str, number: int, block: int
+) -> int:
     """Write a block, and then that it is there."""
     here = slice(number * block, number * block + len(values))
     for name, made in zip(_MADE, (values, fault), strict=True):
-        zarr.open_array(Path(part, name), mode="r+", config={"write_empty_chunks": True})[here] = (
-            made
-        )
+        _unfinished_array(part, name, token)[here] = made
     Path(part, "done", str(number)).touch()
     return len(values)
+
+
+@functools.lru_cache(maxsize=8)
+def _unfinished_array(part: str, name: str, token: str) -> Any:
+    """Opened once a process: opening costs as much as writing a block.
+
+    `token` tells stores apart that bear the same name one after the other.
+    """
+    return zarr.open_array(Path(part, name), mode="r+", config={"write_empty_chunks": True})
 
 
 def _plain(features: xr.Dataset) -> dict[str, object]:

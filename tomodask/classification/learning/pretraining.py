@@ -29,7 +29,8 @@ from tomodask.errors import InputError
 from tomodask.nets import needs
 from tomodask.nets.classifier_file import BoxModel
 from tomodask.nets.encoder import Encoder, EncoderName
-from tomodask.training.keeping import Place, begun
+from tomodask.training.keeping import Place
+from tomodask.training.run import run_training
 
 __all__ = ["EncoderEpoch", "EncoderSettings", "pretrain_encoder"]
 
@@ -139,17 +140,9 @@ def pretrain_encoder(
     if labelled is not None:
         told += f"; {len(labelled.rows)} with a label judge the features"
     _log.info(told)
-    # Only now that nothing speaks against it is what was there dropped.
-    with begun(place) as there:
-        if place is not None and there and resume:
-            run.take_up(place)
-        if on_epoch is None:
-            from tomodask.classification.learning.pretraining_look import watch_encoder
+    from tomodask.classification.learning.pretraining_look import watch_encoder
 
-            view = watch_encoder(None if place is None else place.folder)
-            view.take_up(run.history)
-            on_epoch = view
-        return run.to_the_end(place, on_epoch)
+    return run_training(run, place, resume=resume, on_epoch=on_epoch, watch=watch_encoder)
 
 
 def _probed(labelled: Labelled, seed: int) -> Labelled:

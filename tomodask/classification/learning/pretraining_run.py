@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,18 +20,11 @@ from tomodask.classification.learning.settings import EncoderSettings
 from tomodask.nets.box_inference import open_predictor
 from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
 from tomodask.nets.encoder import Encoder
-from tomodask.training.keeping import (
-    Place,
-    digest_of_training,
-    same_training,
-    stopped_at,
-    versions,
-)
-from tomodask.training.stopping import Stopping
+from tomodask.training.keeping import versions
+from tomodask.training.run import Run
 
 __all__ = ["EncoderEpoch", "EncoderRun"]
 
-_CHANGEABLE = ("learning_rate", "precision", "probe_every")  # they may be others where it goes on
 _SHOWN = 4  # boxes whose views are in the picture
 _AT_ONCE = 32
 
@@ -64,7 +58,7 @@ class EncoderEpoch:
     views: np.ndarray
 
 
-class EncoderRun:
+class EncoderRun(Run[EncoderEpoch, BoxModel]):
     """A training without labels between two epochs.
 
     Parameters
@@ -81,6 +75,9 @@ class EncoderRun:
     data : mapping
         What the model file tells of the boxes.
     """
+
+    changeable = ("learning_rate", "precision", "probe_every")
+    data_named = "subtomograms"
 
     def __init__(
         self,
@@ -124,86 +121,59 @@ class EncoderRun:
             ),
             threads=threads,
         )
-        self.stopping = Stopping()
-        self.history: list[dict[str, Any]] = []
-        told = [
-            {k: v for k, v in self._settings().items() if k not in _CHANGEABLE},
-            encoder.to_dict(),
-            self.voxel_size,
-            data["digest"],
-        ]
-        self.identity = digest_of_training(told, [self.stream.rows, self.stream.particles])
+        super().__init__(
+            self.settings_told(),
+            [encoder.to_dict(), self.voxel_size, data["digest"]],
+            [self.stream.rows, self.stream.particles],
+        )
 
     @property
     def bytes(self) -> int:
         """Of boxes that lie in memory at most."""
         return self.stream.bytes + (0 if self.probing is None else self.probing.bytes)
 
-    def _settings(self) -> dict[str, Any]:
+    def settings_told(self) -> dict[str, Any]:
+        """All settings, as model file and state tell them."""
         told = {"method": self.method, "network": self.encoder.network}
         return {**self.settings.to_dict(), **told}
 
-    def take_up(self, place: Place) -> None:
-        """Go on from a state that `put_down` left."""
+    def save(self, path: Path, told: dict[str, Any]) -> None:
+        """Write `told` and the trainer's state."""
+        self.trainer.save(path, told)
 
-        def same(told: dict[str, Any]) -> None:
-            same_training(place, told, self.identity, self._settings(), data="subtomograms")
-
-        self.history = self.trainer.load(place.state, same)["history"]
+    def load(self, path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Take up what `save` wrote."""
+        told = self.trainer.load(path, check)
         # The optimiser's own rate came with its state; a lower one may be asked for.
         for group in self.trainer.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate
+        return told
 
-    def put_down(self, place: Place) -> None:
-        """Keep all that going on needs."""
-        told = {
-            "identity": self.identity,
-            "settings": self._settings(),
-            "history": self.history,
-        }
-        self.trainer.save(place.state, told)
+    def write(self, model: BoxModel, path: Path) -> None:
+        """Write the model file."""
+        write_box_model(model, path)
 
-    def to_the_end(self, place: Place | None, on_epoch: Callable[[EncoderEpoch], None]) -> BoxModel:
-        """All epochs that are left; the last one as a model.
+    def read(self, path: Path) -> BoxModel:
+        """Read it."""
+        return read_box_model(path)
 
-        Ctrl-C is heeded between two batches, a second one at once.
-        """
-        with self.stopping.heard():
-            return self._trained(place, on_epoch)
+    def model_named(self, epochs: int) -> str:
+        """What the model file holds."""
+        return f"the encoder after epoch {epochs}"
 
-    def _trained(self, place: Place | None, on_epoch: Callable[[EncoderEpoch], None]) -> BoxModel:
-        from tomodask.nets.trainer import TrainingDivergedError
-
-        epochs = self.settings.epochs
-        for epoch in range(len(self.history), epochs):
-            try:
-                report = self._epoch(epoch)
-            except TrainingDivergedError as error:
-                told = f"the encoder after epoch {epoch}"
-                raise TrainingDivergedError(
-                    stopped_at(error, place, epoch=epoch, epochs=epochs, model=told)
-                ) from error
-            if place is not None:
-                self.put_down(place)
-                write_box_model(self._model(), place.target)
-            on_epoch(report)
-        if place is None:
-            return self._model()
-        write_box_model(self._model(), place.target)
-        return read_box_model(place.target)
-
-    def _epoch(self, epoch: int) -> EncoderEpoch:
+    def epoch(self, number: int) -> tuple[EncoderEpoch, bool]:
+        """Train on two views of all boxes, and probe the features where it is their turn."""
         start = time.perf_counter()
         shown: list[np.ndarray] = []
         batches = self.stream.batches(
-            epoch, self.batch, views=self.settings.views, each=2, whole=True, lens=self.lens
+            number, self.batch, views=self.settings.views, each=2, whole=True, lens=self.lens
         )
         # Closed here: an error would keep the generator, its threads and its boxes in its frames.
         with closing(batches):
             loss = self.trainer.train(_pairs(self.stopping.seen(batches), shown))
-        probe = self._probe(epoch)
+        probe = self._probe(number)
         row = {
-            "epoch": epoch + 1,
+            "epoch": number + 1,
             "loss": loss,
             "learning_rate": self.settings.learning_rate,
             "linear": None if probe is None else probe.linear,
@@ -212,8 +182,9 @@ class EncoderRun:
         }
         self.history.append(row)
         known = {name: np.nan if value is None else value for name, value in row.items()}
-        known["epoch"] = epoch + 1
-        return EncoderEpoch(**known, epochs=self.settings.epochs, views=shown[0])  # type: ignore[arg-type]
+        known["epoch"] = number + 1
+        report = EncoderEpoch(**known, epochs=self.settings.epochs, views=shown[0])  # type: ignore[arg-type]
+        return report, True
 
     def _probe(self, epoch: int) -> Probe | None:
         if self.probing is None or self.probed is None:
@@ -222,7 +193,7 @@ class EncoderRun:
         if epoch and (epoch + 1) % self.settings.probe_every and not last:
             return None
         # The stream normalises and inverts.
-        predictor = open_predictor(self._model(invert=False))
+        predictor = open_predictor(replace(self.model(), invert=False))
         with closing(self.probing.in_order(_AT_ONCE)) as batches:
             seen = self.stopping.seen(batches)
             features = [predictor.predict_features(batch.boxes[0]) for batch in seen]
@@ -230,17 +201,17 @@ class EncoderRun:
             np.concatenate(features), self.probed.numbers, seed=self.settings.seed
         )
 
-    def _model(self, *, invert: bool | None = None) -> BoxModel:
+    def model(self) -> BoxModel:
         """The encoder of now."""
         return BoxModel(
             encoder=self.encoder,
             weights=self.trainer.encoder_weights(),
             voxel_size=self.voxel_size,
-            invert=self.settings.invert if invert is None else invert,
+            invert=self.settings.invert,
             history=tuple(self.history),
             training={
                 "method": self.method,
-                "settings": self._settings(),
+                "settings": self.settings_told(),
                 "data": self.data,
                 "versions": versions(),
             },

@@ -27,7 +27,8 @@ from tomodask.errors import InputError
 from tomodask.nets import needs
 from tomodask.nets.classifier_file import BoxModel, read_box_model
 from tomodask.nets.encoder import Encoder, EncoderName
-from tomodask.training.keeping import Place, begun
+from tomodask.training.keeping import Place
+from tomodask.training.run import run_training
 
 __all__ = ["ClassifierEpoch", "ClassifierSettings", "train_classifier"]
 
@@ -145,17 +146,15 @@ def train_classifier(
             "learning rate %g, lower than from a random start (learning_rate=, --learning-rate)",
             settings.learning_rate,
         )
-    # Only now that nothing speaks against it is what was there dropped.
-    with begun(place) as there:
-        if place is not None and there and resume:
-            run.take_up(place)
-        if on_epoch is None:
-            from tomodask.classification.learning.training_look import watch_classifier
+    from tomodask.classification.learning.training_look import watch_classifier
 
-            view = watch_classifier(None if place is None else place.folder)
-            view.take_up(run.history)
-            on_epoch = view
-        return run.to_the_end(place, on_epoch)
+    return run_training(
+        run,
+        place,
+        resume=resume,
+        on_epoch=on_epoch,
+        watch=watch_classifier,
+    )
 
 
 def _check_start(start: BoxModel, encoder: Encoder, voxel_size: float) -> None:

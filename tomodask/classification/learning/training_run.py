@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +21,8 @@ from tomodask.classification.learning.verdicts import Verdict, assessed, confusi
 from tomodask.nets.calibration import probabilities
 from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
 from tomodask.nets.encoder import Encoder
-from tomodask.training.keeping import Place, digest_of_training, same_training, stopped_at, versions
-from tomodask.training.stopping import Stopping
+from tomodask.training.keeping import versions
+from tomodask.training.run import Run
 
 if TYPE_CHECKING:
     from tomodask.nets.classifier_trainer import Judged
@@ -31,7 +32,6 @@ __all__ = ["ClassifierEpoch", "ClassifierRun", "guessing"]
 _log = logging.getLogger(__name__)
 
 _JUDGED = 32  # boxes that pass at once
-_CHANGEABLE = ("learning_rate", "precision")  # where the loss was no number, to go on with less
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class ClassifierEpoch:
     ended: bool
 
 
-class ClassifierRun:
-    """A training between two epochs.
+class ClassifierRun(Run[ClassifierEpoch, BoxModel]):
+    """A training of a classifier between two epochs.
 
     Parameters
     ----------
@@ -88,6 +88,8 @@ class ClassifierRun:
     data : mapping
         What the model file tells of the boxes.
     """
+
+    data_named = "subtomograms, labels"
 
     def __init__(
         self,
@@ -144,96 +146,61 @@ class ClassifierRun:
             start=None if start is None else start.weights,
             threads=threads,
         )
-        self.stopping = Stopping()
-        self.history: list[dict[str, Any]] = []
         self.verdict: Verdict | None = None
-        told = [
-            {k: v for k, v in settings.to_dict().items() if k not in _CHANGEABLE},
-            encoder.to_dict(),
-            labelled.classes,
-            None if start is None else start.digest,
-            self.voxel_size,
-            data["digest"],
-        ]
         particles = [stream.particles for stream in self.streams.values()]
-        self.identity = digest_of_training(told, [labelled.rows, labelled.numbers, *particles])
+        super().__init__(
+            settings.to_dict(),
+            [
+                encoder.to_dict(),
+                labelled.classes,
+                None if start is None else start.digest,
+                self.voxel_size,
+                data["digest"],
+            ],
+            [labelled.rows, labelled.numbers, *particles],
+        )
 
-    def take_up(self, place: Place) -> None:
-        """Go on from a state that `put_down` left."""
-
-        def same(told: dict[str, Any]) -> None:
-            same_training(place, told, self.identity, self._settings(), data="subtomograms, labels")
-
-        told = self.trainer.load(place.state, same)
-        self.history = told["history"]
-        self.verdict = Verdict(**told["verdict"]) if told["verdict"] else None
-
-    def _settings(self) -> dict[str, Any]:
+    def settings_told(self) -> dict[str, Any]:
+        """All settings, as model file and state tell them."""
         return {**self.settings.to_dict(), "network": self.encoder.network}
 
-    def put_down(self, place: Place) -> None:
-        """Keep all that going on needs."""
-        told = {
-            "identity": self.identity,
-            "settings": self._settings(),
-            "history": self.history,
-            "verdict": None if self.verdict is None else self.verdict.to_dict(),
-        }
-        self.trainer.save(place.state, told)
+    def save(self, path: Path, told: dict[str, Any]) -> None:
+        """Write `told`, the trainer's state and the verdict on the best epoch so far."""
+        verdict = None if self.verdict is None else self.verdict.to_dict()
+        self.trainer.save(path, {**told, "verdict": verdict})
 
-    def to_the_end(
-        self, place: Place | None, on_epoch: Callable[[ClassifierEpoch], None]
-    ) -> BoxModel:
-        """All epochs that are left; the best one as a model.
+    def load(self, path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """Take up what `save` wrote."""
+        told = self.trainer.load(path, check)
+        self.verdict = Verdict(**told["verdict"]) if told["verdict"] else None
+        return told
 
-        Ctrl-C is heeded between two batches, a second one at once.
-        """
-        with self.stopping.heard():
-            return self._trained(place, on_epoch)
+    def write(self, model: BoxModel, path: Path) -> None:
+        """Write the model file."""
+        write_box_model(model, path)
 
-    def _trained(
-        self, place: Place | None, on_epoch: Callable[[ClassifierEpoch], None]
-    ) -> BoxModel:
-        from tomodask.nets.trainer import TrainingDivergedError
+    def read(self, path: Path) -> BoxModel:
+        """Read it."""
+        return read_box_model(path)
 
-        epochs = self.settings.epochs
+    def epochs_left(self) -> Iterator[int]:
+        """Numbers of those to come, until no better one has come for long."""
         while not self.trainer.ended:
-            epoch = self.trainer.epochs
-            try:
-                report, better = self._epoch(epoch)
-            except TrainingDivergedError as error:
-                best = "the best network" if self.verdict else ""
-                raise TrainingDivergedError(
-                    stopped_at(error, place, epoch=epoch, epochs=epochs, model=best)
-                ) from error
-            if place is not None:
-                self.put_down(place)
-                if better:
-                    write_box_model(self._model(), place.target)
-            on_epoch(report)
-        model = self._model()
-        told = guessing(
-            self.history[self.trainer.best_epoch - 1]["class_accuracy"],
-            len(self.labelled.classes),
-            len(self.numbers["validation"]),
-        )
-        if told is not None:
-            _log.warning(told)
-        if len(self.numbers["test"]):
-            model = self._tested(model)
-        if place is None:
-            return model
-        write_box_model(model, place.target)
-        return read_box_model(place.target)
+            yield self.trainer.epochs
 
-    def _epoch(self, epoch: int) -> tuple[ClassifierEpoch, bool]:
+    def model_named(self, epochs: int) -> str:
+        """What the model file holds."""
+        return "the best network" if self.verdict else ""
+
+    def epoch(self, number: int) -> tuple[ClassifierEpoch, bool]:
+        """Train on all boxes once, and judge by held-out ones."""
         start = time.perf_counter()
         # As it was at the last step: it is 0 after it.
         rate = self.trainer.how.rate(self.trainer.steps + self.trainer.how.steps - 1)
         views, known = self.settings.augment, self.numbers["training"]
         stream = self.streams["training"]
         # Closed here: an error would keep the generator, its threads and its boxes in its frames.
-        with closing(stream.batches(epoch, self.batch, views=views, lens=self.lens)) as batches:
+        with closing(stream.batches(number, self.batch, views=views, lens=self.lens)) as batches:
             seen = self.stopping.seen(batches)
             loss = self.trainer.train((batch.boxes[0], known[batch.places]) for batch in seen)
         judged = self._judged("validation")
@@ -242,10 +209,10 @@ class ClassifierRun:
         better = self.trainer.keep_if_better(by)
         if better:
             self.verdict = judged_at(
-                judged.logits, judged.labels, epoch=epoch + 1, known=self.settings.known
+                judged.logits, judged.labels, epoch=number + 1, known=self.settings.known
             )
         row: dict[str, Any] = {
-            "epoch": epoch + 1,
+            "epoch": number + 1,
             "loss": loss,
             "learning_rate": rate,
             "validation_loss": judged.loss,
@@ -269,7 +236,19 @@ class ClassifierRun:
             seen = self.stopping.seen(batches)
             return self.trainer.judge((batch.boxes[0], known[batch.places]) for batch in seen)
 
-    def _model(self) -> BoxModel:
+    def last_model(self) -> BoxModel:
+        """The best network, tested where boxes are left for it; a guessing one is told of."""
+        model = self.model()
+        told = guessing(
+            self.history[self.trainer.best_epoch - 1]["class_accuracy"],
+            len(self.labelled.classes),
+            len(self.numbers["validation"]),
+        )
+        if told is not None:
+            _log.warning(told)
+        return self._tested(model) if len(self.numbers["test"]) else model
+
+    def model(self) -> BoxModel:
         """The best network so far, with what held-out boxes said of it."""
         assert self.trainer.best is not None
         assert self.verdict is not None
@@ -285,7 +264,7 @@ class ClassifierRun:
             training={
                 "kept_epoch": self.verdict.epoch,
                 "validation": self.verdict.to_dict(),
-                "settings": self._settings(),
+                "settings": self.settings_told(),
                 "data": self.data,
                 "boxes": {name: len(numbers) for name, numbers in self.numbers.items()},
                 "versions": versions(),
