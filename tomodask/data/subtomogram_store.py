@@ -239,7 +239,7 @@ def _write_boxes(boxes: np.ndarray, folder: str, start: int, path: str) -> int:
             name = f"c.{number}.0.0.0"
             temporary = Path(folder, f"{name}.{uuid.uuid4().hex[:8]}.partial")
             try:
-                temporary.write_bytes(memoryview(box).cast("B"))
+                temporary.write_bytes(box.data.cast("B"))
                 temporary.replace(Path(folder, name))
             except BaseException:
                 temporary.unlink(missing_ok=True)
@@ -300,7 +300,7 @@ def read_box(path: str, number: int, shape: tuple[int, ...], time: int) -> np.nd
             state = os.fstat(opened.fileno())
             if state.st_size != box.nbytes:
                 raise ValueError(f"{state.st_size} bytes, not {box.nbytes}")
-            if opened.readinto(memoryview(box).cast("B")) != box.nbytes:
+            if opened.readinto(box.data.cast("B")) != box.nbytes:
                 raise ValueError("its end could not be read")
     except (OSError, ValueError) as error:
         raise InputError(
