@@ -6,11 +6,14 @@ import shutil
 import dask
 import numpy as np
 import pytest
+from helpers import killed_at
 from rounds.mixtures import mixture
 
 from tomodask.data.particles import read_particles
+from tomodask.data.subtomograms import save_subtomograms
 from tomodask.errors import InputError
 from tomodask.project import subdivision_steps
+from tomodask.project.embedding import save_embedding
 from tomodask.project.subdividing import subdivide
 
 SETTINGS = {
@@ -90,3 +93,69 @@ def test_a_folder_of_a_version_that_did_not_note_them_goes_on(boxes, finished, t
     subdivide(boxes, output=out, **SETTINGS)
     with pytest.raises(InputError, match="particle_table is"):  # noted by now
         subdivide(moved(boxes), output=out, **SETTINGS)
+
+
+def cut_off_after_features(finished, out):
+    """As a kill leaves it when features have their name, and ``run.json`` does not say so yet."""
+    document = json.loads((finished.output / "run.json").read_text())
+    document |= {"stages": {}, "began": {"features": ["features.zarr"]}, "figures": {}}
+    out.mkdir()
+    (out / "run.json").write_text(json.dumps(document))
+    shutil.copytree(finished.features, out / "features.zarr")
+
+
+def test_features_that_are_whole_are_taken_though_the_run_does_not_know_them(
+    boxes, finished, tmp_path, monkeypatch
+):
+    cut_off_after_features(finished, tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.delattr(subdivision_steps, "save_features")
+        made = subdivide(boxes, output=tmp_path / "out", **SETTINGS)
+    names = ("clusters.npz", "particles.csv", "clusters.csv")
+    for name in names:
+        assert (made.output / name).read_bytes() == (finished.output / name).read_bytes()
+    cut_off_after_features(finished, tmp_path / "damaged")
+    store = tmp_path / "damaged" / "features.zarr"
+    shutil.rmtree(store / "features")
+    made = subdivide(boxes, output=tmp_path / "damaged", **SETTINGS)  # made anew
+    for name in names:
+        assert (made.output / name).read_bytes() == (finished.output / name).read_bytes()
+
+
+EMBEDS = """
+    import sys
+    import dask
+    from tomodask.project.embedding import save_embedding
+    with dask.config.set(scheduler="synchronous"):
+        save_embedding(sys.argv[1], sys.argv[2], model="rotation-invariant", overwrite=True)
+"""
+
+
+def test_embedding_killed_at_its_very_end_is_whole_at_the_next_call(boxes, tmp_path):
+    def content(store):
+        files = sorted(path for path in store.rglob("*") if path.is_file())
+        return {path.relative_to(store).as_posix(): path.read_bytes() for path in files}
+
+    with dask.config.set(scheduler="synchronous"):
+        save_subtomograms(boxes, tmp_path / "boxes.zarr")
+        save_embedding(tmp_path / "boxes.zarr", tmp_path / "whole.zarr", model="rotation-invariant")
+    # In its place but marked as unfinished; then the former put aside, and nothing in its place.
+    killed_at(
+        EMBEDS,
+        [tmp_path / "boxes.zarr", tmp_path / "features.zarr"],
+        [("features.zarr", "after")],
+    )
+    assert (tmp_path / "features.zarr" / "done").exists()
+    again = {"model": "rotation-invariant"}
+    with dask.config.set(scheduler="synchronous"):
+        save_embedding(tmp_path / "boxes.zarr", tmp_path / "features.zarr", **again)
+        wanted = content(tmp_path / "whole.zarr")
+        assert content(tmp_path / "features.zarr") == wanted
+    killed_at(EMBEDS, [tmp_path / "boxes.zarr", tmp_path / "features.zarr"], [(".old", "after")])
+    assert not (tmp_path / "features.zarr").exists()
+    with dask.config.set(scheduler="synchronous"):
+        save_embedding(tmp_path / "boxes.zarr", tmp_path / "features.zarr", **again)
+    assert content(tmp_path / "features.zarr") == wanted
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "boxes.zarr", "features.zarr", "whole.zarr"
+    }  # fmt: skip
