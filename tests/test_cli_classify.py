@@ -144,10 +144,42 @@ def test_ctrl_c_keeps_the_epochs_that_are_done(scene, tmp_path, what):
     assert "--resume" in err
 
 
+@pytest.mark.parametrize("what", ["classify", "pretrain"])
+def test_ctrl_c_before_the_first_epoch_says_that_nothing_is_there(
+    scene, tmp_path, monkeypatch, what
+):
+    from tomodask.nets.classifier_trainer import ClassifierTrainer
+    from tomodask.nets.pretrainer import Pretrainer
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    folder, words, *_ = scene
+    path = tmp_path / "stopped.safetensors"
+    command = words if what == "classify" else ("pretrain", folder / "boxes.zarr")
+    again = ("--batch", 8, "--threads", 1, "--precision", "float32", "--epochs", 1, "-o", path)
+    with monkeypatch.context() as patch:
+        for kind in (ClassifierTrainer, Pretrainer):
+            patch.setattr(kind, "_step", stop)
+        code, _, err = tomodask(*command, *again)
+    assert code == 130
+    assert "nothing to go on from yet, the same command begins again" in err
+    assert not path.exists()
+    code, _, err = tomodask(*command, *again, "--resume")
+    assert code == 0, err
+    assert "stopped.training: no epoch is there to go on from; training begins" in err
+    for kind in (ClassifierTrainer, Pretrainer):
+        monkeypatch.setattr(kind, "_step", stop)
+    code, _, err = tomodask(*command, *again, "--overwrite")  # the former is dropped by then
+    assert code == 130
+    assert "nothing to go on from yet" in err
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         (("--class", "ribosome"), "no box is of 'ribosome'; it has 'blob', 'no particle'"),
+        (("--class", "Blobs", "--class", "no particle"), "'no particle'; did you mean 'blob'?"),
         (("--class", "blob"), "labels are of one class only (blob)"),
         (("--resume", "--overwrite"), "exclude each other"),
         (("--epochs", 0), "epochs must be at least 1"),

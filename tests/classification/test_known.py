@@ -3,6 +3,7 @@
 import logging
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 from helpers import shared_data
@@ -55,6 +56,24 @@ def test_maps_of_other_voxels_and_boxes_are_made_to_fit_and_said(caplog):
     padded["particle"] = np.roll(padded["particle"], 3, axis=1)  # beside the middle
     table = nearest_known(lying_anyhow(), padded, **SETTINGS)
     np.testing.assert_allclose(table["correlation"], plain["correlation"], atol=0.005)
+
+
+def test_maps_that_are_ready_are_not_made_ready_again(monkeypatch):
+    """Centred twice they were interpolated twice, and blurred."""
+    from tomodask.classification.clusters import known as module
+
+    volume, ready = lying_anyhow(), known_maps(phantoms(), voxel_size=VOXEL, box=32)
+    table = nearest_known(volume, phantoms(), **SETTINGS)
+    with monkeypatch.context() as patch:
+        patch.delattr(module, "centred")
+        again = nearest_known(volume, ready, **SETTINGS)
+        assert known_maps(ready, voxel_size=VOXEL, box=32) is ready
+    pd.testing.assert_frame_equal(again, table, check_exact=True)
+    other = known_maps(ready, voxel_size=2 * VOXEL, box=16)  # of others they are made
+    assert {one.shape for one in other.values()} == {(16, 16, 16)}
+    assert other.voxel_size == 2 * VOXEL
+    wide = known_maps(ready, voxel_size=VOXEL, box=40)
+    assert wide["decoy"].shape == (40, 40, 40)
 
 
 def test_mirror_images_are_told_from_the_structure():

@@ -121,3 +121,15 @@ def test_curves_are_those_of_the_history():
     for plot in (plot_encoder, plot_classifier):
         with pytest.raises(InputError, match="history is empty"):
             plot([])
+
+
+@pytest.mark.parametrize("watch", [watch_classifier, watch_encoder])
+def test_curves_of_what_was_done_before_are_there_at_once(tmp_path, watch):
+    told = {"loss": 0.5, "learning_rate": 0.01, "linear": None, "accuracy": 0.5, "seconds": 1.0}
+    watch(tmp_path).take_up([])
+    assert not list(tmp_path.iterdir())
+    view = watch(tmp_path)
+    view.take_up([{"epoch": 1, **told}, {"epoch": 2, **told}])
+    assert [row["epoch"] for row in rows(tmp_path)] == ["1", "2"]
+    assert matplotlib.image.imread(tmp_path / "progress.png").shape[1] > 900
+    assert watch(tmp_path).history == view.history

@@ -7,6 +7,7 @@ from helpers import ctrl_c_where_it_is_lost
 from picking.balls import marked_balls as tomogram
 from picking.test_training import quick, train
 
+from tomodask.errors import InputError
 from tomodask.nets.trainer import Trainer
 from tomodask.picking.training_run import TrainingRun
 
@@ -44,3 +45,38 @@ def test_ctrl_c_is_not_lost_where_python_drops_it(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(*tomogram())
     assert len(steps) == 1
+
+
+def test_what_the_folder_lacks_of_the_history_is_written_where_it_goes_on(tmp_path):
+    """Stopped, or killed, between the state of an epoch and its pictures."""
+
+    def stop(report):
+        if report.epoch == 2:
+            raise KeyboardInterrupt
+
+    path, folder = tmp_path / "model.safetensors", tmp_path / "model.training"
+    volume, table = tomogram()
+    with pytest.raises(KeyboardInterrupt):
+        train(volume, table, output=path, on_epoch=stop)
+    assert not (folder / "history.csv").exists()
+    train(volume, table, output=path, resume=True, on_epoch=None)
+    told = (folder / "history.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in told] == ["epoch", "1", "2", "3"]
+    (folder / "history.csv").unlink()
+    (folder / "progress.png").unlink()
+    train(volume, table, output=path, resume=True, on_epoch=None)  # no epoch is left to be shown
+    assert (folder / "history.csv").read_text().splitlines() == told
+    assert (folder / "progress.png").exists()
+
+
+def test_a_model_without_its_state_is_not_trained_over(tmp_path, caplog):
+    path = tmp_path / "model.safetensors"
+    volume, table = tomogram()
+    with caplog.at_level("INFO", logger="tomodask"):
+        train(volume, table, output=path, settings=quick(epochs=1), resume=True)
+    assert "no epoch is there to go on from; training begins" in caplog.text
+    before = path.read_bytes()
+    (tmp_path / "model.training" / "state.safetensors").unlink()
+    with pytest.raises(InputError, match=r"not the state of its training .* --overwrite"):
+        train(volume, table, output=path, settings=quick(epochs=1), resume=True)
+    assert path.read_bytes() == before

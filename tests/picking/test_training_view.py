@@ -253,3 +253,16 @@ def test_time_left_is_that_of_the_last_epochs():
     history = [{"seconds": s} for s in (90.0, 10.0, 10.0, 12.0)]
     assert screens.seconds_left(replace(report(4), epochs=10), history) == 60
     assert screens.seconds_left(replace(report(4), epochs=4), history) == 0
+
+
+def test_the_table_is_there_before_pictures_are_drawn(tmp_path, monkeypatch):
+    """Which takes a while the first time: a stop in it once left neither."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    view = watch_training(tmp_path)
+    monkeypatch.setattr(view.look, "plot", stop, raising=False)
+    with pytest.raises(KeyboardInterrupt):
+        view(report(1))
+    assert [row["epoch"] for row in rows(tmp_path)] == ["1"]

@@ -141,7 +141,7 @@ def train(
     Example:
       tomodask classify train boxes.zarr --labels labels.star -o classifier.safetensors
     """
-    with training(resume=resume, overwrite=overwrite):
+    with training(output, resume=resume, overwrite=overwrite):
         from tomodask.classification.learning.training import ClassifierSettings, train_classifier
         from tomodask.nets.views import Views
 

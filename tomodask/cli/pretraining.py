@@ -113,7 +113,7 @@ def pretrain(
     Example:
       tomodask pretrain boxes.zarr --method moco -o encoder.safetensors
     """
-    with training(resume=resume, overwrite=overwrite):
+    with training(output, resume=resume, overwrite=overwrite):
         from tomodask.classification.learning.pretraining import EncoderSettings, pretrain_encoder
         from tomodask.nets.views import Views
 

@@ -121,7 +121,7 @@ def train(
     Example:
       tomodask train tomogram.zarr --picks marked.star --diameter 250 -o ribosome.safetensors
     """
-    with training(resume=resume, overwrite=overwrite):
+    with training(output, resume=resume, overwrite=overwrite):
         from tomodask.nets.architecture import Architecture
         from tomodask.picking.training import TrainingSettings, train_picker
 

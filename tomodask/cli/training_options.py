@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -49,8 +50,15 @@ def precision_of(asked: str) -> Any:
 
 
 @contextmanager
-def training(*, resume: bool, overwrite: bool) -> Iterator[None]:
+def training(output: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
     """Train within: it begins where the options go together, and Ctrl-C tells how it goes on.
+
+    Parameters
+    ----------
+    output : Path
+        The model file.
+    resume, overwrite : bool
+        Whether they were asked for.
 
     Raises
     ------
@@ -64,10 +72,25 @@ def training(*, resume: bool, overwrite: bool) -> Iterator[None]:
     from tomodask.nets import needs
 
     needs("torch")
+    from tomodask.training.keeping import state_of
+
+    state = state_of(output)
+    before = _written(state)
     try:
         yield
     except KeyboardInterrupt:
+        now = _written(state)
+        # With --overwrite a state may be there that is of the former training.
+        if now is None or (now == before and not resume):
+            told = "stopped before the first epoch was done: there is nothing to go on from yet, "
+            raise KeyboardInterrupt(f"{told}the same command begins again") from None
+        way = "--resume in place of --overwrite" if overwrite else "--resume"
         raise KeyboardInterrupt(
-            "stopped; the epochs that were finished are kept, the same command with --resume goes "
+            f"stopped; the epochs that were finished are kept, the same command with {way} goes "
             "on from there"
         ) from None
+
+
+def _written(path: Path) -> int | None:
+    """When a file was written, ns; None where there is none."""
+    return path.stat().st_mtime_ns if path.exists() else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ import pandas as pd
 import xarray as xr
 from dask.base import tokenize
 
+from tomodask.arrays.tilt_weights import record_digest
+from tomodask.data.columns import TILT_RANGE
 from tomodask.data.sources import file_state
-from tomodask.data.subtomogram_table import particle_table
+from tomodask.data.subtomogram_table import particle_table, tilt_series_of
 from tomodask.data.subtomograms import open_subtomograms
 
-__all__ = ["boxes_state", "job_boxes", "lasting_images"]
+__all__ = ["boxes_state", "job_boxes", "lasting_images", "table_state", "tilts_state"]
 
 _OF_BEFORE = ("score", "class", "kind", "reason")
 
@@ -99,3 +102,39 @@ def boxes_state(boxes: xr.Dataset, source: str) -> str:
     path = Path(source)
     state = file_state(path) if source != "in memory" and path.is_file() else ""
     return f"{path.name}: {tokenize(name, state, boxes['particle'].to_numpy())[:16]}"
+
+
+def table_state(boxes: xr.Dataset) -> str:
+    """Tell what is known of the boxes beside their voxels: where they lie, how they are turned ….
+
+    The states of files tell it, too, but of boxes in memory, or that were changed after they were
+    opened, nothing else does.  Without scores and classes of before, names of boxes, which may be
+    another way to the same file, and tilts (`tilts_state`).
+    """
+    table = particle_table(boxes)
+    return _digest(table.drop(columns=["image", *_OF_BEFORE, *TILT_RANGE], errors="ignore"))
+
+
+def tilts_state(boxes: xr.Dataset) -> str:
+    """Tell what was measured of the boxes: their tilts, or the records of their tilt series."""
+    table = particle_table(boxes)
+    there = [name for name in TILT_RANGE if name in table]
+    tilts = [table[there[0]].min(), table[there[-1]].max()] if there else []
+    records = tilt_series_of(boxes.attrs, "subtomograms")
+    series = "".join(f"{name}{record_digest(records[name])}" for name in sorted(records))
+    told = hashlib.sha256((_digest(table[there]) + series).encode()).hexdigest()[:16]
+    return f"{' to '.join(f'{one:g}' for one in tilts)} ({told})".lstrip()
+
+
+def _digest(table: pd.DataFrame) -> str:
+    """Of the columns' names and values, whatever their order and type."""
+    text = hashlib.sha256()
+    for name in sorted(map(str, table.columns)):
+        column = table[name]
+        if pd.api.types.is_numeric_dtype(column):
+            values = column.to_numpy(float)
+        else:
+            values = column.astype(str).to_numpy(object)
+        text.update(name.encode())
+        text.update(pd.util.hash_array(values).tobytes())
+    return text.hexdigest()[:16]

@@ -93,6 +93,7 @@ class RunFolder:
         command: str,
         overwrite: bool = False,
         keep: Mapping[str, Sequence[str]] | None = None,
+        later: Sequence[str] = (),
     ) -> Iterator[RunFolder]:
         """Begin a run in a folder, or go on with the same one.
 
@@ -111,6 +112,9 @@ class RunFolder:
         keep : mapping, optional
             Stages, the first ones, that are not dropped where they would come out the same, each
             with the names of its figures.
+        later : sequence of str
+            Parameters that earlier versions did not note: where one is not there, it is taken for
+            unchanged.
 
         Raises
         ------
@@ -133,11 +137,12 @@ class RunFolder:
         with held(path):
             if overwrite and (path / _MARK).exists():
                 there = cls.read(path)
-                lasting = there._lasting(tuple(keep or ()), stages, parameters)
+                known = there._known_of(parameters, later)
+                lasting = there._lasting(tuple(keep or ()), stages, known)
                 there._clear({one: (keep or {})[one] for one in lasting})
             if (path / _MARK).exists():
                 folder = cls.read(path)
-                folder._check(stages, parameters)
+                folder._check(stages, folder._known_of(parameters, later))
                 before, now = folder.document["versions"].get("tomodask"), _versions()["tomodask"]
                 if before != now:
                     _log.warning("%s was begun by tomodask %s, %s goes on there", path, before, now)
@@ -159,6 +164,13 @@ class RunFolder:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
             folder.save()
             yield folder
+
+    def _known_of(
+        self, parameters: Mapping[str, tuple[str, Any]], later: Sequence[str]
+    ) -> dict[str, tuple[str, Any]]:
+        """The parameters without those of `later` that were not noted here."""
+        there = self.document["parameters"]
+        return {n: one for n, one in parameters.items() if n not in later or n in there}
 
     def _check(self, stages: Sequence[str], parameters: Mapping[str, tuple[str, Any]]) -> None:
         """Refuse parameters that would have changed what is there already."""

@@ -239,7 +239,7 @@ def _write_boxes(boxes: np.ndarray, folder: str, start: int, path: str) -> int:
             name = f"c.{number}.0.0.0"
             temporary = Path(folder, f"{name}.{uuid.uuid4().hex[:8]}.partial")
             try:
-                temporary.write_bytes(memoryview(box).cast("B"))
+                temporary.write_bytes(box.data.cast("B"))
                 temporary.replace(Path(folder, name))
             except BaseException:
                 temporary.unlink(missing_ok=True)
@@ -293,16 +293,22 @@ def read_box(path: str, number: int, shape: tuple[int, ...], time: int) -> np.nd
     InputError
         If its file is missing or cut off, or not of the time (ns) that it had.
     """
-    file = Path(path, _NAME, f"c.{number}.0.0.0")
+    file = f"{path}/{_NAME}/c.{number}.0.0.0"
+    box = np.empty(shape, "<f4")
     try:
-        box = np.fromfile(file, "<f4").reshape(shape)
-        if file.stat().st_mtime_ns != time:
-            raise InputError(f"{path}: the store was written anew while it was in use; start again")
-        return box
+        with open(file, "rb") as opened:
+            state = os.fstat(opened.fileno())
+            if state.st_size != box.nbytes:
+                raise ValueError(f"{state.st_size} bytes, not {box.nbytes}")
+            if opened.readinto(box.data.cast("B")) != box.nbytes:
+                raise ValueError("its end could not be read")
     except (OSError, ValueError) as error:
         raise InputError(
             f"{file}: the box is missing or cut off ({error}); extract again"
         ) from None
+    if state.st_mtime_ns != time:
+        raise InputError(f"{path}: the store was written anew while it was in use; start again")
+    return box
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tomodask.data.particles import read_particles
 from tomodask.data.positions import warn_of_voxels
 from tomodask.data.sources import source_state
 from tomodask.data.tomograms import open_tomogram
-from tomodask.errors import InputError
+from tomodask.errors import InputError, did_you_mean
 
 __all__ = ["FEWEST", "LARGEST", "SMALLEST", "Marked", "read_marked"]
 
@@ -124,12 +124,13 @@ def read_marked(
     if table.empty:
         raise InputError(f"{name}: holds no particle; mark some centres first")
     label = class_names(table)
-    known = sorted(label.unique()) if classes is None else list(dict.fromkeys(classes))
+    there = sorted(label.unique())
+    known = there if classes is None else list(dict.fromkeys(classes))
     missing = [one for one in known if one not in set(label)]
     if missing:
         raise InputError(
             f"classes: no particle in {name} is of {', '.join(map(repr, missing))}; it has "
-            f"{', '.join(map(repr, sorted(label.unique())))}"
+            f"{', '.join(map(repr, there))}{did_you_mean(missing, there)}"
         )
     if len(known) > 254:
         raise InputError(f"classes: at most 254, got {len(known)} in {name}; choose some (classes)")
@@ -138,7 +139,7 @@ def read_marked(
         if nobody:
             raise InputError(
                 f"diameter: no particle in {name} is of {', '.join(map(repr, nobody))}; it has "
-                f"{', '.join(map(repr, sorted(label.unique())))}"
+                f"{', '.join(map(repr, there))}{did_you_mean(nobody, there)}"
             )
     diameters = _diameters(diameter, known)
     if not any_size:

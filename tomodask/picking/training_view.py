@@ -66,7 +66,7 @@ class PickingLook:
     )
     sparks = (("loss", "loss"), ("F1", "f1"))
 
-    def plot(self, history: list[dict[str, Any]], report: PickingEpoch) -> Any:
+    def plot(self, history: list[dict[str, Any]], report: PickingEpoch | None) -> Any:
         """Curves, and the slice below them."""
         return plot_training(history, report)
 

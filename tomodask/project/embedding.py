@@ -13,7 +13,7 @@ import xarray as xr
 
 from tomodask.classification.features.embedding import embed_subtomograms
 from tomodask.classification.features.models import NamedModel, open_feature_model
-from tomodask.classification.features.store import open_features, save_features
+from tomodask.classification.features.store import open_features, reopened_features, save_features
 from tomodask.cluster.computing import active_client
 from tomodask.data.job_boxes import boxes_state, job_boxes, lasting_images
 from tomodask.data.subtomogram_table import particle_table
@@ -71,7 +71,7 @@ def save_embedding(
     named = open_feature_model(model, precision=precision, together=batch)
     features = with_engine(features_of(boxes, source, named, batch), named)
     if path.exists() and not overwrite:
-        there = open_features(path)
+        there = reopened_features(path)
         check_features(there, features, str(path))
         _log.info("%s: features of these boxes by this model are there already", path)
         ours, theirs = (one.attrs.get("engine", "") for one in (features, there))

@@ -233,6 +233,7 @@ def subdivide(
         command=command,
         overwrite=overwrite,
         keep={"features": (), "clusters": ("aside", "kinds"), "map": ("mapped",)},
+        later=("particle_table", "tilts"),
     ) as folder:
         folder.document["figures"] |= job.figures()
         subdividing = Subdividing(folder, job)

@@ -21,7 +21,13 @@ from tomodask.classification.features.store import open_features
 from tomodask.classification.learning.class_labels import labelled_boxes
 from tomodask.data.classes import class_names
 from tomodask.data.columns import POSITION
-from tomodask.data.job_boxes import boxes_state, job_boxes, lasting_images
+from tomodask.data.job_boxes import (
+    boxes_state,
+    job_boxes,
+    lasting_images,
+    table_state,
+    tilts_state,
+)
 from tomodask.data.job_input import map_digest
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.data.tomograms import open_tomogram
@@ -90,8 +96,8 @@ class SubdivisionJob:
 
     @property
     def placed(self) -> bool:
-        """Whether the boxes say where in a tomogram they lie."""
-        return set(POSITION) <= set(self.table)
+        """Whether the boxes say where in a tomogram they lie, and have names to be found by."""
+        return {*POSITION, "image"} <= set(self.table)
 
     @property
     def voxel_size(self) -> float:
@@ -210,6 +216,8 @@ def checked_subdivision(
     check_table(some, output / "particles.star", voxel_size=size)
     parameters: dict[str, tuple[str, Any]] = {
         "subtomograms": ("features", boxes_state(boxes, source)),
+        # Features are the same wherever boxes lie, but their store holds the table.
+        "particle_table": ("features", table_state(boxes)),
         "voxel_size": ("features", size),
         "model": ("features", f"{named.name}: {named.digest}"),
         "clusters": ("clusters", plan.clusters),
@@ -223,7 +231,9 @@ def checked_subdivision(
         "start_resolution": ("cluster_000", plan.start_resolution),
         "resolution": ("cluster_000", plan.finest),
         "angular_step": ("cluster_000", plan.angular_step),
-        "tilt_range": ("cluster_000", None if tilts is None else list(tilts)),
+        # Tables of all boxes hold tilts, too: those are written with the clusters.
+        "tilt_range": ("clusters", None if tilts is None else list(tilts)),
+        "tilts": ("clusters", tilts_state(boxes) if tilts is None else None),
     }
     return SubdivisionJob(
         boxes=boxes,

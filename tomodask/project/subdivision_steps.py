@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import xarray as xr
 from dask.delayed import Delayed, delayed
 
 from tomodask.classification.clusters.kmeans import KMeans
-from tomodask.classification.clusters.known import nearest_known
+from tomodask.classification.clusters.known import KnownMaps, nearest_known
 from tomodask.classification.clusters.subdivision import (
     average_members,
     clusters_to_average,
@@ -23,13 +24,14 @@ from tomodask.classification.clusters.subdivision import (
 from tomodask.classification.clusters.tables import centre_distances, cluster_table
 from tomodask.classification.features.embedding import set_aside
 from tomodask.classification.features.maps import map_features
-from tomodask.classification.features.store import open_features, save_features
+from tomodask.classification.features.store import open_features, reopened_features, save_features
 from tomodask.cluster.completing import completed
 from tomodask.data.run_folder import RunFolder
 from tomodask.data.tomograms import open_tomogram
 from tomodask.data.writing import replacing
+from tomodask.errors import InputError
 from tomodask.planar.embedding import can_embed
-from tomodask.project.embedding import with_engine
+from tomodask.project.embedding import check_features, with_engine
 from tomodask.project.round_files import map_file
 from tomodask.project.subdivision_files import (
     CENTRED,
@@ -106,9 +108,21 @@ class Subdividing:
         path = self.folder.path / "features.zarr"
         if not self.folder.finished("features"):
             with self.folder.stage("features", [path.name]):
-                features = with_engine(self.job.features, self.job.model)
-                save_features(features, path, overwrite=path.exists())
+                if not self._made(path):
+                    features = with_engine(self.job.features, self.job.model)
+                    save_features(features, path, overwrite=path.exists())
         return open_features(path)
+
+    def _made(self, path: Path) -> bool:
+        """Whether the features are whole, and only ``run.json`` does not know it yet: a kill."""
+        if not path.exists():
+            return False
+        try:
+            check_features(reopened_features(path), self.job.features, str(path))
+        except InputError:  # they are made anew
+            return False
+        _log.info("%s: features of these boxes by this model are there already", path)
+        return True
 
     def _clusters(self, features: xr.Dataset) -> tuple[KMeans, np.ndarray]:
         path = self.folder.path / CLUSTERS
@@ -221,9 +235,8 @@ class Subdividing:
     def _compare(self, clusters: KMeans) -> None:
         """The known map that each class is likest to."""
         todo = dict(self._compared(clusters))
-        shared = delayed(
-            {str(one.attrs["known"]): np.asarray(one) for one in self.job.known}, pure=False
-        )
+        maps = {str(one.attrs["known"]): np.asarray(one) for one in self.job.known}
+        shared = delayed(KnownMaps(maps, self.job.voxel_size), pure=False)
         tasks = ((name, self._likeness(name, shared)) for name in todo)
         for name, rows in completed(tasks, count=len(todo), label="known structures"):
             self.nearest[name] = {"known": todo[name], "classes": rows}
@@ -309,7 +322,7 @@ class Subdividing:
 
 def _nearest(
     maps: dict[str, tuple[np.ndarray, float]],
-    known: dict[str, np.ndarray],
+    known: KnownMaps,
     voxel_size: float,
     diameter: float,
     mirrored: bool,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -18,8 +19,17 @@ import numpy as np
 from tomodask.data.run_folder import held
 from tomodask.errors import InputError
 
-__all__ = ["Place", "begun", "digest_of_training", "same_training", "stopped_at", "versions"]
+__all__ = [
+    "Place",
+    "begun",
+    "digest_of_training",
+    "same_training",
+    "state_of",
+    "stopped_at",
+    "versions",
+]
 
+_log = logging.getLogger(__name__)
 STATE = "state.safetensors"
 LOCK = ".lock"
 
@@ -43,7 +53,8 @@ class Place:
     ------
     InputError
         If the name is no model file's, its folder does not exist, or something is there that may
-        neither be gone on with nor dropped.
+        neither be gone on with nor dropped: a model without the state of its training can be
+        dropped only.
     """
 
     def __init__(
@@ -57,13 +68,18 @@ class Place:
         if resume and overwrite:
             raise InputError("resume and overwrite exclude each other; give one of them")
         self.target, self.folder = target, target.with_suffix(".training")
-        self.state = self.folder / STATE
-        self._overwrite = overwrite
+        self.state = state_of(output)
+        self._overwrite, self._resume = overwrite, resume
         if not (resume or overwrite) and (target.exists() or self.state.exists()):
             there = target if target.exists() else self.folder
             raise InputError(
                 f"{there} exists already: go on with it (resume=True, --resume), or drop it "
                 "(overwrite=True, --overwrite), or choose another name"
+            )
+        if resume and target.exists() and not self.state.exists():
+            raise InputError(
+                f"{target} is there, but not the state of its training ({self.state}) to go on "
+                "from; drop it (overwrite=True, --overwrite), or choose another name"
             )
 
     def _drop(self) -> None:
@@ -82,7 +98,15 @@ class Place:
         with held(self.folder):
             if self._overwrite:
                 self._drop()
-            yield self.state.exists()
+            there = self.state.exists()
+            if self._resume and not there:
+                _log.info("%s: no epoch is there to go on from; training begins", self.folder)
+            yield there
+
+
+def state_of(output: str | os.PathLike[str]) -> Path:
+    """The file that a training of a model file goes on from, whether it is there or not."""
+    return Path(output).with_suffix(".training") / STATE
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 
 from tomodask.training.keeping import Place, begun, digest_of_training, same_training, stopped_at
 from tomodask.training.stopping import Stopping
+from tomodask.training.view import TrainingView
 
 __all__ = ["Run", "run_training"]
 
@@ -172,7 +173,7 @@ def run_training(
     *,
     resume: bool,
     on_epoch: Callable[[Report], None] | None,
-    watch: Callable[[Path | None], Callable[[Report], None]],
+    watch: Callable[[Path | None], TrainingView],
 ) -> Model:
     """Train from the start, or from where a former training stopped, to the end.
 
@@ -191,5 +192,7 @@ def run_training(
         if place is not None and there and resume:
             run.take_up(place)
         if on_epoch is None:
-            on_epoch = watch(None if place is None else place.folder)
+            view = watch(None if place is None else place.folder)
+            view.take_up(run.history)
+            on_epoch = view
         return run.to_the_end(place, on_epoch)

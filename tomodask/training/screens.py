@@ -82,7 +82,7 @@ class Look(Protocol):
         """A figure to keep of each epoch, or None."""
 
     def plot(self, history: History, report: Any) -> Any:
-        """A figure of all epochs and what the newest one came to."""
+        """A figure of all epochs and what the newest one came to; None: the curves alone."""
 
 
 class Screen(Protocol):

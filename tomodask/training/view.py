@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -69,12 +69,33 @@ class TrainingView:
         self.history = [row for row in self.history if row["epoch"] < report.epoch]
         numbers = {name: _number(getattr(report, name)) for name in self.names}
         self.history.append({"epoch": int(report.epoch), **numbers})
+        # The table first: it takes no time, and a stop while pictures are drawn leaves it.
+        self._keep(self._write_history)
         show = self.screen.show
         self._try("the view of training", lambda: show(self.look, report, self.history))
-        if self.folder is not None:
-            self._try("the files about training", lambda: self._write(report))
+        self._keep(lambda folder: self._write_pictures(folder, report))
         if is_last(report):
             self.close()
+
+    def take_up(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """Begin with the epochs of a training that goes on; what the folder lacks is written.
+
+        The training knows them all; the folder may lack the last ones, or all, where it was stopped
+        before they were shown.
+
+        Parameters
+        ----------
+        history : sequence of mapping
+            Of each epoch; empty where none is done.
+        """
+        if not history:
+            return
+        self.history = [
+            {"epoch": int(row["epoch"])} | {name: _number(row.get(name)) for name in self.names}
+            for row in history
+        ]
+        self._keep(self._write_history)
+        self._keep(self._write_curves)
 
     def close(self) -> None:
         """Leave the terminal in order; done of itself at the last epoch and at the end."""
@@ -91,22 +112,30 @@ class TrainingView:
     ) -> None:
         self.close()
 
-    def _write(self, report: Any) -> None:
+    def _keep(self, write: Callable[[Path], None]) -> None:
+        """Write something into the folder, if there is to be one."""
         folder = self.folder
-        assert folder is not None
+        if folder is not None:
+            self._try("the files about training", lambda: write(folder))
+
+    def _write_history(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         table = io.StringIO()
         writer = csv.DictWriter(table, ["epoch", *self.names], lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.history)
-        contents = {folder / "history.csv": table.getvalue().encode()}
+        _write(folder / "history.csv", table.getvalue().encode())
+
+    def _write_curves(self, folder: Path) -> None:
+        """The curves alone, where no picture is there."""
+        if not (folder / "progress.png").exists():
+            _write(folder / "progress.png", png(self.look.plot(self.history, None)))
+
+    def _write_pictures(self, folder: Path, report: Any) -> None:
         if (picture := self.look.picture(report)) is not None:
             (folder / "slices").mkdir(exist_ok=True)
-            contents[folder / "slices" / f"epoch_{report.epoch:04d}.png"] = png(picture)
-        contents[folder / "progress.png"] = png(self.look.plot(self.history, report))
-        for path, content in contents.items():
-            with replacing(path, overwrite=True) as part:
-                part.write_bytes(content)
+            _write(folder / "slices" / f"epoch_{report.epoch:04d}.png", png(picture))
+        _write(folder / "progress.png", png(self.look.plot(self.history, report)))
 
     def _read(self, folder: Path) -> list[dict[str, Any]]:
         """Rows of an earlier time; none where there are none."""
@@ -132,7 +161,12 @@ class TrainingView:
                 _log.warning("%s failed (%s); training goes on", what, error or repr(error))
 
 
+def _write(path: Path, content: bytes) -> None:
+    with replacing(path, overwrite=True) as part:
+        part.write_bytes(content)
+
+
 def _number(value: Any) -> float | None:
     """A finite number; None for anything else, as JSON and CSV have no NaN."""
-    number = float(value)
+    number = math.nan if value is None else float(value)
     return number if math.isfinite(number) else None

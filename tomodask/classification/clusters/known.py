@@ -13,7 +13,7 @@ resolution at which that Fourier shell correlation falls below 0.5.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import pandas as pd
@@ -31,15 +31,45 @@ from tomodask.errors import InputError
 from tomodask.rounds.map_pair import MapPair
 from tomodask.rounds.superposition import Motion, turned_map
 
-__all__ = ["known_maps", "nearest_known"]
+__all__ = ["KnownMaps", "known_maps", "nearest_known"]
 
 _log = logging.getLogger(__name__)
 _STEP = 20.0  # degrees, of the search
+_SAME = 0.01  # by which voxel sizes may differ, as a share
+
+
+class KnownMaps(Mapping[str, np.ndarray]):
+    """Name → map, each made ready to be compared (`known_maps`), which is not to be done again.
+
+    Parameters
+    ----------
+    maps : mapping of str to array of float32, shape (box, box, box)
+        Centred.
+    voxel_size : float
+        Of all of them, Å.
+    """
+
+    def __init__(self, maps: Mapping[str, np.ndarray], voxel_size: float) -> None:
+        self._maps, self.voxel_size = dict(maps), float(voxel_size)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._maps[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._maps)
+
+    def __len__(self) -> int:
+        return len(self._maps)
+
+    def fits(self, voxel_size: float, box: int) -> bool:
+        """Whether they are of this voxel size (Å, to 1 %) and box (voxels)."""
+        near = abs(self.voxel_size - voxel_size) <= _SAME * voxel_size
+        return near and all(one.shape == (box, box, box) for one in self._maps.values())
 
 
 def known_maps(
     known: Mapping[str, np.ndarray | xr.DataArray], *, voxel_size: float, box: int
-) -> dict[str, np.ndarray]:
+) -> KnownMaps:
     """Known maps in the voxels and the box of the averages they are compared with, centred.
 
     What is resampled, cut or padded is told in the log.  The centre is that of the squared density.
@@ -48,6 +78,7 @@ def known_maps(
     ----------
     known : mapping
         Name → map: an array of `voxel_size`, or a DataArray with ``attrs["voxel_size"]``, Å.
+        `KnownMaps` that fit are given back as they are.
     voxel_size : float
         Wanted, Å; sizes that differ by 1 % or less count as one.
     box : int
@@ -55,7 +86,8 @@ def known_maps(
 
     Returns
     -------
-    dict of str to array of float32, shape (box, box, box)
+    KnownMaps
+        Arrays of float32, shape (box, box, box).
 
     Raises
     ------
@@ -65,6 +97,9 @@ def known_maps(
     """
     if not known:
         raise InputError("known is empty; give the maps to compare with")
+    if isinstance(known, KnownMaps) and known.fits(voxel_size, box):
+        return known  # centred twice, they would be interpolated twice
+    own = known.voxel_size if isinstance(known, KnownMaps) else voxel_size
     out = {}
     for name, one in known.items():
         values = one if isinstance(one, xr.DataArray) else np.asarray(one)
@@ -72,7 +107,7 @@ def known_maps(
             raise InputError(
                 f"known[{name!r}] must be a map with the axes (z, y, x), got shape {values.shape}"
             )
-        theirs = float(getattr(one, "attrs", {}).get("voxel_size", voxel_size))
+        theirs = float(getattr(one, "attrs", {}).get("voxel_size", own))
         given = xr.DataArray(
             np.asarray(values), dims=("z", "y", "x"), attrs={"voxel_size": theirs, "source": name}
         )
@@ -83,13 +118,13 @@ def known_maps(
             raise InputError(
                 f"known[{name!r}] holds one value only in a box of {box} voxels of {voxel_size:g} Å"
             )
-        if given.shape != made.shape or abs(theirs - voxel_size) > 0.01 * voxel_size:
+        if given.shape != made.shape or abs(theirs - voxel_size) > _SAME * voxel_size:
             _log.info(
                 "known map %s: %s voxels of %g Å made %d³ of %g Å",
                 name, "×".join(map(str, given.shape)), theirs, box, voxel_size,
             )  # fmt: skip
         out[name] = made
-    return out
+    return KnownMaps(out, voxel_size)
 
 
 def nearest_known(
@@ -109,8 +144,8 @@ def nearest_known(
     ----------
     volume : array, shape (n, n, n)
     known : mapping
-        Name → map; of other voxels or another box it is resampled, cut or padded (`known_maps`,
-        which saves time where many maps are compared).
+        Name → map; it is centred and, of other voxels or another box, resampled, cut or padded.
+        Where many maps are compared, give what `known_maps` gives: it is taken as it is.
     voxel_size : float
         Å.
     resolution : float

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import logging
 import shutil
 from pathlib import Path
@@ -36,7 +37,7 @@ from tomodask.data.subtomogram_store import read_column, write_column
 from tomodask.data.writing import check_target, no_space, put_in_place
 from tomodask.errors import InputError
 
-__all__ = ["open_features", "save_features"]
+__all__ = ["open_features", "reopened_features", "save_features"]
 
 _log = logging.getLogger(__name__)
 _VERSION = 1
@@ -84,6 +85,8 @@ def save_features(features: xr.Dataset, path: str | Path, *, overwrite: bool = F
             compute(pending, label="features")
         put_in_place(part, path)
         _finish(path)
+        for former in path.parent.glob(f".{glob.escape(path.name)}.*.old"):  # of one killed in it
+            shutil.rmtree(former, ignore_errors=True)
     except OSError as error:
         if no_space(error, path) is None:
             raise
@@ -209,6 +212,22 @@ def _plain(features: xr.Dataset) -> dict[str, object]:
         for k, v in features.attrs.items()
         if isinstance(v, str | int | float | np.generic)
     }
+
+
+def reopened_features(path: str | Path) -> xr.Dataset:
+    """Open a store that a job made, as it was left: by a kill at its very end, too.
+
+    Under its final name a store is whole, but marks of what was unfinished may still be on it.
+
+    Raises
+    ------
+    InputError
+        As of `open_features`.
+    """
+    if _unfinished(Path(path)) is not None:
+        with contextlib.suppress(OSError):  # where nothing may be written, they do no harm
+            _finish(Path(path))
+    return open_features(path)
 
 
 def open_features(path: str | Path) -> xr.Dataset:

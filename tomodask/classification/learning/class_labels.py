@@ -22,7 +22,7 @@ from tomodask.data.classes import names_in
 from tomodask.data.columns import POSITION, SHIFT, as_types
 from tomodask.data.particles import PARTICLE_SUFFIXES, read_particles
 from tomodask.data.subtomogram_table import particle_table
-from tomodask.errors import InputError
+from tomodask.errors import InputError, did_you_mean
 
 __all__ = ["Labelled", "Split", "class_weights", "labelled_boxes", "split_labels"]
 
@@ -183,7 +183,7 @@ def _order(names: pd.Series, classes: Sequence[str] | None, source: str) -> list
     if missing:
         raise InputError(
             f"{source}: no box is of {', '.join(map(repr, missing))}; it has "
-            f"{', '.join(map(repr, there))}"
+            f"{', '.join(map(repr, there))}{did_you_mean(missing, there)}"
         )
     return wanted
 

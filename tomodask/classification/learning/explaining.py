@@ -12,7 +12,7 @@ import numpy as np
 import xarray as xr
 
 from tomodask.alignment.checks import box_fault
-from tomodask.errors import InputError
+from tomodask.errors import InputError, did_you_mean
 from tomodask.nets import needs
 from tomodask.nets.box_inference import BoxPredictor, open_predictor
 from tomodask.nets.boxes import normalised
@@ -70,6 +70,7 @@ def explain_subtomograms(
     if target is not None and target not in read.classes:
         raise InputError(
             f"class {target!r} is not one of the model's; it knows {', '.join(read.classes)}"
+            f"{did_you_mean([target], read.classes)}"
         )
     boxes, size = subtomograms["subtomogram"], float(subtomograms.attrs.get("voxel_size", np.nan))
     n = read.encoder.box

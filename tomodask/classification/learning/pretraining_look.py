@@ -56,9 +56,9 @@ class EncoderLook:
     numbers = (Number("linear", "linear probe"), Number("neighbours", "nearest probe"))
     sparks = (("loss", "loss"), ("probe", "linear"))
 
-    def plot(self, history: list[dict[str, Any]], report: EncoderEpoch) -> Figure:
+    def plot(self, history: list[dict[str, Any]], report: EncoderEpoch | None) -> Figure:
         """Curves, and views below them."""
-        return plot_encoder(history, report.views)
+        return plot_encoder(history, None if report is None else report.views)
 
     def picture(self, report: EncoderEpoch) -> None:
         """No picture of each epoch is kept."""

@@ -68,8 +68,10 @@ class ClassifierLook:
     )
     sparks = (("loss", "validation_loss"), ("accuracy", "accuracy"))
 
-    def plot(self, history: list[dict[str, Any]], report: ClassifierEpoch) -> Figure:
+    def plot(self, history: list[dict[str, Any]], report: ClassifierEpoch | None) -> Figure:
         """Curves, and the confusion matrix below them."""
+        if report is None:
+            return plot_classifier(history)
         return plot_classifier(history, report.confusion, report.classes)
 
     def picture(self, report: ClassifierEpoch) -> None:
