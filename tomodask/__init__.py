@@ -12,7 +12,8 @@ from tomodask.lazy import lazy_names
 if TYPE_CHECKING:
     from tomodask.alignment.poses import align_subtomograms
     from tomodask.arrays.geometry import angular_distance, rotation_grid
-    from tomodask.averaging.averages import Average, average_classes, average_subtomograms
+    from tomodask.averaging.average import Average
+    from tomodask.averaging.averages import average_classes, average_subtomograms
     from tomodask.averaging.cone_fsc import fsc_by_cone, resolution_by_direction
     from tomodask.averaging.corrected_fsc import corrected_fsc
     from tomodask.averaging.fsc import fsc, resolution_at
@@ -100,7 +101,8 @@ if TYPE_CHECKING:
     from tomodask.simulation.views import phantom_images, phantom_views
 
 _HOMES = {
-    "averaging.averages": ("Average", "average_classes", "average_subtomograms"),
+    "averaging.average": ("Average",),
+    "averaging.averages": ("average_classes", "average_subtomograms"),
     "averaging.cone_fsc": ("fsc_by_cone", "resolution_by_direction"),
     "averaging.corrected_fsc": ("corrected_fsc",),
     "averaging.fsc": ("fsc", "resolution_at"),

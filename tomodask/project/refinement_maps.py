@@ -12,12 +12,12 @@ import pandas as pd
 from dask.delayed import delayed
 
 from tomodask.arrays.sampling import soft_sphere
+from tomodask.arrays.surfaces import surface_level
 from tomodask.averaging.fsc import resolution_at
 from tomodask.averaging.local_resolution import local_resolution
 from tomodask.averaging.sharpening import sharpen
 from tomodask.cluster import compute
 from tomodask.data.tomograms import open_tomogram
-from tomodask.plot import surface_level
 from tomodask.project.round_files import map_file, write_map
 from tomodask.rounds.iterations import RefinementPlan
 

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from tomodask.plot import surface_level
+from tomodask.arrays.surfaces import surface_level
 from tomodask.plot_style import BLUE, GREEN, GRID, INK, ORANGE, SOFT, dressed, new_figure
 from tomodask.training.colors import class_color
 

@@ -9,7 +9,8 @@ import pandas as pd
 import xarray as xr
 
 from tomodask.alignment.poses import align_subtomograms
-from tomodask.averaging.averages import Average, average_subtomograms
+from tomodask.averaging.average import Average
+from tomodask.averaging.averages import average_subtomograms
 from tomodask.averaging.fsc import fsc, resolution_at
 from tomodask.cluster import compute
 from tomodask.data.job_input import job_template

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
+from tomodask.arrays.surfaces import surface_views
 from tomodask.data.writing import replacing
-from tomodask.plot import surface_views
 from tomodask.plot_style import gray_range
 
 __all__ = ["class_picture", "curve_drawing", "is_dark", "write_class_picture"]

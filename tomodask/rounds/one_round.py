@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tomodask.averaging.averages import Average, average_classes, average_subtomograms
+from tomodask.averaging.average import Average
+from tomodask.averaging.averages import average_classes, average_subtomograms
 from tomodask.averaging.corrected_fsc import corrected_fsc
 from tomodask.averaging.fsc import resolution_at
 from tomodask.data.columns import QUATERNION, SHIFT

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
-from tomodask.averaging.averages import Average
+from tomodask.averaging.average import Average
 from tomodask.averaging.map_filters import half_map_weights
 from tomodask.rounds.iterations import Finished, RefinementPlan, next_reference
 

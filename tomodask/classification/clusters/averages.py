@@ -21,7 +21,7 @@ from dask.delayed import Delayed, delayed
 from tomodask.alignment.checks import check_alignment
 from tomodask.alignment.measurement import measurements
 from tomodask.arrays.threads import one_thread_each
-from tomodask.averaging.averages import Average
+from tomodask.averaging.average import Average
 from tomodask.averaging.fsc import resolution_at
 from tomodask.data.box_blocks import BoxBlocks
 from tomodask.data.columns import QUATERNION
