@@ -1,4 +1,4 @@
-"""Where the shared data lies, draws and killed runs that tests of several rooms use."""
+"""Shared data, commands, draws and killed runs that tests of several rooms use."""
 
 from __future__ import annotations
 
@@ -25,6 +25,17 @@ def shared_data(*parts: str) -> Path:
             f"needs the real data {'/'.join(parts)}: not found (set TOMODASK_SHARED to its folder)"
         )
     return path
+
+
+def tomodask(*words: object) -> tuple[int, str, str]:
+    """Run a command in this process; (exit code, standard output, standard error)."""
+    from click.testing import CliRunner
+
+    from tomodask.cli import main
+
+    result = CliRunner().invoke(main, [str(word) for word in words])
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result.exit_code, result.stdout, result.stderr
 
 
 @st.composite
@@ -54,6 +65,25 @@ def run_killed(script: str, when: Callable[[], bool], *, timeout: float = 60) ->
     finally:
         process.kill()  # SIGKILL: nothing is tidied up
         process.wait()
+
+
+def stopped_by_ctrl_c(
+    words: Iterable[object], when: Callable[[], bool], *, timeout: float = 240
+) -> tuple[int, str]:
+    """Run a command in a process of its own, Ctrl-C as soon as `when` says so: exit code, stderr.
+
+    A command that ends before is taken as it ends.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tomodask", *map(str, words)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + timeout
+    while not when() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    return process.returncode, err
 
 
 # Dies as a file whose path ends with `KILL` is about to appear, or has just appeared.

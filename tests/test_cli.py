@@ -12,7 +12,7 @@ import click
 import mrcfile
 import numpy as np
 import pytest
-from click.testing import CliRunner
+from helpers import tomodask
 
 from tomodask.arrays.geometry import angular_distance
 from tomodask.cli import main
@@ -31,13 +31,6 @@ GROUPS = {"classify": "pretrain"}  # and the command that each follows; see test
 HERE_ALONE = ("info", "density", "train", "score", "fsc", "pretrain")  # run where it was called
 HERE = ("--scheduler", "synchronous")
 VOXEL, BOX, STEP = 10.0, 40, 30
-
-
-def tomodask(*words):
-    """Run a command in this process; (exit code, standard output, standard error)."""
-    result = CliRunner().invoke(main, [str(word) for word in words])
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    return result.exit_code, result.stdout, result.stderr
 
 
 def works(*words):

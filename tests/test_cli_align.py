@@ -4,10 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from alignment.scenes import VOXEL, boxes, dataset_of
-from click.testing import CliRunner
+from helpers import tomodask
 
 from tomodask.arrays.geometry import angular_distance
-from tomodask.cli import main
 from tomodask.data.particles import orientations, read_particles
 from tomodask.data.subtomogram_store import save_subtomograms
 from tomodask.data.tomograms import save_tomogram
@@ -15,12 +14,6 @@ from tomodask.data.tomograms import save_tomogram
 HERE = ("--scheduler", "synchronous")
 FAST = ("--angular-step", 30, "--shift-range", 20)
 N = 32
-
-
-def tomodask(*words):
-    result = CliRunner().invoke(main, [str(word) for word in words])
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    return result.exit_code, result.stdout, result.stderr
 
 
 def works(*words):

@@ -1,17 +1,11 @@
 """``tomodask classify`` and ``pretrain`` as they are typed, on blobs and noise."""
 
-import signal
-import subprocess
-import sys
-import time
-
 import dask
 import numpy as np
 import pytest
 from classification.kinds import boxes_of, two_kinds
-from click.testing import CliRunner
+from helpers import stopped_by_ctrl_c, tomodask
 
-from tomodask.cli import main
 from tomodask.data.particles import read_particles
 from tomodask.data.subtomograms import save_subtomograms
 
@@ -21,12 +15,6 @@ from tomodask.nets.classifier_file import read_box_model
 
 QUICK = ("--epochs", 3, "--batch", 8, "--threads", 1, "--precision", "float32")
 RATE = ("--network", "inception3d", "--learning-rate", 0.002)
-
-
-def tomodask(*words):
-    result = CliRunner().invoke(main, [str(word) for word in words])
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    return result.exit_code, result.stdout, result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -125,17 +113,9 @@ def test_ctrl_c_keeps_the_epochs_that_are_done(scene, tmp_path, what):
     path = tmp_path / "stopped.safetensors"
     command = words if what == "classify" else ("pretrain", folder / "boxes.zarr")
     words = [str(w) for w in (*command, *QUICK, "--epochs", 500, "-o", path)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tomodask", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
     history = tmp_path / "stopped.training" / "history.csv"
-    deadline = time.monotonic() + 240
-    while not history.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
+    code, err = stopped_by_ctrl_c(words, history.exists)
+    assert code == 130, err
     assert "the same command with --resume goes on" in err
     assert "Traceback" not in err
     assert 1 <= len(read_box_model(path).history) < 500

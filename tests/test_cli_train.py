@@ -1,15 +1,9 @@
 """``tomodask train``, ``segment``, ``pick``, ``score`` as they are typed, on balls of two sizes."""
 
-import signal
-import subprocess
-import sys
-import time
-
 import pytest
-from click.testing import CliRunner
+from helpers import stopped_by_ctrl_c, tomodask
 from picking.balls import marked_balls
 
-from tomodask.cli import main
 from tomodask.data.particles import read_particles, write_particles
 from tomodask.data.tomograms import save_tomogram
 from tomodask.nets.model_file import read_model
@@ -20,12 +14,6 @@ QUICK = (
     *("--learning-rate", 0.01, "--threads", 1, "--precision", "float32"),
 )
 BOTH = ("--diameter", "large=100", "--diameter", "small=70")
-
-
-def tomodask(*words):
-    result = CliRunner().invoke(main, [str(word) for word in words])
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    return result.exit_code, result.stdout, result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -72,17 +60,9 @@ def test_ctrl_c_keeps_the_epochs_that_are_done(scene, tmp_path):
     path = tmp_path / "stopped.safetensors"
     words = [str(w) for w in (*words, "-o", path)]
     words[words.index("--epochs") + 1] = "60"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tomodask", *words],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
     state = tmp_path / "stopped.training" / "history.csv"
-    deadline = time.monotonic() + 120
-    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    code, err = stopped_by_ctrl_c(words, state.exists)
+    assert code == 130, err
     assert "the same command with --resume goes on" in err
     assert 1 <= len(read_model(path).history) < 60
     code, _, err = tomodask(*words)

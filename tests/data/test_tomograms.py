@@ -1,17 +1,12 @@
-"""Tomograms: lazy, whole or not at all, and the same whatever the chunks."""
+"""Tomograms: what is written is read back, lazily, by us and by others."""
 
-import errno
 import itertools
 import json
 import os
 import pickle
-import signal
 import subprocess
 import sys
-import textwrap
-import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import cloudpickle
 import dask
@@ -20,45 +15,23 @@ import hypothesis.strategies as st
 import mrcfile
 import numpy as np
 import pytest
-import xarray as xr
 import zarr
+from data.volumes import (
+    ONE_FOLDER,
+    listing,
+    never_compute,
+    noise,
+    tilt_series,
+    tomogram,
+    with_holes,
+)
 from distributed import Client
 from helpers import irregular_chunks
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 
-from tomodask.data import mrc_writer
 from tomodask.data.ome_zarr_writer import _mean_of_pairs, write_ome_zarr
-from tomodask.data.statistics import Statistics, check_finite, volume_statistics
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
-
-ONE_FOLDER = settings(
-    deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-
-
-def tomogram(values, *, voxel_size=10.0, chunks=None, **attrs):
-    data = da.from_array(values, chunks=chunks or values.shape)
-    return xr.DataArray(data, dims=("z", "y", "x"), attrs={"voxel_size": voxel_size, **attrs})
-
-
-def noise(shape, dtype=np.float32, seed=0):
-    values = np.random.default_rng(seed).normal(size=shape) * 20
-    return values.astype(dtype)
-
-
-def tilt_series(**changed):
-    """The record of a tilt series, as reconstruction leaves it."""
-    return {
-        "angle": [-51.0, 0.1, 48.0], "weight": [0.3, 0.4, 0.5], "pixel_size": 5.0,
-        "phase_flipped": True, "dose_weighted": False, "method": "wbp",
-        "defocus_u": [31000.0, 30000.0, 29000.0], "voltage": 300.0,
-        "spherical_aberration": 2.7, "amplitude_contrast": 0.07, **changed,
-    }  # fmt: skip
-
-
-def never_compute(*args, **kwargs):
-    raise AssertionError("the graph was computed while it was being built")
 
 
 @given(
@@ -257,85 +230,6 @@ def test_blocks_that_are_no_whole_shards_are_refused(tmp_path):
         )  # fmt: skip
 
 
-# Nothing half
-
-
-def listing(folder):
-    return sorted(os.listdir(folder))
-
-
-@pytest.mark.parametrize("suffix", ["mrc", "zarr"])
-def test_nothing_is_left_of_a_failure(tmp_path, suffix):
-    """One block fails while the others are being written by other threads."""
-
-    def fails(block, block_info=None):
-        if block_info and block_info[0]["chunk-location"] == (2, 1, 0):
-            raise RuntimeError("in the middle")
-        return block
-
-    volume = tomogram(noise((128, 128, 128)), chunks=32)
-    volume.data = volume.data.map_blocks(fails, meta=np.empty((0, 0, 0), np.float32))
-    with pytest.raises(RuntimeError, match="in the middle"):
-        save_tomogram(volume, tmp_path / f"a.{suffix}", chunk=16, shard=32)
-    time.sleep(0.2)
-    assert listing(tmp_path) == []
-
-
-@pytest.mark.parametrize("suffix", ["mrc", "zarr"])
-def test_nothing_bears_the_name_after_a_kill(tmp_path, suffix):
-    program = textwrap.dedent(f"""
-        import sys, time, numpy as np, dask.array as da, xarray as xr
-        from tomodask.data.tomograms import save_tomogram
-        def slow(block, block_info=None):
-            if block_info[0]["chunk-location"][0] > 0:
-                print("half", flush=True); time.sleep(60)
-            return block
-        data = da.ones((64, 8, 8), chunks=(32, 8, 8), dtype="f4").map_blocks(slow, dtype="f4")
-        volume = xr.DataArray(data, dims=("z", "y", "x"), attrs={{"voxel_size": 1.0}})
-        save_tomogram(volume, {str(tmp_path / ("a." + suffix))!r}, chunk=32, shard=32)
-    """)
-    child = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert child.stdout.readline() == "half\n"
-    time.sleep(0.2)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-    child.stdout.close()
-    assert not (tmp_path / f"a.{suffix}").exists()
-    assert all(name.startswith(".") for name in listing(tmp_path))
-    save_tomogram(tomogram(noise((8, 8, 8))), tmp_path / f"a.{suffix}")  # and the way is free
-
-
-@pytest.mark.parametrize("suffix", ["mrc", "zarr"])
-def test_overwrites_only_when_told(tmp_path, suffix):
-    path = tmp_path / f"a.{suffix}"
-    save_tomogram(tomogram(noise((8, 8, 8))), path)
-    with pytest.raises(InputError, match=r"a\.\w+ exists already; choose another name or allow"):
-        save_tomogram(tomogram(noise((8, 8, 8), seed=1)), path)
-    np.testing.assert_array_equal(open_tomogram(path).values, noise((8, 8, 8)))
-    # onto its own source, too
-    doubled = open_tomogram(path)
-    doubled.data = doubled.data * 2
-    save_tomogram(doubled, path, overwrite=True)
-    np.testing.assert_array_equal(open_tomogram(path).values, 2 * noise((8, 8, 8)))
-    assert listing(tmp_path) == [path.name]
-
-
-@pytest.mark.parametrize("suffix", ["mrc", "zarr"])
-def test_what_was_there_stays_where_the_new_cannot_take_its_name(tmp_path, suffix, monkeypatch):
-    path = tmp_path / f"a.{suffix}"
-    save_tomogram(tomogram(noise((8, 8, 8))), path)
-
-    def fails(*args):
-        raise OSError(errno.EIO, "Input/output error")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("tomodask.data.writing.os.replace", fails)
-        with pytest.raises(OSError, match="Input/output error"):
-            save_tomogram(tomogram(noise((8, 8, 8), seed=1)), path, overwrite=True)
-    assert listing(tmp_path) == [path.name]
-    np.testing.assert_array_equal(open_tomogram(path).values, noise((8, 8, 8)))
-
-
 @pytest.mark.parametrize("suffix", ["mrc", "zarr"])
 def test_relative_paths_are_read_from_anywhere(tmp_path, suffix, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -372,73 +266,6 @@ def test_blocks_of_a_store_stay_small(tmp_path, chunks, shards, laid):
     assert open_tomogram(tmp_path / "a.zarr", voxel_size=1.0).data.chunksize == laid
 
 
-def test_overwrites_no_folder_that_is_no_store(tmp_path):
-    (tmp_path / "mine.zarr").mkdir()
-    (tmp_path / "mine.zarr" / "thesis.txt").write_text("years of work")
-    with pytest.raises(InputError, match=r"mine\.zarr is a folder but no Zarr store"):
-        save_tomogram(tomogram(noise((4, 4, 4))), tmp_path / "mine.zarr", overwrite=True)
-    assert (tmp_path / "mine.zarr" / "thesis.txt").exists()
-
-
-def test_a_full_disk_is_seen_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.setattr(mrc_writer.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
-    with pytest.raises(
-        InputError, match=r"a\.mrc: the disk is full \(up to 0 MB needed, 0 MB free"
-    ):
-        save_tomogram(tomogram(noise((8, 8, 8))), tmp_path / "a.mrc")
-    assert listing(tmp_path) == []
-
-
-def test_a_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch):
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(mrc_writer.os, "pwrite", full)
-    with pytest.raises(InputError, match=r"a\.mrc: the disk is full"):
-        save_tomogram(tomogram(noise((8, 8, 8))), tmp_path / "a.mrc")
-    monkeypatch.setattr(zarr.Array, "__setitem__", full)
-    with pytest.raises(InputError, match=r"a\.zarr: the disk is full .*free some space"):
-        save_tomogram(tomogram(noise((8, 8, 8))), tmp_path / "a.zarr")
-    assert listing(tmp_path) == []
-
-
-# What is in the voxels
-
-
-@given(data=st.data(), shape=st.tuples(*[st.integers(1, 12)] * 3))
-@settings(deadline=None, max_examples=50)
-def test_statistics_whatever_the_chunks(data, shape):
-    values = noise(shape, np.float32, seed=1) + 1000  # a large mean: sums of squares would cancel
-    for place in data.draw(
-        st.lists(st.tuples(*[st.integers(0, n - 1) for n in shape]), max_size=3)
-    ):
-        values[place] = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]))
-    volume = tomogram(values, chunks=data.draw(irregular_chunks(shape)))
-    with dask.config.set(scheduler="sync"):
-        found = volume_statistics(volume)
-    finite = np.isfinite(values)
-    assert found.nonfinite == (~finite).sum()
-    assert found.first == (tuple(np.argwhere(~finite)[0].tolist()) if found.nonfinite else None)
-    assert found.count == finite.sum()
-    if found.count:
-        assert found.minimum == values[finite].min()
-        assert found.maximum == values[finite].max()
-        assert found.mean == pytest.approx(values[finite].mean(dtype=float), rel=1e-12)
-        assert found.std == pytest.approx(values[finite].std(dtype=float), rel=1e-9)
-
-
-def test_statistics_of_nothing():
-    assert Statistics().std == 0.0
-    assert Statistics().merge(Statistics()).count == 0
-
-
-def with_holes():
-    values = noise((6, 7, 8))
-    values[2, 3, 4] = np.nan
-    values[5, 6, 7] = np.inf
-    return values
-
-
 @pytest.mark.parametrize("suffix", ["mrc", "zarr"])
 def test_what_is_no_number_is_refused_or_filled(tmp_path, suffix):
     volume = tomogram(with_holes(), chunks=(3, 4, 5), source="/data/TS_01.mrc")
@@ -449,13 +276,6 @@ def test_what_is_no_number_is_refused_or_filled(tmp_path, suffix):
     save_tomogram(volume, tmp_path / f"a.{suffix}", fill=0.0)
     back = open_tomogram(tmp_path / f"a.{suffix}").values
     np.testing.assert_array_equal(back, np.nan_to_num(with_holes(), posinf=0))
-
-
-def test_check_finite():
-    check_finite(tomogram(noise((4, 4, 4))))
-    check_finite(tomogram(np.ones((4, 4, 4), np.int16)))
-    with pytest.raises(InputError, match=r"^template: 2 voxels"):
-        check_finite(tomogram(with_holes()), name="template")
 
 
 @pytest.mark.parametrize(("dtype", "scale"), [("int8", 1e3), ("uint16", -1.0), ("float16", 1e6)])

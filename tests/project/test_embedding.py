@@ -4,17 +4,10 @@ import dask
 import numpy as np
 import pytest
 import xarray as xr
-from click.testing import CliRunner
+from helpers import tomodask
 
-from tomodask.cli import main
 from tomodask.data.subtomograms import save_subtomograms
 from tomodask.project import embedding
-
-
-def tomodask(*words):
-    result = CliRunner().invoke(main, [str(word) for word in words])
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    return result.exit_code, result.stdout, result.stderr
 
 
 def stored(folder, count=9, box=16):

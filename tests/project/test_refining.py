@@ -1,4 +1,4 @@
-"""A refinement: right, its halves apart, and killed at any moment it ends with the same bytes."""
+"""Refinement: killed at any moment it goes on and ends with the same bytes."""
 
 import json
 import shlex
@@ -16,14 +16,13 @@ from scipy.spatial.transform import Rotation
 
 from tomodask.arrays.geometry import angular_distance
 from tomodask.cli import main
-from tomodask.data.particles import orientations, read_particles, with_orientations
+from tomodask.data.particles import orientations, read_particles
 from tomodask.data.subtomograms import open_subtomograms, save_subtomograms
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
 from tomodask.project import refinement_report, refinement_steps, refining
 from tomodask.project.refining import refine
 from tomodask.rounds.axes import symmetrised
-from tomodask.rounds.one_round import _merged
 from tomodask.rounds.superposition import Motion, superpose, turned_map
 from tomodask.simulation.phantom import phantom_map
 
@@ -391,38 +390,3 @@ def test_the_call_that_the_report_tells_is_one_that_the_command_takes():
             parameters = context.params
         if name == "merge":
             assert parameters["merge"] == 0
-
-
-def test_weights_of_equal_classes_add_up_to_one_at_most():
-    shares = np.random.default_rng(0).random((2000, 3))
-    weights = shares / shares.sum(1, keepdims=True)
-    weights[:, 2] = 0
-    weights[:, :2] /= weights[:, :2].sum(1, keepdims=True)
-    assert (weights.sum(1) > 1).any()  # rounded
-    poses = with_orientations(
-        pd.DataFrame(np.zeros((6000, 4)), columns=["shift_z", "shift_y", "shift_x", "score"]),
-        Rotation.identity(6000),
-    )
-    still = Motion(Rotation.identity(), np.zeros(3), 1.0)
-    poses["half"] = np.repeat([1, 2] * 1000, 3)
-    _, merged = _merged(poses, weights.copy(), {1: 0, 2: 1, 3: 2}, 1, 2, (still, still))
-    assert merged[:, 0].max() == 1.0
-    assert not merged[:, 1].any()
-
-
-def test_particles_of_an_equal_class_follow_the_motion_of_their_half():
-    poses = with_orientations(
-        pd.DataFrame(np.zeros((8, 4)), columns=["shift_z", "shift_y", "shift_x", "score"]),
-        Rotation.identity(8),
-    )
-    poses["half"], poses["class"] = np.repeat([1, 2, 1, 2], 2), [1, 2] * 4
-    weights = np.array([[0.0, 1], [0, 1], [1, 0], [1, 0]])
-    motions = tuple(
-        Motion(Rotation.from_euler("z", angle, degrees=True), np.array([angle, 0, 0]), 1.0)
-        for angle in (10.0, 20.0)
-    )
-    moved, merged = _merged(poses, weights, {1: 0, 2: 1}, 1, 2, motions)
-    assert merged.tolist() == [[1, 0]] * 4
-    angles = np.rad2deg(orientations(moved).magnitude())
-    np.testing.assert_allclose(angles, [10, 0, 20, 0, 0, 0, 0, 0], atol=1e-9)
-    assert moved["shift_x"].tolist() == [10.0, 0, 20, 0, 0, 0, 0, 0]
