@@ -75,6 +75,7 @@ def _setting(name: str, setting: Any, results: dict[str, Any]) -> None:
             f"boxes ({shown} in all), batches of {recipe.batch}, learning rate "
             f"{recipe.learning_rate:g} ({recipe.schedule}), noise "
             f"{'drawn anew in each' if recipe.fresh else 'the same in each'}"
+            f"{', signals turned anew in each, with their wedge' if recipe.turned else ''}"
         )
     print(f"in the paper: 20 epochs of {len(CLASSES) * 500} boxes, {300 * 11500} in all")
     spent = {

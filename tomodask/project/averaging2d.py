@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from tomodask.cluster import connect
 from tomodask.data.run_folder import RunFolder
 from tomodask.errors import InputError
 from tomodask.planar.round2d import Round2D
+from tomodask.project.as_typed import as_typed
 from tomodask.project.averaging2d_job import MOST, checked_job2d
 from tomodask.project.averaging2d_rounds import read_round2d, resolutions_of
 from tomodask.project.averaging2d_steps import HISTORY, STAGES, Averaging, round_names
@@ -257,29 +257,11 @@ def _result(folder: RunFolder, most: int) -> Averaging2D:
     )
 
 
-#: Parameters that the command line calls otherwise.
-_OPTIONS = {"shift_range": "--shift", "references": "--reference"}
-_OFF = {"mirror": "--no-mirror", "center": "--no-center"}
-
-
-def _command(given: dict[str, Any]) -> str:
-    """The call of the command line that does the same."""
-
-    def word(value: Any) -> str:
-        if isinstance(value, xr.DataArray | xr.Dataset):
-            return str(value.attrs.get("store") or value.attrs.get("source") or "IN_MEMORY")
-        return f"{value:g}" if isinstance(value, float) else str(value)
-
-    words = ["tomodask", "average2d", word(given["images"]), "-o", str(given["output"])]
-    defaults = average2d.__kwdefaults__ or {}
-    for name, value in given.items():
-        if name in ("images", "output", "command", "overwrite", "on_round"):
-            continue
-        default = defaults.get(name)
-        if value is default or (isinstance(value, str | int | float) and value == default):
-            continue
-        if isinstance(value, bool):
-            words.append(_OFF.get(name, f"--{name}"))
-        else:
-            words += [_OPTIONS.get(name, f"--{name.replace('_', '-')}"), word(value)]
-    return shlex.join(words)
+def _command(given: Mapping[str, Any]) -> str:
+    return as_typed(
+        "average2d",
+        average2d,
+        given,
+        options={"shift_range": "--shift", "references": "--reference"},
+        off={"mirror": "--no-mirror", "center": "--no-center"},
+    )

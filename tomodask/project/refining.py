@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,12 @@ import xarray as xr
 from tomodask.averaging.fsc import resolution_at
 from tomodask.cluster import connect
 from tomodask.data.run_folder import RunFolder
+from tomodask.project.as_typed import as_typed
 from tomodask.project.refinement_job import checked_refinement
 from tomodask.project.refinement_steps import STAGES, Refining
 from tomodask.project.round_files import SET_ASIDE, map_file
 
 __all__ = ["Refinement", "refine"]
-
-_OPTIONS = {"resample_reference": "--resample"}
 
 
 @dataclass(frozen=True)
@@ -274,34 +272,11 @@ def _set_aside(at: Path) -> pd.DataFrame:
 
 
 def _command(given: Mapping[str, Any]) -> str:
-    """The call of the command line that does the same."""
-
-    def word(value: Any) -> str:
-        if isinstance(value, xr.DataArray | xr.Dataset):
-            return str(value.attrs.get("source") or value.attrs.get("store") or "IN_MEMORY")
-        return f"{value:g}" if isinstance(value, float) else str(value)
-
-    def words_of(value: Any) -> list[str]:
-        several = isinstance(value, Sequence) and not isinstance(value, str)
-        return [word(one) for one in (value if several else [value])]
-
-    words = ["tomodask", "refine", *words_of(given["subtomograms"]), "-o", str(given["output"])]
-    for name, default in (refine.__kwdefaults__ or {}).items():
-        value = given[name]
-        if name in ("output", "command", "overwrite") or _same(value, default):
-            continue
-        option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
-        if name == "references":
-            for one in words_of(value):
-                words += ["--reference", one]
-        elif isinstance(value, bool):
-            words.append(option)
-        elif name == "merge" and value is None:
-            words += [option, "0"]
-        else:
-            words += [option, *words_of(value)]
-    return shlex.join(words)
-
-
-def _same(value: Any, default: Any) -> bool:
-    return value is default or (isinstance(value, str | int | float) and value == default)
+    return as_typed(
+        "refine",
+        refine,
+        given,
+        options={"resample_reference": "--resample", "references": "--reference"},
+        without={"merge": "0"},
+        repeated=["references"],
+    )

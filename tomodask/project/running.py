@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,13 +14,13 @@ import xarray as xr
 from tomodask.cluster import connect
 from tomodask.data.run_folder import RunFolder
 from tomodask.nets.model_file import PickingModel
+from tomodask.project.as_typed import as_typed
 from tomodask.project.job import checked_job
 from tomodask.project.stages import do_all, finished
 
 __all__ = ["Run", "run"]
 
 _log = logging.getLogger(__name__)
-_OPTIONS = {"resample_template": "--resample", "particle_class": "--class"}  # named otherwise
 
 
 @dataclass(frozen=True)
@@ -208,29 +207,13 @@ def run(
 
 
 def _command(given: Mapping[str, Any]) -> str:
-    """The call of the command line that does the same."""
-
-    def path(value: Any) -> str:
-        if isinstance(value, xr.DataArray):
-            return str(value.attrs.get("source") or value.name or "IN_MEMORY")
-        return "IN_MEMORY" if isinstance(value, PickingModel) else str(value)
-
-    words = ["tomodask", "run", path(given["tomogram"]), "--template", path(given["template"])]
-    words += ["-o", str(given["output"])]
-    defaults = run.__kwdefaults__ or {}
-    for name, default in defaults.items():
-        if name in ("template", "output", "command", "overwrite"):
-            continue
-        value = path(given[name]) if name == "model" and given[name] else given[name]
-        if value == default:
-            continue
-        words.append(_OPTIONS.get(name, f"--{name.replace('_', '-')}"))
-        if not isinstance(value, bool):
-            values = (
-                value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-            )
-            words += [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
-    return shlex.join(words)
+    return as_typed(
+        "run",
+        run,
+        given,
+        first=["template"],
+        options={"resample_template": "--resample", "particle_class": "--class"},
+    )
 
 
 def _or_infinity(value: float | None) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ import xarray as xr
 from tomodask.cluster import connect
 from tomodask.data.run_folder import RunFolder
 from tomodask.errors import InputError
+from tomodask.project.as_typed import as_typed
 from tomodask.project.subdivision_files import CENTRED
 from tomodask.project.subdivision_job import checked_subdivision
 from tomodask.project.subdivision_steps import Subdividing
@@ -274,38 +274,12 @@ def _result(folder: RunFolder) -> Subdivision:
     )
 
 
-_OPTIONS = {"map_particles": "--map"}
-
-
 def _command(given: Mapping[str, Any]) -> str:
-    """The call of the command line that does the same."""
-
-    def word(value: Any) -> str:
-        if isinstance(value, xr.DataArray | xr.Dataset):
-            return str(value.attrs.get("source") or value.attrs.get("store") or "IN_MEMORY")
-        if isinstance(value, str | os.PathLike | int):
-            return str(value)
-        return f"{value:g}" if isinstance(value, float) else "IN_MEMORY"
-
-    def words_of(value: Any) -> list[str]:
-        several = isinstance(value, Sequence) and not isinstance(value, str)
-        return [word(one) for one in (value if several else [value])]
-
-    words = ["tomodask", "subdivide", *words_of(given["subtomograms"])]
-    words += ["--model", word(given["model"]), "-o", str(given["output"])]
-    for name, default in (subdivide.__kwdefaults__ or {}).items():
-        value = given[name]
-        plain = isinstance(value, str | int | float | tuple)
-        if name in ("output", "command", "overwrite", "model") or value is default:
-            continue
-        if plain and value == default:
-            continue
-        option = _OPTIONS.get(name, f"--{name.replace('_', '-')}")
-        if name == "known":
-            for one in words_of(value):
-                words += [option, one]
-        elif isinstance(value, bool):
-            words.append(option)
-        else:
-            words += [option, *words_of(value)]
-    return shlex.join(words)
+    return as_typed(
+        "subdivide",
+        subdivide,
+        given,
+        first=["model"],
+        options={"map_particles": "--map"},
+        repeated=["known"],
+    )
