@@ -444,3 +444,10 @@ def test_cuda_says_what_does_not_run_on_the_gpu(boxes, tmp_path, monkeypatch):
     code, _, err = tomodask(*words, "-o", tmp_path / "average", "--scheduler", "cuda")
     assert code == 0, err
     assert err.count("warning: scheduler 'cuda': projection, back-projection, find_centers") == 1
+
+
+@pytest.mark.parametrize("name", [("classify", "predict"), ("explain",), ("convert",), ("pick",)])
+def test_help_says_which_threads_work_where_nothing_is_asked_for(name):
+    told = " ".join(works(*name, "--help").split())
+    assert "[default: threads of this process, one a core; with --workers that many" in told
+    assert "synchronous (this process, one task after the other)" in told

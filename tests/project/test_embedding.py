@@ -6,7 +6,7 @@ import pytest
 import xarray as xr
 from helpers import tomodask
 
-from tomodask.data.subtomograms import save_subtomograms
+from tomodask.data.subtomograms import open_subtomograms, save_subtomograms
 from tomodask.project import embedding
 
 
@@ -36,7 +36,7 @@ def test_particles_without_features_are_named_and_unknown_ones_get_a_way_out(tmp
         assert "boxes.zarr (the box holds NaN or infinite voxels), 7@" in out
     code, out, err = tomodask(*words, "--neighbours", 4, "--count", 3)
     assert code == 0, err
-    assert len(out.splitlines()) == 2 + 1 + 3
+    assert len(out.splitlines()) == 2 + 1 + 1 + 3
     code, _, err = tomodask(*words, "--neighbours", 99, "--map", tmp_path / "map.png")
     assert code != 0
     assert "give a particle's number, 0 to 8, or more of its image's name" in err
@@ -44,6 +44,25 @@ def test_particles_without_features_are_named_and_unknown_ones_get_a_way_out(tmp
     code, _, err = tomodask(*words, "--neighbours", 7)
     assert code != 0
     assert "7 has no features; leave it out" in err
+
+
+def test_neighbours_are_asked_for_and_told_by_particle_number(tmp_path):
+    """Of a part of the boxes, places and numbers differ."""
+    some = open_subtomograms(stored(tmp_path)).isel(particle=slice(3, 9))
+    with dask.config.set(scheduler="synchronous"):
+        save_subtomograms(some, tmp_path / "some.zarr")
+    words = ("embed", tmp_path / "some.zarr", "--model", "rotation-invariant",
+             "-o", tmp_path / "features.zarr", "--scheduler", "synchronous")  # fmt: skip
+    code, out, err = tomodask(*words, "--neighbours", 8, "--count", 4)
+    assert code == 0, err
+    told, _, *lines = out.splitlines()[-6:]
+    assert told == "neighbours; query and particle are particle numbers, not places among the boxes"
+    numbers = [line.split() for line in lines]
+    assert {row[0] for row in numbers} == {"8"}
+    assert {row[2] for row in numbers} == {"3", "4", "5", "6"}
+    code, _, err = tomodask(*words, "--neighbours", 1)
+    assert code == 2
+    assert "particle's number, 3 to 8" in err
 
 
 def test_a_store_of_another_engine_is_not_gone_on_with(tmp_path, monkeypatch, caplog):

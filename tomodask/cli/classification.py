@@ -9,6 +9,7 @@ import click
 
 from tomodask.cli.options import (
     INPUT,
+    OWN_THREADS,
     check_output,
     cluster_options,
     command,
@@ -197,7 +198,7 @@ def train(
 )
 @table_style_option
 @overwrite_option
-@cluster_options(default="threads of this process")
+@cluster_options(default=OWN_THREADS)
 def predict(
     subtomograms: Path,
     *,

@@ -17,6 +17,7 @@ from tomodask.errors import InputError
 
 __all__ = [
     "INPUT",
+    "OWN_THREADS",
     "TABLES",
     "VOLUMES",
     "angstrom",
@@ -39,6 +40,8 @@ __all__ = [
     "voxel_size_option",
 ]
 
+#: What runs a command that starts no cluster of itself: `cluster_options`.
+OWN_THREADS = "threads of this process, one a core; with --workers that many processes"
 INPUT = click.Path(path_type=Path)
 VOLUMES = (".mrc", ".map", ".rec", ".st", ".ali", ".zarr")
 TABLES = (".star", ".tbl", ".csv")
@@ -76,8 +79,9 @@ def cluster_options(*, default: str) -> Callable[[Decorated], Decorated]:
                 click.option(
                     "--scheduler",
                     metavar="WHERE",
-                    help="Where the work runs: tcp://HOST:PORT (a running Dask scheduler), cuda, "
-                    f"slurm, or synchronous.  [default: {default}]",
+                    help="Where the work runs: tcp://HOST:PORT (a running Dask scheduler), cuda (a "
+                    "worker for each GPU here), slurm (jobs), or synchronous (this process, one "
+                    f"task after the other).  [default: {default}]",
                 ),
                 click.option(
                     "--workers", type=int, metavar="N", help="Number of workers, one thread each."

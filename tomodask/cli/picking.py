@@ -9,6 +9,7 @@ import click
 
 from tomodask.cli.options import (
     INPUT,
+    OWN_THREADS,
     TABLES,
     check_output,
     cluster_options,
@@ -151,7 +152,7 @@ def match(
 @click.option("--invert", is_flag=True, help="For dog: particles are dark.")
 @voxel_size_option
 @table_style_option
-@cluster_options(default="threads of this process; with --model a local cluster")
+@cluster_options(default=f"{OWN_THREADS}; with --model a local cluster")
 def pick(
     source: Path,
     *,

@@ -11,6 +11,7 @@ import click
 from tomodask.cli.boxes import boxes_named, subtomograms_argument
 from tomodask.cli.options import (
     INPUT,
+    OWN_THREADS,
     angstrom,
     check_output,
     cluster_options,
@@ -75,8 +76,9 @@ _AROUND = 10  # neighbours shown
     "--neighbours",
     multiple=True,
     metavar="PARTICLE",
-    help="Print the particles nearest to this one, by its number or the end of its image's name; "
-    "may be given several times.",
+    help="Print the particles nearest to this one.  PARTICLE is a particle number (the boxes' own: "
+    "the row, from 0, of the table that they were extracted by, also where only some of them are "
+    "here) or the end of its image's name; may be given several times.",
 )
 @click.option("--count", type=int, default=_AROUND, show_default=True, help="Of neighbours.")
 @_precision_option
@@ -172,6 +174,7 @@ def _tell_neighbours(features: Any, names: list[int], count: int) -> None:
         if column in features.coords:
             there = features[column].to_series()
             table[column] = there.loc[table["particle"]].to_numpy()
+    click.echo("neighbours; query and particle are particle numbers, not places among the boxes")
     click.echo(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
 
 
@@ -327,7 +330,8 @@ def subdivide(
     "--particles",
     multiple=True,
     metavar="PARTICLE",
-    help="A box, by its number or the end of its image's name; may be given several times.",
+    help="A box, by its particle number (of the table it was extracted by, from 0) or the end of "
+    "its image's name; may be given several times.",
 )
 @click.option(
     "--most-sure", type=int, default=0, metavar="N",
@@ -342,7 +346,7 @@ def subdivide(
 )
 @voxel_size_option
 @overwrite_option
-@cluster_options(default="threads of this process")
+@cluster_options(default=OWN_THREADS)
 def explain(
     subtomograms: tuple[Path, ...],
     *,

@@ -11,6 +11,7 @@ import click
 
 from tomodask.cli.options import (
     INPUT,
+    OWN_THREADS,
     VOLUMES,
     check_output,
     cluster_options,
@@ -139,7 +140,7 @@ def _shown(value: Any) -> str:
     help="Resample a map (in memory) to this voxel size, Å: for a template.",
 )
 @overwrite_option
-@cluster_options(default="threads of this process")
+@cluster_options(default=OWN_THREADS)
 def convert(
     source: Path,
     target: Path | None,
