@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import os
 from collections.abc import Callable
 from typing import TypeVar
 
 from tomodask.errors import InputError
 
-__all__ = ["is_out_of_memory", "run_in_parts"]
+__all__ = ["is_out_of_memory", "keep_freed_memory", "run_in_parts"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # of malloc.h; the last is at most 32 MB
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -23,6 +26,27 @@ def is_out_of_memory(error: BaseException) -> bool:
         sign in text
         for sign in ("out of memory", "bad_alloc", "bad alloc", "allocat", "not enough mem")
     )
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep what a step of training frees for the next one, up to 1 GB.
+
+    The C library would give each large tensor's memory back to the system, which clears every page
+    of it before the next tensor gets it: a fifth of a step on a CPU.  Does nothing where it is not
+    glibc, or where the environment says already how memory is to be kept.
+    """
+    if {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"} & set(os.environ):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return
+    for option, size in (
+        (_TRIM_THRESHOLD, 1 << 30),
+        (_TOP_PAD, 64 << 20),
+        (_MMAP_THRESHOLD, 32 << 20),
+    ):
+        mallopt(option, size)
 
 
 def run_in_parts(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from tomodask.errors import InputError
-from tomodask.nets.memory import run_in_parts
+from tomodask.nets.memory import keep_freed_memory, run_in_parts
 
 __all__ = [
     "Precision",
@@ -86,6 +86,8 @@ class TrainingStep:
             torch.set_num_threads(threads)
         self.precision = precision
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cpu":
+            keep_freed_memory()
         # Beside the device, `to` takes a layout of memory, which its stub does not know.
         move: Any = network.to
         move(self.device, memory_format=torch.channels_last_3d)
