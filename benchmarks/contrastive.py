@@ -72,6 +72,9 @@ def ready(scale: Scale, rows: list[dict[str, Any]], starts: list[str]) -> list[t
         for seed in range(SEEDS):
             for share in shares:
                 for one in every:
+                    paper = one[1] in STARTS and not one[1].endswith(TURNED)
+                    if paper and not scale.whole and share not in (SHARES[0], SHARES[-1]):
+                        continue
                     if one in rates and (*one, seed, share) not in done:
                         jobs.append((tune, *one, seed, share, rates[one]))
     return jobs

@@ -43,9 +43,9 @@ class Scale:
     `train`, `validation` and `test` are boxes of each kind, `batch` of fine-tuning and MoCo;
     `large_batch` of SimCLR and SwAV, whose papers have thousands.  With labels there are so many
     `epochs`, or so many `steps` whatever the share: few labels are then not few steps, too, and the
-    random start is not held back by that.  `whole`: all views and shares at every SNR; else at
-    those after the first one only the random start and what has seen any turn, with the fewest and
-    with all labels.
+    random start is not held back by that.  `whole`: all views and shares at every SNR; else
+    encoders of the paper's views meet the fewest and all labels only, and at SNRs after the first
+    one there are none of them, and no other shares.
     """
 
     box: int = 32

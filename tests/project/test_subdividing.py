@@ -1,5 +1,6 @@
 """Subdivision as a job: a mixture comes back, and killed at any moment it ends with the same."""
 
+import re
 from types import SimpleNamespace
 
 import dask
@@ -13,10 +14,11 @@ from scipy.spatial.transform import Rotation
 
 from tomodask.classification.clusters.tables import members
 from tomodask.data.particles import read_particles
+from tomodask.data.run_folder import RunFolder
 from tomodask.data.subtomograms import open_subtomograms, save_subtomograms
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
-from tomodask.project import subdivision_steps
+from tomodask.project import subdivision_report, subdivision_steps
 from tomodask.project.embedding import save_embedding
 from tomodask.project.subdividing import open_subdivision, subdivide
 from tomodask.project.subdivision_files import read_clusters
@@ -342,3 +344,24 @@ def test_bad_input_is_refused_before_any_work(files, tmp_path):
         save_embedding(some, store, model="rotation-invariant")
     with pytest.raises(InputError, match="features of other boxes"):
         divided(files, out, features=store)
+
+
+def test_of_very_many_clusters_the_page_shows_the_largest(finished, tmp_path, monkeypatch):
+    folder = RunFolder.read(finished.output)
+    made = finished.clusters[finished.clusters["classes"] > 0]
+    assert "more are in the" not in finished.report.read_text()
+    assert len(made) == 2
+    monkeypatch.setattr(subdivision_report, "_CARDS", 1)
+    page = subdivision_report._page(folder)  # known structures are found in both
+    assert page.count('class="card"') == 2
+    folder.document["figures"]["known"] = []
+    page = subdivision_report._page(folder)
+    assert page.count('class="card"') == 1
+    assert 'id="cluster-0"' in page
+    assert "1 of 2 averaged clusters are shown here: the 1 largest. 1 more are in the" in page
+    assert '<a href="#all">' in page
+    assert page.count('<tr id="row-') == len(finished.clusters)
+    first, other = made["cluster"]
+    assert f'<a href="#cluster-{first}">' in page
+    (link,) = re.findall(rf'<a href="(.*?)">{other}</a>', page)
+    assert (finished.output / link).is_file()  # the picture that the page leaves out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +31,14 @@ from tomodask.training.colors import class_color
 __all__ = ["write_subdivision_report"]
 
 _KINDS = 24  # kinds that the map has colours for
+_CARDS = 200  # largest clusters with pictures: a page of thousands is too large to be looked at
 
 
 def write_subdivision_report(folder: RunFolder) -> Path:
     """Write ``report.html`` into the folder of a subdivision whose clusters are found.
 
-    The page holds its pictures itself and needs no network.
+    The page holds its pictures itself and needs no network.  Of very many clusters it shows the
+    largest; its table has all, with links to their pictures.
     """
     return write_page(folder.path, lambda: _page(folder))
 
@@ -45,10 +47,15 @@ def _page(folder: RunFolder) -> str:
     figures, at = folder.document["figures"], folder.path
     clusters, classes = pd.read_csv(at / "clusters.csv"), pd.read_csv(at / "classes.csv")
     told = {one["cluster"]: one for one in figures["clusters"].values()}
+    known = _known(classes) if figures["known"] else []
+    averaged = clusters[(clusters["classes"] > 0) & clusters["cluster"].isin(list(told))]
+    largest = averaged.sort_values("particles", ascending=False, kind="stable")["cluster"]
+    # The page leads to those that known structures were found in, however small.
+    shown = {*largest.head(_CARDS), *(one["cluster"] for one in known)}
     cards = [
         _card(at, row, told[row["cluster"]], classes[classes["cluster"] == row["cluster"]])
-        for row in _records(clusters)
-        if row["classes"] and row["cluster"] in told
+        for row in _records(averaged)
+        if row["cluster"] in shown
     ]
     finished = folder.finished("result") or "result" in figures
     seconds = seconds_of(folder)
@@ -58,11 +65,21 @@ def _page(folder: RunFolder) -> str:
         cards=cards,
         finished=finished,
         kinds="kind" in clusters,
-        known=_known(classes) if figures["known"] else [],
+        averaged=len(averaged),
+        of=f" of {len(averaged):,}" if len(cards) < len(averaged) else "",
+        most=_CARDS,
+        known=known,
         hands=_hands(classes, bool(figures["known"] and figures.get("mirrored"))),
         example=cards[0]["folder"] if cards else "cluster_000",
         sorts=_sorts(clusters, bool(figures["known"])),
-        clusters=[_row(row) for row in _records(clusters)],
+        clusters=[
+            {
+                "cluster": row["cluster"],
+                "link": _link(row, shown, told),
+                "cells": _row(row),
+            }
+            for row in _records(clusters)
+        ],
         worth=int((clusters["particles"] >= figures["least"]).sum()),
         best=angstrom(_least(classes["resolution_143"])),
         map=_map(at),
@@ -137,9 +154,18 @@ def _card(
     }
 
 
+def _link(row: dict[str, Any], shown: Collection[int], told: Collection[int]) -> str:
+    """Where a cluster is to be seen: on the page, else its picture; empty without an average."""
+    if not row["classes"] or row["cluster"] not in told:
+        return ""
+    if row["cluster"] in shown:
+        return f"#cluster-{row['cluster']}"
+    return f"{cluster_name(row['cluster'])}/class1.jpg"
+
+
 def _row(row: dict[str, Any]) -> list[str]:
-    """A row of the table of all clusters."""
-    cells = [str(row["cluster"]), f"{row['particles']:,}", number_or_dash(row["radius"], ".3g")]
+    """A row of the table of all clusters, without their numbers."""
+    cells = [f"{row['particles']:,}", number_or_dash(row["radius"], ".3g")]
     if "kind" in row:
         cells += [_text(row["kind"]), number_or_dash(100 * row["purity"], ".0f")]
     made = bool(row["classes"])
