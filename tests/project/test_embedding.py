@@ -65,6 +65,24 @@ def test_neighbours_are_asked_for_and_told_by_particle_number(tmp_path):
     assert "particle's number, 3 to 8" in err
 
 
+def test_features_that_are_there_come_with_the_table_of_these_boxes(tmp_path):
+    """Places and kinds may be others by now; what is told and drawn is that of now."""
+    boxes = open_subtomograms(stored(tmp_path)).drop_vars("image").compute()
+    kinds = np.array(["blob", "ring", "blob"] * 3)
+    given = {"model": "rotation-invariant"}
+    with dask.config.set(scheduler="synchronous"):
+        one = boxes.assign_coords(kind=("particle", kinds))
+        made = embedding.save_embedding(one, tmp_path / "features.zarr", **given)
+        again = embedding.save_embedding(one, tmp_path / "features.zarr", **given)
+        xr.testing.assert_identical(again, made)
+        moved = ("particle", one["position_z"].to_numpy() + 5.0)
+        other = one.assign_coords(position_z=moved, kind=("particle", np.roll(kinds, 1)))
+        found = embedding.save_embedding(other, tmp_path / "features.zarr", **given)
+    assert found["kind"].to_numpy().tolist() == np.roll(kinds, 1).tolist()
+    np.testing.assert_array_equal(found["position_z"], other["position_z"])
+    np.testing.assert_array_equal(found["features"], made["features"])
+
+
 def test_a_store_of_another_engine_is_not_gone_on_with(tmp_path, monkeypatch, caplog):
     pytest.importorskip("torch")
     from tomodask.classification.features.store import _token

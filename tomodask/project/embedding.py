@@ -15,7 +15,7 @@ from tomodask.classification.features.embedding import embed_subtomograms
 from tomodask.classification.features.models import NamedModel, open_feature_model
 from tomodask.classification.features.store import open_features, reopened_features, save_features
 from tomodask.cluster.computing import active_client
-from tomodask.data.job_boxes import boxes_state, job_boxes, lasting_images
+from tomodask.data.job_boxes import boxes_state, job_boxes, lasting_images, table_state
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError
 from tomodask.nets.box_inference import BoxPredictor
@@ -58,8 +58,8 @@ def save_embedding(
     Returns
     -------
     Dataset
-        As `open_features` gives it; attrs ``model`` and ``model_digest`` say what made them,
-        ``engine`` what ran a network, ``boxes`` of what.
+        As `open_features` gives it, with the table of these boxes; attrs ``model`` and
+        ``model_digest`` say what made them, ``engine`` what ran a network, ``boxes`` of what.
 
     Raises
     ------
@@ -80,7 +80,12 @@ def save_embedding(
                 "%s: made by %s, where here it were %s: last digits would differ",
                 path, theirs or "an engine that was not noted", ours,
             )  # fmt: skip
-        return there
+        if table_state(there) != table_state(features):
+            _log.info("%s: its table is of before; that of these boxes takes its place here", path)
+        # Features are the same wherever boxes lie, and whatever they are taken for.
+        former = [name for name, one in there.coords.items() if one.dims == ("particle",)]
+        now = {name: one for name, one in features.coords.items() if one.dims == ("particle",)}
+        return there.drop_vars(former).assign_coords(now)
     save_features(features, path, overwrite=overwrite)
     return open_features(path)
 
