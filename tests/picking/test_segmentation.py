@@ -1,67 +1,29 @@
-"""Segmentation: equal for any chunks, tiles that do not show, resampling on the fly, bad input."""
+"""Segmentation: equal for any chunks, tiles that do not show, resampling on the fly."""
 
 import itertools
-import os
-import signal
-import threading
-import time
 
 import dask
 import dask.array as da
 import numpy as np
 import pytest
 import xarray as xr
-from distributed import Client, LocalCluster, wait
 from helpers import irregular_chunks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets.models import random_model
+from picking.noisy import SHAPE, noise, one_tile_a_task, slow, tomogram, unrounded
 
 from tomodask.arrays.lanczos import new_size, resample_part, source_range
 from tomodask.data.tomograms import open_tomogram, save_tomogram
-from tomodask.errors import InputError
 from tomodask.nets.architecture import receptive_radius
-from tomodask.nets.inference import open_engine
 from tomodask.nets.reach import measure_reach
-from tomodask.picking import segmentation
 from tomodask.picking.segmentation import segment_tomogram
-
-SHAPE = (28, 40, 52)
 
 
 @pytest.fixture(autouse=True)
 def _sync():
     with dask.config.set(scheduler="sync"):
         yield
-
-
-def noise(shape=SHAPE, seed=0, mean=5.0, std=3.0):
-    rng = np.random.default_rng(seed)
-    return (mean + std * rng.normal(size=shape)).astype(np.float32)
-
-
-def tomogram(values, chunks=None, voxel_size=10.0, **attrs):
-    data = values if chunks is None else da.from_array(values, chunks=chunks)
-    attrs = {"voxel_size": voxel_size, **attrs}
-    return xr.DataArray(data, dims=("z", "y", "x"), name="ice", attrs=attrs)
-
-
-def slow(values, model):
-    """The whole tomogram as one tile, padded at its end with its mean."""
-    sign = -1 if model.invert else 1
-    normal = (values - values.mean(dtype=np.float64)) * (sign / values.std(dtype=np.float64))
-    multiple = model.architecture.multiple
-    padded = np.pad(normal, [(0, -n % multiple) for n in values.shape]).astype(np.float32)
-    out = open_engine(model).infer(padded[None, None])[0]
-    return out[(slice(None), *(slice(0, n) for n in values.shape))]
-
-
-def unrounded(monkeypatch):
-    monkeypatch.setattr(segmentation, "_STEPS", 1 << 22)
-
-
-def one_tile_a_task(monkeypatch):
-    monkeypatch.setattr(segmentation, "_WORTH", 1)
 
 
 # What comes out
@@ -265,197 +227,6 @@ def test_nearly_equal_voxel_sizes_are_equal():
     np.testing.assert_array_equal(near.values, segment_tomogram(tomogram(values), model).values)
     assert near.attrs["voxel_size"] == 10.05
     assert float(near["x"][1]) == 10.05
-
-
-# How it runs
-
-
-def test_building_computes_nothing():
-    def never(block):
-        if block.size:
-            raise AssertionError("computed")
-        return block
-
-    data = da.zeros(SHAPE, chunks=10, dtype=np.float32).map_blocks(never, dtype=np.float32)
-    volume = xr.DataArray(data, dims=("z", "y", "x"), attrs={"voxel_size": 5.0})
-    lazy = segment_tomogram(volume, random_model())
-    with pytest.raises(AssertionError, match="computed"):
-        lazy.compute()
-
-
-def test_weights_are_in_the_graph_once(monkeypatch):
-    from distributed.protocol import dumps  # as a scheduler is sent it
-
-    one_tile_a_task(monkeypatch)
-    model = random_model(channels=(32, 32))
-    size = sum(values.nbytes for values in model.weights.values())
-    volume = xr.DataArray(
-        da.zeros((32, 128, 128), chunks=64, dtype=np.float32),
-        dims=("z", "y", "x"),
-        attrs={"voxel_size": 10.0},
-    )
-    result = segment_tomogram(volume, model, tile=32, halo=4)
-    assert np.prod(result.data.numblocks) > 20
-    graph = dict(result.__dask_graph__())
-    assert sum("segment-model" in str(key) for key in graph) == 1
-    sent = sum(len(frame) for frame in dumps({str(k): v for k, v in graph.items()}))
-    assert size > 500_000
-    assert sent < 1.5 * size
-
-
-def test_chunks_that_were_read_for_the_statistics_are_not_kept():
-    """Each chunk has other names for statistics than for tiles, else all would stay in memory."""
-    data = da.zeros((64, 64, 64), chunks=32, dtype=np.float32).map_blocks(np.sin)
-    volume = xr.DataArray(data, dims=("z", "y", "x"), attrs={"voxel_size": 10.0})
-    result = segment_tomogram(volume, random_model(), tile=32, halo=4)
-    graph = dict(result.__dask_graph__())
-    measured = {k for k in graph if str(k).startswith("statistics")}
-    tiles = {k for k in graph if str(k).startswith("segment-") and "scale" not in str(k)}
-
-    def below(keys):
-        """All that these need, but for what the statistics come to."""
-        found, left = set(), list(keys)
-        while left:
-            key = left.pop()
-            if key in found or key not in graph:
-                continue
-            found.add(key)
-            task = graph[key]
-            left += [k for k in getattr(task, "dependencies", ()) if "segment-scale" not in str(k)]
-        return found
-
-    assert len(below(measured)) > len(measured)
-    assert len(below(tiles)) > len(tiles)
-    assert not below(measured) & below(tiles)
-
-
-def test_a_killed_worker_changes_nothing(monkeypatch):
-    one_tile_a_task(monkeypatch)
-    model = random_model(channels=(8, 12))
-    result = segment_tomogram(tomogram(noise((48, 96, 96)), 48), model, tile=32, halo=8)
-    expected = result.values
-    with (
-        dask.config.set(scheduler=None),
-        LocalCluster(
-            n_workers=2,
-            threads_per_worker=1,
-            processes=True,
-            dashboard_address=None,
-            memory_limit=0,
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        blocks = client.compute(list(result.data.to_delayed().flat))
-        assert len(blocks) > 8
-        wait(blocks, return_when="FIRST_COMPLETED", timeout=60)
-        assert not all(block.done() for block in blocks)
-        victim = next(iter(cluster.workers.values()))
-        os.kill(victim.process.process.pid, signal.SIGKILL)
-        parts = client.gather(blocks)
-    got = np.empty_like(expected)
-    corners = itertools.product(
-        *(np.cumsum((0, *sizes[:-1])).tolist() for sizes in result.data.chunks)
-    )
-    for corner, part in zip(corners, parts, strict=True):
-        got[tuple(slice(a, a + n) for a, n in zip(corner, part.shape, strict=True))] = part
-    np.testing.assert_array_equal(got, expected)
-
-
-def test_threads_of_a_process_change_nothing(monkeypatch):
-    one_tile_a_task(monkeypatch)
-    lazy = segment_tomogram(tomogram(noise(), 16), random_model(), tile=24, halo=4)
-    expected = lazy.values
-    with dask.config.set(scheduler="threads", num_workers=4):
-        np.testing.assert_array_equal(lazy.values, expected)
-    assert threading.active_count() < 50
-
-
-def test_adds_little_to_the_engine(monkeypatch):
-    """The graph of a whole segmentation is built quickly: a few milliseconds a tile."""
-    volume = xr.DataArray(
-        da.zeros((200, 512, 512), chunks=128, dtype=np.float32),
-        dims=("z", "y", "x"),
-        attrs={"voxel_size": 10.0},
-    )
-    model = random_model(channels=(24, 24), halo=8)
-    start = time.perf_counter()
-    result = segment_tomogram(volume, model)
-    assert time.perf_counter() - start < 0.1 * np.prod(result.data.numblocks) + 2
-
-
-# Small, and bad
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 17, 5), (8, 100, 8)])
-@pytest.mark.parametrize("kwargs", [{}, {"tile": 64}, {"tile": 40, "halo": 16}])
-def test_smaller_than_a_tile(shape, kwargs):
-    model = random_model(channels=(3, 3, 3))
-    values = noise(shape)
-    if values.size == 1:
-        with pytest.raises(InputError, match="all voxels are"):
-            segment_tomogram(tomogram(values), model, **kwargs).compute()
-        return
-    got = segment_tomogram(tomogram(values), model, **kwargs).values
-    assert got.shape == (1, *shape)
-    if shape[1] < 40:
-        assert np.abs(got - slow(values, model)).max() <= 0.5 / 256 + 1e-5
-
-
-def test_voxels_that_are_not_finite():
-    values = noise()
-    values[3, 4, 5] = np.nan
-    lazy = segment_tomogram(tomogram(values, 16), random_model())
-    with pytest.raises(InputError, match=r"ice: 1 voxels are NaN .* \(z, y, x\) = \(3, 4, 5\)"):
-        lazy.compute()
-    lazy = segment_tomogram(tomogram(values, 16, voxel_size=6.0), random_model())
-    with pytest.raises(InputError, match=r"ice: 1 voxels are NaN .* \(z, y, x\) = \(3, 4, 5\)"):
-        lazy.compute()
-
-
-def test_a_flat_tomogram():
-    lazy = segment_tomogram(tomogram(np.full(SHAPE, 3.0)), random_model())
-    with pytest.raises(InputError, match="all voxels are 3; there is nothing to segment"):
-        lazy.compute()
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
-        ({"tile": 0}, "tile must be a whole number of at least 1 voxels, got 0"),
-        ({"tile": 2.5}, "tile must be a whole number"),
-        ({"tile": 16, "halo": 8}, "tile must be at least 18 voxels with a halo of 8, got 16"),
-        ({"halo": -1}, "halo must be a whole number of at least 0 voxels, got -1"),
-        ({"batch": 0}, "batch must be a whole number of at least 1, got 0"),
-        ({"engine": "magic"}, "engine must be one of auto, openvino, torch, got 'magic'"),
-        ({"precision": "float16"}, "precision must be one of float32, bfloat16, got 'float16'"),
-    ],
-)
-def test_refuses_bad_options(kwargs, message):
-    with pytest.raises(InputError, match=message):
-        segment_tomogram(tomogram(noise()), random_model(), **kwargs)
-
-
-@pytest.mark.parametrize(
-    ("volume", "message"),
-    [
-        (tomogram(noise(), voxel_size=1.2), r"ice, 1\.2 Å, must be within a factor of 8"),
-        (tomogram(noise(), voxel_size=81.0), "within a factor of 8"),
-        (tomogram(noise(), voxel_size=None), "no voxel size"),
-        (tomogram(noise(), voxel_size=0.0), "no voxel size"),
-        (tomogram(noise() > 0), "voxels must be real numbers, got bool"),
-        (tomogram(noise() + 1j), "voxels must be real numbers, got complex64"),
-        (tomogram(noise((0, 4, 4))), r"axes \(z, y, x\), got shape \(0, 4, 4\)"),
-        (tomogram(noise())[0], r"axes \(z, y, x\), got shape \(40, 52\)"),
-    ],
-)
-def test_refuses_bad_tomograms(volume, message):
-    with pytest.raises(InputError, match=message):
-        segment_tomogram(volume, random_model())
-
-
-def test_refuses_what_is_no_model():
-    with pytest.raises(InputError, match="model must be a PickingModel"):
-        segment_tomogram(tomogram(noise()), "model.safetensors")
 
 
 # Which run it is
