@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from helpers import shared_data
 
+from tomodask.data.defocus import read_defocus
+from tomodask.data.mdoc import read_mdoc
 from tomodask.data.tilt_metadata import (
     angles_text,
     read_aln,
     read_angles,
-    read_defocus,
-    read_mdoc,
     read_xf,
     xf_text,
 )

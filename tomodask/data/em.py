@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tomodask.data.compressed import plain_file
-from tomodask.data.volumes import require_unchanged
+from tomodask.data.stored_voxels import StoredVoxels, mapped
 from tomodask.errors import InputError
 
 __all__ = ["EmReader", "open_em"]
@@ -22,7 +22,7 @@ _BIG_ENDIAN = (0, 3, 5)  # OS-9, SGI, Mac; 1 VAX, 2 Convex and 6 PC are read as 
 
 
 @dataclass(frozen=True)
-class EmReader:
+class EmReader(StoredVoxels):
     """Voxels of an EM file as (z, y, x); picklable, opens the file for each block."""
 
     path: str
@@ -30,26 +30,9 @@ class EmReader:
     stored_dtype: str
     stamp: tuple[int, int]
 
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the voxels, in the byte order of this machine."""
-        return np.dtype(self.stored_dtype).newbyteorder("=")
-
-    @property
-    def ndim(self) -> int:
-        """Always 3."""
-        return 3
-
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         """Read one block."""
-        try:
-            plain = plain_file(Path(self.path))
-            require_unchanged(Path(self.path), self.stamp)
-            stored: np.ndarray = np.memmap(plain, self.stored_dtype, "r", _HEADER_BYTES, self.shape)
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{self.path}: cannot be read any more ({error}); was it moved or written to?"
-            ) from None
+        stored = mapped(self.path, self.stamp, self.stored_dtype, _HEADER_BYTES, self.shape)
         return np.array(stored[index], dtype=self.dtype, order="C")
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tomodask.data.compressed import plain_file
-from tomodask.data.volumes import require_unchanged
+from tomodask.data.stored_voxels import StoredVoxels, mapped
 from tomodask.errors import InputError
 
 __all__ = ["HEADER_BYTES", "MODES", "MrcReader", "header_dtype", "open_mrc"]
@@ -50,7 +50,7 @@ def header_dtype(byte_order: str) -> np.dtype:
 
 
 @dataclass(frozen=True)
-class MrcReader:
+class MrcReader(StoredVoxels):
     """Voxels of an MRC file as (z, y, x); picklable, opens the file for each block.
 
     `stored_shape` is (sections, rows, columns) and ``order[i]`` the stored axis that is axis i of
@@ -69,32 +69,9 @@ class MrcReader:
         """Voxels along (z, y, x)."""
         return tuple(self.stored_shape[axis] for axis in self.order)
 
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the voxels, in the byte order of this machine."""
-        return np.dtype(self.stored_dtype).newbyteorder("=")
-
-    @property
-    def ndim(self) -> int:
-        """Always 3."""
-        return 3
-
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         """Read one block."""
-        try:
-            plain = plain_file(Path(self.path))
-            require_unchanged(Path(self.path), self.stamp)
-            stored: np.ndarray = np.memmap(
-                plain,
-                dtype=self.stored_dtype,
-                mode="r",
-                offset=self.offset,
-                shape=self.stored_shape,
-            )
-        except (OSError, ValueError) as error:
-            raise InputError(
-                f"{self.path}: cannot be read any more ({error}); was it moved or written to?"
-            ) from None
+        stored = mapped(self.path, self.stamp, self.stored_dtype, self.offset, self.stored_shape)
         # A copy: the map of the file is let go with the task, not kept with the block.
         return np.array(stored.transpose(self.order)[index], dtype=self.dtype, order="C")
 

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from tomodask.data.stored_voxels import StoredVoxels
 from tomodask.data.units import angstroms
 from tomodask.data.volumes import MOST_VOXELS
 from tomodask.errors import InputError
@@ -40,7 +41,7 @@ _MARKS = ("zarr.json", ".zgroup", ".zarray")
 
 
 @dataclass(frozen=True)
-class ZarrReader:
+class ZarrReader(StoredVoxels):
     """A level of an OME-Zarr store as (z, y, x); picklable, opens the array for each block.
 
     `leading` is the number of axes of length 1 (time, channel) before z.
@@ -53,16 +54,6 @@ class ZarrReader:
     leading: int
     complete: bool
     stamp: int
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the voxels, in the byte order of this machine."""
-        return np.dtype(self.stored_dtype).newbyteorder("=")
-
-    @property
-    def ndim(self) -> int:
-        """Always 3."""
-        return 3
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         """Read one block."""

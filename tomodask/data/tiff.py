@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import tifffile
 
+from tomodask.data.stored_voxels import StoredVoxels
 from tomodask.data.units import angstroms
 from tomodask.errors import InputError
 
@@ -21,7 +22,7 @@ _TOO_COARSE = 1000.0  # Å: tags that say "72 dpi" are a program's default, not 
 
 
 @dataclass(frozen=True)
-class TiffReader:
+class TiffReader(StoredVoxels):
     """Voxels of a TIFF file as (z, y, x); picklable, opens the file for each block.
 
     `offset` is where the voxels start if they lie in one piece, else None.
@@ -32,16 +33,6 @@ class TiffReader:
     stored_dtype: str
     offset: int | None
     stamp: tuple[int, int]
-
-    @property
-    def dtype(self) -> np.dtype:
-        """Type of the voxels, in the byte order of this machine."""
-        return np.dtype(self.stored_dtype).newbyteorder("=")
-
-    @property
-    def ndim(self) -> int:
-        """Always 3."""
-        return 3
 
     def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
         """Read one block."""

@@ -15,16 +15,15 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
+from tomodask.data.defocus import Defocus, read_defocus
+from tomodask.data.mdoc import read_mdoc
 from tomodask.data.mrc import HEADER_BYTES, header_dtype, open_mrc
 from tomodask.data.mrc_writer import write_mrc
 from tomodask.data.tilt_metadata import (
     AreTomoAlignment,
-    Defocus,
     angles_text,
     read_aln,
     read_angles,
-    read_defocus,
-    read_mdoc,
     read_xf,
     xf_text,
 )

@@ -148,7 +148,6 @@ class Inception3D(BoxNetwork):
         self.to_three, self.three = nn.Conv3d(32, 32, 1), nn.Conv3d(32, 64, 3, padding=1)
         self.to_five, self.five = nn.Conv3d(32, 16, 1), nn.Conv3d(16, 32, 5, padding=2)
         self.after_pool = nn.Conv3d(32, 32, 1)
-        self.dropout = nn.Dropout(_DROPOUT)
         self.last = nn.Linear(encoder.flat, encoder.outputs)
 
     def maps(self, x: torch.Tensor) -> torch.Tensor:
@@ -171,8 +170,17 @@ class Inception3D(BoxNetwork):
 
     def flat(self, maps: torch.Tensor) -> torch.Tensor:
         """See `BoxNetwork.flat`."""
-        mean = functional.avg_pool3d(_wide(maps), 2, stride=1).to(maps.dtype)
-        return torch.as_tensor(self.dropout(mean.flatten(1)))
+        # Axis by axis: on a CPU, PyTorch's avg_pool3d takes a third of a step of training for it.
+        mean = _wide(maps)
+        for axis in (2, 3, 4):
+            size = mean.shape[axis] - 1
+            mean = mean.narrow(axis, 0, size) + mean.narrow(axis, 1, size)
+        mean = (0.125 * mean).to(maps.dtype).flatten(1)
+        if not self.training:
+            return mean
+        # As nn.Dropout, whose draws are four times as slow.
+        kept = torch.rand(mean.shape, device=mean.device) >= _DROPOUT
+        return mean * kept.to(mean.dtype) * (1 / (1 - _DROPOUT))
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """See `BoxNetwork.features`."""

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 import zlib
 from collections import defaultdict
 from dataclasses import dataclass
-from functools import reduce
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tomodask.errors import InputError
+from tomodask.simulation.assemblies import (
+    Atoms,
+    Generator,
+    assembled,
+    joined,
+    mmcif_assemblies,
+    pdb_assemblies,
+)
 
 __all__ = [
     "STRUCTURE_SUFFIXES",
@@ -63,25 +68,6 @@ class Structure:
 
     def __len__(self) -> int:
         return len(self.elements)
-
-
-@dataclass(frozen=True)
-class _Atoms:
-    """Atoms of one model, before assemblies; `chains` are what assemblies select by."""
-
-    elements: np.ndarray
-    positions_xyz: np.ndarray
-    hydrogens: np.ndarray
-    chains: np.ndarray
-    subchains: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Generator:
-    """Some chains, and the operators (matrix, vector; x, y, z) that copy them."""
-
-    chains: frozenset[str]
-    operators: tuple[tuple[np.ndarray, np.ndarray], ...]
 
 
 def is_structure(path: str | os.PathLike[str]) -> bool:
@@ -164,8 +150,8 @@ def read_structure(path: str | os.PathLike[str], *, assembly: str | None = None)
             f"assembly {wanted!r} is not described in {path}; it is one of {there}"
             + (" (its models are the parts of an assembly already)" if parts else "")
         )
-    atoms = _joined(models) if parts else models[0]
-    built = atoms if wanted == _DEPOSITED else _built(atoms, assemblies[wanted], is_pdb)
+    atoms = joined(models) if parts else models[0]
+    built = atoms if wanted == _DEPOSITED else assembled(atoms, assemblies[wanted], is_pdb)
     if not len(built.elements):
         raise InputError(
             f"{path}: assembly {wanted!r} names chains that the file does not have; "
@@ -232,26 +218,26 @@ def _text(path: Path) -> str:
     return content.decode("utf-8", "replace")
 
 
-def _read_pdb(text: str) -> tuple[Any, dict[str, list[_Generator]]]:
+def _read_pdb(text: str) -> tuple[Any, dict[str, list[Generator]]]:
     """Return gemmi's structure and the assemblies."""
     import gemmi
 
     entry = gemmi.read_pdb_string(text)
-    return entry, _pdb_assemblies(entry.raw_remarks)
+    return entry, pdb_assemblies(entry.raw_remarks)
 
 
-def _read_mmcif(text: str) -> tuple[Any, dict[str, list[_Generator]]]:
+def _read_mmcif(text: str) -> tuple[Any, dict[str, list[Generator]]]:
     """Return gemmi's structure of the first block that has atoms, or an empty one."""
     import gemmi
 
     for block in gemmi.cif.read_string(text):
         entry = gemmi.make_structure_from_block(block)
         if len(entry):
-            return entry, _mmcif_assemblies(block)
+            return entry, mmcif_assemblies(block)
     return gemmi.Structure(), {}
 
 
-def _atoms(model: Any, path: Path) -> _Atoms:
+def _atoms(model: Any, path: Path) -> Atoms:
     """Return the atoms of a model without waters and alternatives, with missing hydrogens."""
     import gemmi
 
@@ -308,7 +294,7 @@ def _atoms(model: Any, path: Path) -> _Atoms:
             f"{path}: {(~np.isfinite(positions)).any(1).sum()} atoms have no numbers as "
             "coordinates; repair or remove them"
         )
-    return _Atoms(
+    return Atoms(
         np.array([symbols[number] for number in numbers], "<U2"),
         positions,
         np.array(hydrogens, np.float64),
@@ -349,7 +335,7 @@ def _one_conformer(chain: Any) -> list[tuple[Any, list[Any]]]:
     return [one for row, one in enumerate(out) if row not in lost]
 
 
-def _side_by_side(models: list[_Atoms]) -> bool:
+def _side_by_side(models: list[Atoms]) -> bool:
     """Whether models are parts of one assembly: those of an ensemble lie in each other."""
     from scipy.spatial import cKDTree
 
@@ -362,140 +348,10 @@ def _side_by_side(models: list[_Atoms]) -> bool:
     return bool(np.isfinite(near).mean() < 0.02)
 
 
-def _doubled(atoms: _Atoms) -> bool:
+def _doubled(atoms: Atoms) -> bool:
     """Whether most atoms lie upon another one."""
     from scipy.spatial import cKDTree
 
     some = atoms.positions_xyz[:: max(1, len(atoms.positions_xyz) // 2000)]
     distance, _ = cKDTree(atoms.positions_xyz).query(some, k=2)
     return bool(np.median(distance[:, 1]) < 0.5)
-
-
-def _joined(models: list[_Atoms]) -> _Atoms:
-    return _Atoms(
-        np.concatenate([model.elements for model in models]),
-        np.concatenate([model.positions_xyz for model in models]),
-        np.concatenate([model.hydrogens for model in models]),
-        np.concatenate([model.chains for model in models]),
-        np.concatenate([model.subchains for model in models]),
-    )
-
-
-def _built(atoms: _Atoms, generators: list[_Generator], is_pdb: bool) -> _Atoms:
-    """Copy chains by the operators of an assembly."""
-    copies = []
-    for generator in generators:
-        of = atoms.chains if is_pdb else atoms.subchains
-        rows = np.isin(of, list(generator.chains))
-        for matrix, vector in generator.operators:
-            copies.append(
-                _Atoms(
-                    atoms.elements[rows],
-                    atoms.positions_xyz[rows] @ matrix.T + vector,
-                    atoms.hydrogens[rows],
-                    atoms.chains[rows],
-                    atoms.subchains[rows],
-                )
-            )
-    return _joined(copies)
-
-
-def _mmcif_assemblies(block: Any) -> dict[str, list[_Generator]]:
-    """Return the assemblies of an mmCIF file, by name, in the order of the file.
-
-    gemmi reads them too, but none where an optional column is missing.
-    """
-    axes = "123"
-    columns = [
-        f"{what}[{row}]" + (f"[{column}]" if column else "")
-        for row in axes
-        for what, column in (*(("matrix", column) for column in axes), ("vector", ""))
-    ]
-    operators = {}
-    for row in block.find("_pdbx_struct_oper_list.", ["id", *columns]):
-        numbers = np.array([float(row[i]) for i in range(1, 13)]).reshape(3, 4)
-        operators[row.str(0)] = numbers[:, :3], numbers[:, 3]
-    out: dict[str, list[_Generator]] = {}
-    wanted = ["assembly_id", "oper_expression", "asym_id_list"]
-    for row in block.find("_pdbx_struct_assembly_gen.", wanted):
-        copies = [
-            reduce(_after, (operators[name] for name in names))
-            for names in product(*_operator_names(row.str(1)))
-        ]
-        chains = frozenset(row.str(2).replace(" ", "").split(","))
-        out.setdefault(row.str(0), []).append(_Generator(chains, tuple(copies)))
-    return out
-
-
-def _operator_names(expression: str) -> list[list[str]]:
-    """Names of operators by the groups of an expression, the first of which is applied last.
-
-    Examples
-    --------
-    >>> _operator_names("1,5"), _operator_names("(P)(1-3,7)")
-    ([['1', '5']], [['P'], ['1', '2', '3', '7']])
-    """
-    out = []
-    for group in re.findall(r"\(([^)]*)\)", expression) or [expression]:
-        names: list[str] = []
-        for item in group.replace(" ", "").split(","):
-            first, dash, last = item.partition("-")
-            many = dash and first.isdigit() and last.isdigit()
-            names += map(str, range(int(first), int(last) + 1)) if many else [item]
-        out.append(names)
-    return out
-
-
-def _after(
-    second: tuple[np.ndarray, np.ndarray], first: tuple[np.ndarray, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    return second[0] @ first[0], second[0] @ first[1] + second[1]
-
-
-def _pdb_assemblies(remarks: list[str]) -> dict[str, list[_Generator]]:
-    """Return the assemblies of a PDB file's REMARK 350, by name, in the order of the file.
-
-    gemmi reads them too, but drops chains of lists that go on without the words "AND CHAINS:", as
-    entries of before 2006 have them; GroEL (1MNF) would lose 19 of its 28 chains.
-    """
-    out: dict[str, list[_Generator]] = {}
-    names: list[str] = []
-    chains: set[str] = set()
-    rows: list[list[float]] = []
-    listing = False
-
-    def close() -> None:
-        """Keep what was read of the last list of chains."""
-        operators = tuple(
-            (np.array(rows[i : i + 3])[:, :3], np.array(rows[i : i + 3])[:, 3])
-            for i in range(0, len(rows) - 2, 3)
-        )
-        if chains and operators:
-            for name in names:
-                out.setdefault(name, []).append(_Generator(frozenset(chains), operators))
-        chains.clear()
-        rows.clear()
-
-    for remark in remarks:
-        if not remark.startswith("REMARK 350"):
-            continue
-        line = remark[10:].strip()
-        if line.startswith("BIOMOLECULE:"):
-            close()
-            listing = False
-            names = line.partition(":")[2].replace(",", " ").split()
-        elif "CHAINS:" in line:
-            if line.startswith("APPLY"):
-                close()
-            chains.update(line.partition(":")[2].replace(",", " ").split())
-            listing = True
-        elif line.startswith("BIOMT"):
-            listing = False
-            try:
-                rows.append([float(number) for number in line.split()[2:6]])
-            except ValueError:
-                continue
-        elif listing and line and ":" not in line:
-            chains.update(line.replace(",", " ").split())
-    close()
-    return out
