@@ -93,7 +93,8 @@ def test_a_pretrained_encoder_is_begun_with(scene, tmp_path):
     assert "rb3d for boxes of 24³, loss" in out
     assert "of labelled boxes a linear probe knows" in out
     views = read_box_model(encoder).training["settings"]["views"]
-    assert views["turn"] == 0 and views["crop_probability"] == 0.5
+    assert views["turn"] == 0
+    assert views["crop_probability"] == 0.5
     path = tmp_path / "begun.safetensors"
     code, _, err = tomodask(
         *words, *QUICK, "--epochs", 1, "--init", encoder, "--balance", "-o", path
