@@ -17,7 +17,7 @@ import numpy as np
 from tomodask.nets.boxes import normalised
 from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
 from tomodask.nets.encoder import Encoder
-from tomodask.nets.views import Views, view
+from tomodask.nets.views import ANY_TURN, Views, view
 from tomodask.simulation import simulate_subtomograms
 
 FOLDER = Path(os.environ.get("TOMODASK_SHARED") or Path(__file__).parents[2] / "shared" / "data")
@@ -28,10 +28,9 @@ SEEDS = 5
 VOXEL_SIZE = 10.0
 #: Beyond the paper: any orientation, and no crop, which changes sizes.
 TURNED = ", any turn"
-PHYSICAL = Views(crop_probability=0.0, scaling=(1.0, 1.0), turn=180.0)
 STARTS: dict[str, tuple[str, Views]] = {
     f"{method}{name}": (method, views)
-    for name, views in (("", Views()), (TURNED, PHYSICAL))
+    for name, views in (("", Views()), (TURNED, ANY_TURN))
     for method in ("moco", "simclr", "swav")
 }
 
@@ -263,7 +262,7 @@ def learned(
             shown = boxes.copy()
             for row in train:
                 at = {"seed": seed, "epoch": one.epochs, "particle": int(row)}
-                shown[row] = view(boxes[row], PHYSICAL, **at)
+                shown[row] = view(boxes[row], ANY_TURN, **at)
         one.train(in_order(shown, labels, order, scale.batch))
         one.keep_if_better(one.judge(in_order(boxes, labels, validation)))
     restore_weights(one.network, one.best)

@@ -87,12 +87,14 @@ def test_a_pretrained_encoder_is_begun_with(scene, tmp_path):
     encoder = tmp_path / "encoder.safetensors"
     code, out, err = tomodask(
         *("pretrain", folder / "boxes.zarr", "--labels", folder / "labels.csv", *QUICK),
-        *("--epochs", 1, "--turn", 20, "-o", encoder),
+        *("--epochs", 1, "--views", "paper", "-o", encoder),
     )
     assert code == 0, err
     assert "rb3d for boxes of 24³, loss" in out
     assert "of labelled boxes a linear probe knows" in out
-    assert read_box_model(encoder).training["settings"]["views"]["turn"] == 20
+    views = read_box_model(encoder).training["settings"]["views"]
+    assert views["turn"] == 0
+    assert views["crop_probability"] == 0.5
     path = tmp_path / "begun.safetensors"
     code, _, err = tomodask(
         *words, *QUICK, "--epochs", 1, "--init", encoder, "--balance", "-o", path

@@ -49,6 +49,13 @@ def whole():
     return pretrain(boxes, labels=labels, on_epoch=seen.append), seen
 
 
+def test_views_are_of_any_orientation_and_one_size_unless_asked_for():
+    views = EncoderSettings().views
+    assert views.turn == 180
+    assert not views.crop_probability
+    assert views.scaling == (1, 1)
+
+
 def test_an_encoder_comes_out_and_probes_tell_of_it(whole):
     model, seen = whole
     assert model.classes == ()

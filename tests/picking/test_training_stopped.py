@@ -17,7 +17,7 @@ def test_an_error_does_not_wait_for_what_was_to_be_made_ahead(monkeypatch):
 
     def example(self, number):
         made.append(number)
-        time.sleep(0.02)
+        time.sleep(0.2)
         return self.training.example(*divmod(number, len(self.training)))
 
     def breaks(self, *batch):

@@ -194,6 +194,19 @@ def test_chunks_change_no_bit(files, finished, tmp_path):
     assert results(result.output) == results(finished.output)
 
 
+def test_boxes_with_another_table_are_another_run(files, finished):
+    """In memory nothing but the table tells: other tilts went on with the poses of the former."""
+    folder, _ = files
+    boxes = open_subtomograms(folder / "boxes.zarr")
+    given = {"reference": folder / "map.mrc", "output": finished.output, **SETTINGS}
+    refine(boxes, scheduler="synchronous", **given)
+    shifted = boxes.assign_coords(shift_z=("particle", np.ones(16)))
+    tilted = boxes.assign_coords(tilt_max=("particle", boxes["tilt_max"].to_numpy() - 20.0))
+    for other, told in ((shifted, "particle_table is"), (tilted, "tilts is -60 to 60 ")):
+        with pytest.raises(InputError, match=f"holds another run: {told}"):
+            refine(other, scheduler="synchronous", **given)
+
+
 def test_kinds_are_told_apart_without_a_reference(tmp_path, report_writer, monkeypatch):
     """From 3 classes to the 2 that there are; with the report."""
     monkeypatch.setattr(refinement_steps, "write_refinement_report", report_writer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ __all__ = ["pretrain"]
 
 _PHYSICAL = (
     click.option(
-        "--turn",
-        type=float,
-        default=0.0,
-        metavar="DEGREES",
-        help="Views turned about any axis by up to this; 180: any orientation.  [default: 0]",
+        "--views",
+        type=click.Choice(["any-turn", "paper"]),
+        default="any-turn",
+        show_default=True,
+        help="Turned about any axis, and shifted; or turned about z, cropped, scaled, shifted.",
     ),
     click.option(
         "--tilts",
@@ -94,7 +95,7 @@ def pretrain(
     output: Path,
     network: Any,
     labels: Path | None,
-    turn: float,
+    views: str,
     tilts: tuple[float, ...] | None,
     defocus: float,
     noise: float,
@@ -115,14 +116,19 @@ def pretrain(
     """
     with training(output, resume=resume, overwrite=overwrite):
         from tomodask.classification.learning.pretraining import EncoderSettings, pretrain_encoder
-        from tomodask.nets.views import Views
+        from tomodask.nets.views import ANY_TURN, Views
 
-        views = Views(turn=turn, tilts=numbers_or_none(tilts), defocus=defocus, noise=noise)
+        shown = replace(
+            ANY_TURN if views == "any-turn" else Views(),
+            tilts=numbers_or_none(tilts),
+            defocus=defocus,
+            noise=noise,
+        )
         model = pretrain_encoder(
             subtomograms,
             method=method,
             network=network,
-            settings=EncoderSettings(views=views, precision=precision_of(precision), **settings),
+            settings=EncoderSettings(views=shown, precision=precision_of(precision), **settings),
             labels=labels,
             output=output,
             resume=resume,

@@ -19,8 +19,17 @@ from tomodask.data.sources import file_state
 from tomodask.data.subtomogram_table import particle_table, tilt_series_of
 from tomodask.data.subtomograms import open_subtomograms
 
-__all__ = ["boxes_state", "job_boxes", "lasting_images", "table_state", "tilts_state"]
+__all__ = [
+    "LATER",
+    "boxes_state",
+    "job_boxes",
+    "lasting_images",
+    "table_state",
+    "tilts_state",
+]
 
+#: Parameters of a job that earlier versions did not note: `table_state` and `tilts_state`.
+LATER = ("particle_table", "tilts")
 _OF_BEFORE = ("score", "class", "kind", "reason")
 
 

@@ -7,8 +7,8 @@ turn, shift and scale are composed into one map, so voxels are interpolated once
 scale is that of the area); with probability ½ an affine map: a turn about the beam of up to ±45°, a
 shift along x and y, a scaling.  Turns about the beam take the missing wedge along, in the plane.
 
-**The physical one**, off unless asked for.  A turn about any axis; what lies beyond the wedge of
-some tilt series of the range asked for is taken away; what one lens did is changed into what
+**The physical one.**  A turn about any axis (`ANY_TURN`); if asked for, what lies beyond the wedge
+of some tilt series of the range asked for is taken away; what one lens did is changed into what
 another, of a near defocus, would have done; noise is added where the series measured.
 
 .. [1] Gupta et al., "Self-supervised learning for macromolecular structure classification based on
@@ -31,7 +31,7 @@ from tomodask.arrays.optics import ctf_radial
 from tomodask.errors import InputError
 from tomodask.nets.boxes import normalised
 
-__all__ = ["Lens", "Views", "view"]
+__all__ = ["ANY_TURN", "Lens", "Views", "view"]
 
 _WIENER = 0.1  # of |CTF|² at its best: below, what the first lens left is not amplified further
 
@@ -126,6 +126,11 @@ class Views:
         for name in ("defocus", "noise"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise InputError(f"{name} must be at least 0, got {getattr(self, name)}")
+
+
+#: Any orientation, the wedge turned along, and the shifts of the paper; no crop and no scaling, for
+#: molecules come in one size.
+ANY_TURN = Views(crop_probability=0.0, scaling=(1.0, 1.0), turn=180.0)
 
 
 def view(

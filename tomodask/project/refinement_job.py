@@ -17,7 +17,13 @@ from tomodask.alignment.measurement import measurements
 from tomodask.alignment.references import check_references
 from tomodask.arrays.symmetry import symmetry_group
 from tomodask.beforehand import check_table, number, whole
-from tomodask.data.job_boxes import boxes_state, job_boxes, lasting_images
+from tomodask.data.job_boxes import (
+    boxes_state,
+    job_boxes,
+    lasting_images,
+    table_state,
+    tilts_state,
+)
 from tomodask.data.job_input import job_template, map_digest
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError
@@ -245,12 +251,14 @@ def checked_refinement(
     )
     parameters = {
         "subtomograms": boxes_state(boxes, source),
+        "particle_table": table_state(boxes),
         "voxel_size": size,
         "references": [map_digest(one) for one in maps],
         "classes": wanted,
         "symmetry": symmetry,
         "halves": str(halves),
         "tilt_range": None if tilts is None else list(tilts),
+        "tilts": tilts_state(boxes) if tilts is None else None,
         "diameter": diameter,
         "start_resolution": start_resolution,
         "resolution": resolution,

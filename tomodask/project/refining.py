@@ -14,6 +14,7 @@ import xarray as xr
 
 from tomodask.averaging.fsc import resolution_at
 from tomodask.cluster import connect
+from tomodask.data.job_boxes import LATER
 from tomodask.data.run_folder import RunFolder
 from tomodask.project.as_typed import as_typed
 from tomodask.project.refinement_job import checked_refinement
@@ -228,7 +229,12 @@ def refine(
         seed=seed,
     )
     with RunFolder.opened(
-        output, stages=STAGES, parameters=job.parameters, command=command, overwrite=overwrite
+        output,
+        stages=STAGES,
+        parameters=job.parameters,
+        command=command,
+        overwrite=overwrite,
+        later=LATER,
     ) as folder:
         folder.document["figures"] |= job.figures()
         folder.document["figures"]["iterations"] = job.plan.iterations

@@ -12,6 +12,7 @@ import pandas as pd
 import xarray as xr
 
 from tomodask.cluster import connect
+from tomodask.data.job_boxes import LATER
 from tomodask.data.run_folder import RunFolder
 from tomodask.errors import InputError
 from tomodask.project.as_typed import as_typed
@@ -233,7 +234,7 @@ def subdivide(
         command=command,
         overwrite=overwrite,
         keep={"features": (), "clusters": ("aside", "kinds"), "map": ("mapped",)},
-        later=("particle_table", "tilts"),
+        later=LATER,
     ) as folder:
         folder.document["figures"] |= job.figures()
         subdividing = Subdividing(folder, job)

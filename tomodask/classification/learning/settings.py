@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from tomodask.errors import InputError
-from tomodask.nets.views import Views
+from tomodask.nets.views import ANY_TURN, Views
 
 __all__ = ["ClassifierSettings", "EncoderSettings"]
 
@@ -143,7 +143,7 @@ class ClassifierSettings:
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """How an encoder learns without labels; the defaults are those of Gupta et al. (2022).
+    """How an encoder learns without labels; as Gupta et al. (2022) have it, but for the views.
 
     Attributes
     ----------
@@ -161,6 +161,8 @@ class EncoderSettings:
     learning_rate, weight_decay : float
         Of Adam.
     views : Views
+        By default turns about any axis and shifts (`tomodask.nets.views.ANY_TURN`), of which
+        encoders learn more than of the paper's, ``Views()``.
     probe_every : int
         Epochs between two probes, where some boxes bear labels.
     invert, precision, memory, seed
@@ -177,7 +179,7 @@ class EncoderSettings:
     epsilon: float = 0.05
     learning_rate: float = 1e-4
     weight_decay: float = 1e-4
-    views: Views = field(default_factory=Views)
+    views: Views = ANY_TURN
     probe_every: int = 5
     invert: bool = False
     precision: Precision = "float32"
