@@ -11,8 +11,10 @@ from tomodask.errors import InputError
 from tomodask.nets.box_inference import open_predictor
 from tomodask.nets.classifier_trainer import ClassifierTrainer, Judged, Learning
 from tomodask.nets.encoder import Encoder
+from tomodask.nets.encoders3d import build_encoder
 from tomodask.nets.pretrainer import Pretrainer, Pretraining
 from tomodask.nets.trainer import TrainingDivergedError
+from tomodask.nets.training_state import weights_of
 
 torch.set_num_threads(1)
 
@@ -107,6 +109,33 @@ def test_a_pretrained_encoder_gives_all_but_the_last_layer():
     assert np.array_equal(weights["last.weight"], trainer().weights()["last.weight"])
     with pytest.raises(InputError, match=r"start holds an encoder of another network.*dsrf3d"):
         trainer("dsrf3d", start=start)
+
+
+@pytest.mark.parametrize("network", ["rb3d", "dsrf3d", "inception3d"])
+def test_how_long_pretrained_features_are_changes_nothing(network):
+    """Else the rate that suits a random start would be too high: pretraining lets them grow."""
+    pretrained = build_encoder(Encoder(network, 24, 2), seed=8)
+    long = build_encoder(Encoder(network, 24, 2), seed=8)
+    long.lengthen(8.0)  # a power of two, so that it is taken back to the bit
+    found = []
+    for start in (pretrained, long):
+        one = trainer(network, start=weights_of(start))
+        loss = one.train(batches(0, count=1))
+        found.append((loss, one.weights()))
+    assert found[0][0] == found[1][0]
+    assert same(found[0][1], found[1][1])
+
+
+def test_pretrained_features_are_as_long_as_those_of_a_random_start():
+    long = build_encoder(Encoder("rb3d", 24, 2), seed=8)
+    long.lengthen(50.0)
+    (batch,) = batches(0, count=1)
+    x = torch.from_numpy(batch[0][:, None])
+    begun = trainer(start=weights_of(long), learning_rate=1e-9, weight_decay=0.0)
+    wanted = trainer().network.length(x)
+    assert begun.network.length(x) > 20 * wanted
+    begun.train([batch])
+    assert begun.network.length(x) == pytest.approx(wanted, rel=1e-3)
 
 
 def test_halves_of_a_batch_give_the_gradients_of_the_whole(monkeypatch, caplog):

@@ -173,3 +173,18 @@ def test_bfloat16_runs(name):
 def test_bad_input(changed, told):
     with pytest.raises(InputError, match=told):
         Encoder(**{"network": "rb3d", "box": 32, "outputs": 3, **changed})
+
+
+@pytest.mark.parametrize("name", ["rb3d", "dsrf3d", "inception3d"])
+def test_what_the_last_layer_gets_can_be_made_longer(name):
+    built = network(name, 24, 3).eval()
+    for values in built.parameters():
+        if values.ndim == 1:
+            torch.nn.init.normal_(values)  # biases, too
+    x = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 1, 24, 24, 24))).float()
+    with torch.no_grad():
+        before = built.flat(built.maps(x))
+        length = built.length(x)
+        built.lengthen(4.0)
+        assert torch.equal(built.flat(built.maps(x)), 4 * before)
+    assert built.length(x) == 4 * length == pytest.approx(4 * before.square().mean().sqrt())

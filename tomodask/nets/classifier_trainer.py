@@ -149,6 +149,8 @@ class ClassifierTrainer:
     how : Learning
     start : mapping of str to array, optional
         Weights of a pretrained encoder of the same network and box; the last layer is drawn anew.
+        What that layer gets is scaled, by the first batch, to be as long as of a random start:
+        pretraining leaves it several times as long, and every learning rate would be too high.
     threads : int, optional
         Of PyTorch on the CPU; its own number where None.
 
@@ -184,6 +186,7 @@ class ClassifierTrainer:
             )
         self.encoder, self.how = encoder, how
         self.network = build_encoder(encoder, seed=how.seed)
+        self._pretrained = start is not None
         if start is not None:
             self._begin_with(start)
         self.step = TrainingStep(self.network, how.precision, threads=threads)
@@ -238,6 +241,8 @@ class ClassifierTrainer:
 
     def _step(self, boxes: np.ndarray, labels: np.ndarray) -> float:
         self._check(boxes, labels)
+        if self._pretrained and not self.steps:
+            self._scale(boxes[:_AT_ONCE])
         for group in self.optimizer.param_groups:
             group["lr"] = self.how.rate(self.steps)
 
@@ -266,6 +271,15 @@ class ClassifierTrainer:
             self.optimizer.step()
             self.steps += 1
         return loss
+
+    def _scale(self, boxes: np.ndarray) -> None:
+        """Make what the last layer gets as long as of a network with its first weights."""
+        self._pretrained = False  # a step that is repeated finds it done
+        x = self.step.tensor(boxes[:, None])
+        first = build_encoder(self.encoder, seed=self.how.seed).to(self.step.device)
+        wanted, own = first.length(x), self.network.length(x)
+        if own > 0:
+            self.network.lengthen(wanted / own)
 
     def _check(self, boxes: np.ndarray, labels: np.ndarray) -> None:
         if len(boxes) != len(labels):

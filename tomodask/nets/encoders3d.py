@@ -36,6 +36,8 @@ class BoxNetwork(nn.Module):
     """
 
     last: nn.Linear
+    #: Layers that the last linear layer hangs on, with nothing but ReLU and means between.
+    outer: tuple[str, ...]
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -58,6 +60,22 @@ class BoxNetwork(nn.Module):
         """
         return self.flat(self.maps(x))
 
+    def length(self, x: torch.Tensor) -> float:
+        """Root of the mean square of what the last linear layer gets."""
+        training = self.training
+        self.eval()
+        with torch.no_grad():
+            flat = self.flat(self.maps(x))
+        self.train(training)
+        return float(flat.float().square().mean().sqrt())
+
+    def lengthen(self, factor: float) -> None:
+        """Make what the last linear layer gets so many times as long, and change nothing else."""
+        with torch.no_grad():
+            for name in self.outer:
+                for values in self.get_submodule(name).parameters():
+                    values.mul_(factor)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits, (batch, `Encoder.outputs`), before the softmax."""
         return torch.as_tensor(self.last(self.flat(self.maps(x))))
@@ -72,6 +90,8 @@ class RB3D(BoxNetwork):
     With the 2 × 2 × 2 of a public version of [3]_, a particle in the middle can hardly be told from
     its neighbours, and the network does not begin to learn.
     """
+
+    outer = ("hidden",)
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__(encoder)
@@ -111,6 +131,8 @@ class _TwoPaths(nn.Module):
 class DSRF3D(BoxNetwork):
     """3³ convolutions 32-32-pool-64-64-pool, FC-512 twice, FC-L."""
 
+    outer = ("hidden.1",)
+
     def __init__(self, encoder: Encoder) -> None:
         super().__init__(encoder)
         widths = [(1, 32), (32, 32), (32, 64), (64, 64)]
@@ -140,6 +162,8 @@ class Inception3D(BoxNetwork):
     convolution gives no voxels next to the faces, and means are taken at each voxel, both as in the
     authors' program.
     """
+
+    outer = ("single", "three", "five", "after_pool")
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__(encoder)
