@@ -228,7 +228,9 @@ def test_wrong_slurm_options_are_refused(tmp_path, monkeypatch, text, message):
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
     """A folder with an ``sbatch`` that runs its job at once, on this machine."""
+    before = signal.getsignal(signal.SIGINT)
     pytest.importorskip("dask_jobqueue", reason="needs the extra tomodask[slurm]")
+    signal.signal(signal.SIGINT, before)  # its import changes it, for all tests that follow
     scripts = {
         "sbatch": 'bash job.sh >job.log 2>&1 & echo "Submitted batch job $!"',
         "scancel": 'kill "$@"',
@@ -253,6 +255,18 @@ def test_slurm_jobs_are_workers(slurm):
     job = (slurm / "job.sh").read_text()
     assert "#SBATCH -p short" in job
     assert "#SBATCH --nice=7" in job
+
+
+def test_slurm_leaves_ctrl_c_as_it_was(slurm):
+    """dask-jobqueue's import makes it end the process, and with it a notebook's kernel."""
+    for name in [one for one in sys.modules if one.partition(".")[0] == "dask_jobqueue"]:
+        del sys.modules[name]
+    before = signal.getsignal(signal.SIGINT)
+    file = slurm / "cluster.toml"
+    file.write_text('[slurm]\nmemory = "1GiB"\nsharks = 3\n')
+    with pytest.raises(InputError, match="sharks"), connect("slurm", config=file):
+        pass
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_slurm_refuses_options_that_there_are_not(slurm):

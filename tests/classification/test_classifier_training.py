@@ -19,7 +19,7 @@ from tomodask.nets.box_inference import open_predictor  # noqa: E402
 from tomodask.nets.classifier_file import read_box_model  # noqa: E402
 from tomodask.nets.views import Views  # noqa: E402
 
-QUICK = {"epochs": 3, "batch": 8, "learning_rate": 0.002, "seed": 5, "validation": 0.25}
+QUICK = {"epochs": 3, "batch": 4, "learning_rate": 0.002, "seed": 5, "validation": 0.25}
 
 
 def quick(**changes):

@@ -7,8 +7,10 @@ import importlib.util
 import logging
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import tomllib
 import warnings
 from collections.abc import Iterator
@@ -251,8 +253,12 @@ def _slurm(
     from distributed import Client
 
     _need("dask_jobqueue", "slurm")
+    # At its import it makes Ctrl-C end the whole process, a notebook's kernel too.
+    before = signal.getsignal(signal.SIGINT)
     from dask_jobqueue import SLURMCluster
 
+    if threading.current_thread() is threading.main_thread() and before is not None:
+        signal.signal(signal.SIGINT, before)
     if shutil.which("sbatch") is None:
         raise InputError(
             "scheduler 'slurm' needs the command sbatch, which is not found on PATH; start "

@@ -18,7 +18,9 @@ import contextlib
 import functools
 import glob
 import logging
+import operator
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,9 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 import zarr
-from dask._task_spec import List, Task, TaskRef
+from dask._task_spec import GraphNode, List, Task, TaskRef, convert_legacy_graph
 from dask.base import tokenize
 from dask.delayed import Delayed
-from dask.highlevelgraph import HighLevelGraph
 
 from tomodask.classification.features.embedding import aside_told, feature_array
 from tomodask.cluster import compute
@@ -168,33 +169,47 @@ def _pending(features: xr.Dataset, part: Path, block: int, token: str) -> Delaye
     if not left:
         return None
     write, end = f"features-write-{token}", f"features-{token}"
-    graph: dict[Any, Task] = {
-        (write, number): Task(
-            (write, number),
-            _write_block,
-            TaskRef((values.name, number, 0)),
-            TaskRef((fault.name, number)),
-            str(part),
-            token,
-            number,
-            block,
+    known = convert_legacy_graph({**values.__dask_graph__(), **fault.__dask_graph__()})
+    graph: dict[Any, GraphNode] = {}
+    for number in left:
+        made = _made_at_once(known, (values.name, number, 0), (fault.name, number))
+        graph[write, number] = Task(
+            (write, number), _write_block, made, str(part), token, number, block
         )
-        for number in left
-    }
     graph[end] = Task(end, sum, List(*(TaskRef((write, number)) for number in left)))
-    layers = HighLevelGraph.from_collections(end, graph, dependencies=arrays)
-    return Delayed(end, layers)
+    wanted = {key for node in graph.values() for key in node.dependencies} - graph.keys()
+    while wanted:
+        graph |= {key: known[key] for key in wanted}
+        wanted = {key for one in wanted for key in known[one].dependencies} - graph.keys()
+    return Delayed(end, graph)
 
 
-def _write_block(
-    values: np.ndarray, fault: np.ndarray, part: str, token: str, number: int, block: int
-) -> int:
-    """Write a block, and then that it is there."""
-    here = slice(number * block, number * block + len(values))
-    for name, made in zip(_MADE, (values, fault), strict=True):
-        _unfinished_array(part, name, token)[here] = made
+def _made_at_once(known: Mapping[Any, GraphNode], values: Any, fault: Any) -> GraphNode:
+    """Features and faults of a block, as an argument of the task that writes them.
+
+    Where both are parts of what one task makes, it is that task itself: then a block has one key,
+    and not four that a worker hears of one after the other.
+    """
+    makers = []
+    for place, key in enumerate((values, fault)):
+        node = known[key]
+        if isinstance(node, Task) and node.func is operator.getitem and node.args[1] == place:
+            makers.append(node.args[0])
+    if len(makers) == 2 and all(isinstance(one, TaskRef) for one in makers):
+        first, second = (one.key for one in makers)
+        if first == second:
+            return known[first]
+    return List(TaskRef(values), TaskRef(fault))
+
+
+def _write_block(made: Sequence[np.ndarray], part: str, token: str, number: int, block: int) -> int:
+    """Write features and faults of a block, and then that they are there."""
+    count = len(made[0])
+    here = slice(number * block, number * block + count)
+    for name, values in zip(_MADE, made, strict=True):
+        _unfinished_array(part, name, token)[here] = values
     Path(part, "done", str(number)).touch()
-    return len(values)
+    return count
 
 
 @functools.lru_cache(maxsize=8)
