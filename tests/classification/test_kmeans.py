@@ -195,3 +195,24 @@ def test_bad_input_is_refused():
         KMeans(2).fit(values[0])
     with pytest.raises(InputError, match="must be 6 a particle"):
         KMeans(2).fit(values).predict(values[:, :3])
+
+
+def test_first_centres_are_those_of_the_slow_way():
+    """Squared distances to the nearest centre so far, written out."""
+    values = np.random.default_rng(3).normal(size=(60, 5))
+    values[7] = values[30]  # two that are one
+    rng, other = np.random.default_rng(8), np.random.default_rng(8)
+    chosen = [int(other.integers(60))]
+    for _ in range(1, 9):
+        distance = [min(sum((v - values[c]) ** 2) for c in chosen) for v in values]
+        total = np.cumsum(distance)
+        chosen.append(int(np.searchsorted(total, other.random() * total[-1], side="right")))
+    assert np.array_equal(kmeans.plus_plus(values, 9, rng=rng), values[chosen])
+
+
+def test_a_row_that_is_a_centre_is_at_no_distance():
+    values = np.random.default_rng(4).normal(size=(9, 37)) * 1e3
+    distance = np.full(9, np.inf)
+    for at in range(9):
+        kmeans_blocks.come_nearer(values, values[at], distance)
+    assert not distance.any()

@@ -25,7 +25,9 @@ from dask.delayed import delayed
 from tomodask.arrays.threads import one_thread_each
 from tomodask.classification.clusters.kmeans_blocks import (
     Assigned,
+    add_by_cluster,
     assigned_block,
+    come_nearer,
     in_one,
     labels_of,
     looked,
@@ -255,7 +257,7 @@ class KMeans:
                     which = nearest(seen, centres)
                     sizes = np.bincount(which, minlength=len(centres))
                     sums = np.zeros_like(centres)
-                    np.add.at(sums, which, seen)
+                    add_by_cluster(seen, which, sums)
                     centres = np.where(
                         sizes[:, None] > 0, sums / np.maximum(sizes, 1)[:, None], centres
                     )
@@ -300,7 +302,8 @@ def plus_plus(values: np.ndarray, clusters: int, *, rng: np.random.Generator) ->
         If there are fewer different particles than clusters.
     """
     chosen = [int(rng.integers(len(values)))]
-    distance = ((values - values[chosen[0]]) ** 2).sum(1)
+    distance = np.full(len(values), np.inf)
+    come_nearer(values, values[chosen[0]], distance)
     for _ in range(1, clusters):
         total = np.cumsum(distance)
         if not total[-1] > 0:
@@ -311,7 +314,7 @@ def plus_plus(values: np.ndarray, clusters: int, *, rng: np.random.Generator) ->
         at = int(np.searchsorted(total, rng.random() * total[-1], side="right"))
         at = min(at, int(np.flatnonzero(distance)[-1]))
         chosen.append(at)
-        distance = np.minimum(distance, ((values - values[at]) ** 2).sum(1))
+        come_nearer(values, values[at], distance)
     return np.array(values[chosen], np.float64)
 
 
@@ -325,7 +328,7 @@ def _follow(centres: np.ndarray, seen: np.ndarray, batch: np.ndarray) -> None:
     which = nearest(batch, centres)
     sizes = np.bincount(which, minlength=len(centres))
     sums = np.zeros_like(centres)
-    np.add.at(sums, which, batch)
+    add_by_cluster(batch, which, sums)
     seen += sizes
     hit = sizes > 0
     # 1 / seen a particle: the centre is the mean of all that it has seen.

@@ -15,7 +15,9 @@ from tomodask.arrays.threads import one_thread_each
 __all__ = [
     "Assigned",
     "Look",
+    "add_by_cluster",
     "assigned_block",
+    "come_nearer",
     "in_one",
     "labels_of",
     "looked",
@@ -126,6 +128,27 @@ def _add_rows(values, which, centres, scale, sums, distance):  # type: ignore[no
             sums[cluster, j] += np.int64(np.rint(x * scale))
             squared += (x - centres[cluster, j]) ** 2
         distance[i] = squared
+
+
+@numba.njit(cache=True, nogil=True, fastmath={"reassoc"})
+def come_nearer(values, point, distance):  # type: ignore[no-untyped-def]
+    """Lower each row's squared distance to what it is from a point, if that is less; in one pass.
+
+    Of a row that equals the point it is 0 to the bit.
+    """
+    for i in range(len(values)):
+        squared = 0.0
+        for j in range(values.shape[1]):
+            squared += (values[i, j] - point[j]) ** 2
+        distance[i] = min(distance[i], squared)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=False)
+def add_by_cluster(values, which, sums):  # type: ignore[no-untyped-def]
+    """Add each row to the sum of its cluster, one after the other."""
+    for i in range(len(values)):
+        for j in range(values.shape[1]):
+            sums[which[i], j] += values[i, j]
 
 
 def labels_of(block: np.ndarray, centres: np.ndarray) -> np.ndarray:
