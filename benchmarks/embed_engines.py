@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tomodask.nets.box_inference import BoxPredictor, open_predictor
+from tomodask.nets.boxes import normalised
 from tomodask.nets.classifier_file import BoxModel
 from tomodask.nets.encoder import Encoder
 
@@ -155,18 +156,19 @@ def trained(options: argparse.Namespace) -> None:
     z, y, x = np.indices((edge,) * 3) - edge // 2
 
     def batch(seed: int, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Two, three, four or five balls at random places about the centre, in noise."""
+        """A ball of one of four sizes, at a random place about the centre, in noise."""
         rng = np.random.default_rng([SEED, seed])
         labels = rng.integers(0, classes, count)
         made = rng.standard_normal((count, edge, edge, edge), np.float32)
         for box, label in zip(made, labels, strict=True):
-            for at in rng.uniform(-6, 6, (2 + label, 3)):
-                box += 1.5 * np.exp(-((z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2) / 8)
-        return made, labels
+            at, width = rng.uniform(-4, 4, 3), (1.5, 2.2, 3.2, 4.7)[label]
+            squared = (z - at[0]) ** 2 + (y - at[1]) ** 2 + (x - at[2]) ** 2
+            box += 1.2 * np.exp(-squared / (2 * width**2))
+        return normalised(made), labels
 
     trainer = ClassifierTrainer(
-        Encoder("rb3d", edge, classes),
-        Learning.cosine(steps, epochs=3, learning_rate=0.02, seed=SEED),
+        Encoder("dsrf3d", edge, classes),
+        Learning.cosine(steps, epochs=3, learning_rate=0.01, seed=SEED),
         threads=1,
     )
     for epoch in range(3):
@@ -176,7 +178,7 @@ def trained(options: argparse.Namespace) -> None:
     boxes, labels = batch(10**6 + 2, options.judged)
     wanted, _ = open_predictor(model, engine="torch").predict_classes(boxes)
     print(
-        f"\na trained classifier (rb3d, {edge}³, {classes} classes, {3 * steps * size} boxes, "
+        f"\na trained classifier (dsrf3d, {edge}³, {classes} classes, {3 * steps * size} boxes, "
         f"{options.judged} others judged): {100 * (wanted == labels).mean():.1f} % right"
     )
     for precision in ("float32", "bfloat16"):
