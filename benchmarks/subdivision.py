@@ -99,10 +99,7 @@ SETTINGS = {
     ),
     "reduced": Setting(
         Amount(150, 50, 100, 800, 24),
-        (
-            Recipe("inception3d", 36, 0.003, turned=True),
-            Recipe("dsrf3d", 20, 0.01, turned=True),
-        ),
+        (Recipe("inception3d", 36, 0.003), Recipe("dsrf3d", 20, 0.01)),
         True,
         replace(paper("inception3d"), epochs=5),
         Recipe("inception3d", 8, 0.003),

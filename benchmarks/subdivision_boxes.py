@@ -28,7 +28,6 @@ import xarray as xr
 
 import tomodask
 from tomodask.arrays.resampling import resampled
-from tomodask.nets.views import Views, view
 from tomodask.simulation import PROTOCOLS
 
 SNRS = (1000.0, 0.5, 0.1, 0.05, 0.03)  # the paper's
@@ -116,12 +115,8 @@ class Boxes:
         *,
         test: bool,
         whole: bool = False,
-        turned: int | None = None,
     ) -> np.ndarray:
-        """Boxes of particles, each with noise that is drawn for it, (n, z, y, x).
-
-        With `turned`, the number of an epoch, signals are in random orientations of that epoch.
-        """
+        """Boxes of particles, each with noise that is drawn for it, (n, z, y, x)."""
         pool = self.noise(tilt, whole=whole)
         split = round(len(pool) * self.amount.train / (self.amount.train + self.amount.test))
         first, last = (split, len(pool)) if test else (0, split)
@@ -134,16 +129,8 @@ class Boxes:
         ):
             mirrored = tuple(slice(None, None, -1 if pick >> axis & 1 else 1) for axis in range(3))
             np.multiply(pool[first + pick // 8][mirrored], np.float32(snr**-0.5), out=out[i])
-            if CLASSES[label] == EMPTY:
-                continue
-            signal = self.signals(tilt, CLASSES[label], whole=whole)[number]
-            if turned is not None:
-                anywhere = Views(
-                    crop_probability=0, affine_probability=0, turn=180, tilts=(tilt, tilt)
-                )
-                at = {"seed": label, "epoch": turned, "particle": int(number)}
-                signal = signal.mean() + signal.std() * view(signal, anywhere, **at)
-            out[i] += signal
+            if CLASSES[label] != EMPTY:
+                out[i] += self.signals(tilt, CLASSES[label], whole=whole)[number]
         return out
 
     def condition(

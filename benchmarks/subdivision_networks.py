@@ -35,9 +35,6 @@ class Recipe:
     batch : int
     fresh : bool
         Whether noise is drawn anew in each epoch; else each particle keeps its own.
-    turned : bool
-        Whether signals are turned at random in each epoch, and lose the wedge of their tilt range
-        again: in place of more particles.  Noise stays as it is.
     """
 
     network: str
@@ -46,7 +43,6 @@ class Recipe:
     schedule: str = "cosine"
     batch: int = 16
     fresh: bool = True
-    turned: bool = False
 
 
 def train(
@@ -131,14 +127,7 @@ def _batches(
         # In the particles' own order, so that noise drawn alike is that of the same particle.
         mine = mine[np.argsort(rows[mine])]
         drawn = boxes.draw(
-            tilt,
-            snr,
-            shown[labels[mine]],
-            numbers[mine],
-            noise,
-            test=False,
-            whole=whole,
-            turned=epoch if recipe.turned else None,
+            tilt, snr, shown[labels[mine]], numbers[mine], noise, test=False, whole=whole
         )
         made = np.empty((len(rows), *drawn.shape[1:]), np.float32) if made is None else made
         made[mine] = drawn

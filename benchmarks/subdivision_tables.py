@@ -75,8 +75,12 @@ def _setting(name: str, setting: Any, results: dict[str, Any]) -> None:
             f"boxes ({shown} in all), batches of {recipe.batch}, learning rate "
             f"{recipe.learning_rate:g} ({recipe.schedule}), noise "
             f"{'drawn anew in each' if recipe.fresh else 'the same in each'}"
-            f"{', signals turned anew in each, with their wedge' if recipe.turned else ''}"
         )
+    left = setting.left_out
+    print(
+        f"{NAMES[left.network]} that is not shown some of the complexes: {left.epochs} epochs at "
+        f"{left.learning_rate:g}, {setting.folds} networks, {setting.clusters} clusters"
+    )
     print(f"in the paper: 20 epochs of {len(CLASSES) * 500} boxes, {300 * 11500} in all")
     spent = {
         row: (sum(one["seconds"] for one in cells.values()), len(cells))
