@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from contrastive_jobs import SEEDS
 from scipy.stats import ttest_rel
 
 Rows = list[dict[str, Any]]
@@ -101,7 +102,8 @@ def plain(found: dict[int, float], share: float) -> str:
     if not some:
         return "–"
     spread = f"± {np.std(some, ddof=1):4.1f}" if len(some) > 1 else ""
-    return f"{np.mean(some):5.1f} {spread}"
+    fewer = "" if len(some) == SEEDS else f" (of {len(some)})"
+    return f"{np.mean(some):5.1f} {spread}{fewer}"
 
 
 def against(rows: Rows, snr: float) -> Cell:
