@@ -128,7 +128,7 @@ def draw(rows: Rows, file: Path) -> None:
     from matplotlib.figure import Figure
 
     snrs = sorted({row["snr"] for row in rows}, reverse=True)
-    figure = Figure(figsize=(4.6 * len(snrs), 3.8), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(snrs) + 1.8, 3.8), layout="constrained")
     for axes, snr in zip(
         figure.subplots(1, len(snrs), squeeze=False, sharey=True)[0], snrs, strict=True
     ):
@@ -159,5 +159,6 @@ def draw(rows: Rows, file: Path) -> None:
         axes.set_xticks([25, 50, 75, 100])
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("accuracy, %")
-    figure.axes[-1].legend(frameon=False, loc="lower right", fontsize=8)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside right center", fontsize=8)
     figure.savefig(file, dpi=110)
