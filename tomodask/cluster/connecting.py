@@ -323,7 +323,7 @@ def _settings() -> Any:
         {
             "distributed.nanny.pre-spawn-environ": ONE_THREAD,
             # Dask looks at what each process does a hundred times a second, for the dashboard,
-            # and at its event loop fifty times: some twentieth of each core.  A tenth will do.
+            # and at its event loop fifty times, which costs each core some of its time.
             "distributed.worker.profile.interval": "100ms",
             "distributed.admin.tick.interval": "200ms",
             "distributed.admin.system-monitor.interval": "2s",

@@ -194,7 +194,7 @@ class Inception3D(BoxNetwork):
 
     def flat(self, maps: torch.Tensor) -> torch.Tensor:
         """See `BoxNetwork.flat`."""
-        # Axis by axis: on a CPU, PyTorch's avg_pool3d takes a third of a step of training for it.
+        # Axis by axis: on a CPU, PyTorch's avg_pool3d is much slower, forth and back.
         mean = _wide(maps)
         for axis in (2, 3, 4):
             size = mean.shape[axis] - 1
@@ -202,7 +202,7 @@ class Inception3D(BoxNetwork):
         mean = (0.125 * mean).to(maps.dtype).flatten(1)
         if not self.training:
             return mean
-        # As nn.Dropout, whose draws are four times as slow.
+        # As nn.Dropout, whose draws are slower on a CPU.
         kept = torch.rand(mean.shape, device=mean.device) >= _DROPOUT
         return mean * kept.to(mean.dtype) * (1 / (1 - _DROPOUT))
 

@@ -32,8 +32,8 @@ def keep_freed_memory() -> None:
     """Let this process keep what a step of training frees for the next one, up to 1 GB.
 
     The C library would give each large tensor's memory back to the system, which clears every page
-    of it before the next tensor gets it: a fifth of a step on a CPU.  Does nothing where it is not
-    glibc, or where the environment says already how memory is to be kept.
+    of it before the next tensor gets it, a good part of a step on a CPU.  Does nothing where it is
+    not glibc, or where the environment says already how memory is to be kept.
     """
     if {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES"} & set(os.environ):
         return
