@@ -213,9 +213,9 @@ def tune(
         "best epoch": one.best_epoch,
     }
     if share in (SHARES[0], SHARES[-1]):
-        row |= probes(
-            begun(scale, snr, start, seed, rate, 1, work).network, boxes, labels, train, test
-        )
+        one = begun(scale, snr, start, seed, rate, len(train), work)
+        first_fit(one, boxes, labels, train, seed, scale.batch)
+        row |= probes(one.network, boxes, labels, train, test)
     return {**row, "seconds": time.process_time() - begin}
 
 
@@ -230,6 +230,7 @@ def begun(
         math.ceil(known / scale.batch),
         epochs=scale.epochs_of(known),
         learning_rate=rate,
+        largest_gradient=1.0,
         precision=default_precision(),
         seed=seed,
     )
@@ -255,6 +256,7 @@ def learned(
     from tomodask.nets.training_state import restore_weights
 
     one = begun(scale, snr, start, seed, rate, len(train), work)
+    first_fit(one, boxes, labels, train, seed, scale.batch)
     while not one.ended:
         order = np.random.default_rng([seed, 2, one.epochs]).permutation(train)
         shown = boxes
@@ -267,6 +269,14 @@ def learned(
         one.keep_if_better(one.judge(in_order(boxes, labels, validation)))
     restore_weights(one.network, one.best)
     return one
+
+
+def first_fit(
+    one: Any, boxes: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int, size: int
+) -> None:
+    """The trainer's own beginning: weights scaled, the last layer fitted to the features."""
+    order = np.random.default_rng([seed, 2, 0]).permutation(train)
+    one.begin(in_order(boxes, labels, order, size))
 
 
 def in_order(

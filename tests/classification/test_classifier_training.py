@@ -1,5 +1,6 @@
 """A classifier's training as a job: resumable to the bit, the best kept, and what is refused."""
 
+import dataclasses
 import logging
 import threading
 
@@ -117,7 +118,7 @@ def test_another_training_is_not_gone_on_with(tmp_path):
         train(boxes, labels, output=path)
     with pytest.raises(InputError, match=r"another training .epochs was 1, is 3"):
         train(boxes, labels, output=path, resume=True)
-    with pytest.raises(InputError, match=r"another training .network was 'inception3d'"):
+    with pytest.raises(InputError, match=r"another training .*network was 'inception3d'"):
         train(boxes, labels, output=path, resume=True, settings=quick(epochs=1), network="rb3d")
     swapped = labels.assign(kind=labels["kind"].to_numpy()[::-1])
     with pytest.raises(InputError, match=r"another training .other subtomograms, labels"):
@@ -207,8 +208,8 @@ def test_a_pretrained_network_is_begun_with(caplog):
     assert not np.allclose(begun.weights["last.weight"], first.weights["last.weight"], atol=1e-3)
     caplog.set_level(logging.INFO, logger="tomodask")
     told = train(boxes, labels, settings=ClassifierSettings(epochs=1, batch=8), init=first)
-    assert told.training["settings"]["learning_rate"] == 0.002
-    assert "learning rate 0.002, lower than from a random start" in caplog.text
+    assert told.training["settings"]["learning_rate"] == 0.001
+    assert "learning rate 0.001, lower than from a random start" in caplog.text
     assert begun.training["settings"]["learning_rate"] == 1e-8
     with pytest.raises(InputError, match=r"init is inception3d for boxes of 24³.*--network"):
         train(boxes, labels, network="rb3d", init=first)
@@ -247,6 +248,7 @@ def test_boxes_that_are_no_boxes():
         ({"validation": 0.0}, "validation must be above 0"),
         ({"known": 0.2}, "known must be from 0.5 to 1"),
         ({"patience": 0}, "patience must be at least 1 epoch"),
+        ({"largest_gradient": 0.0}, "largest_gradient must be above 0, or None, got 0"),
         ({"nesterov": True, "momentum": 0.0}, "nesterov must be off without momentum"),
         ({"memory": 0.0}, "memory must be above 0 GB"),
     ],
@@ -258,8 +260,9 @@ def test_settings_that_do_not_fit(changes, told):
 
 def test_the_papers_settings():
     one = ClassifierSettings.finetuning()
-    assert ClassifierSettings().settled(pretrained=False).learning_rate == 0.01
-    assert one.settled(pretrained=True) == one
+    assert ClassifierSettings().settled("dsrf3d", pretrained=False).learning_rate == 0.01
+    assert one.settled("inception3d", pretrained=True) == one
+    assert one.settled("rb3d", pretrained=True) == dataclasses.replace(one, largest_gradient=1.0)
     assert (one.learning_rate, one.batch, one.epochs, one.schedule) == (5e-4, 16, 50, "cosine")
     assert one.validation == one.test == 0.2
     other = ClassifierSettings.subdivision(seed=3)

@@ -92,7 +92,7 @@ def classify() -> None:
 @click.option("--epochs", type=int, help="Rounds of training, at most.  [default: 50]")
 @click.option("--batch", type=int, help="Boxes of a step.  [default: 16]")
 @click.option(
-    "--learning-rate", type=float, help="At the start.  [default: 0.01; with --init 0.002]"
+    "--learning-rate", type=float, help="At the start.  [default: 0.01; with --init 0.001]"
 )
 @click.option(
     "--patience", type=int, help="Rounds without a better one that end it.  [default: 15]"

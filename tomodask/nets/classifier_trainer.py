@@ -22,6 +22,7 @@ from tomodask.nets.calibration import fit_temperature
 from tomodask.nets.classifier_file import BoxModel
 from tomodask.nets.encoder import Encoder
 from tomodask.nets.encoders3d import build_encoder
+from tomodask.nets.last_layer import fit_logistic
 from tomodask.nets.training_state import (
     load_training,
     of_kind,
@@ -36,6 +37,7 @@ __all__ = ["ClassifierTrainer", "Judged", "Learning"]
 
 _FORMAT = "tomodask-classifier-state/1"
 _AT_ONCE = 32  # boxes, where no gradient is wanted
+_WIDEST = 4096  # inputs of a last layer that is fitted
 Batch = tuple[np.ndarray, np.ndarray]
 
 
@@ -149,8 +151,6 @@ class ClassifierTrainer:
     how : Learning
     start : mapping of str to array, optional
         Weights of a pretrained encoder of the same network and box; the last layer is drawn anew.
-        What that layer gets is scaled, by the first batch, to be as long as of a random start:
-        pretraining leaves it several times as long, and every learning rate would be too high.
     threads : int, optional
         Of PyTorch on the CPU; its own number where None.
 
@@ -169,6 +169,11 @@ class ClassifierTrainer:
     -----
     Several GPUs share each batch.  Where memory runs out, a batch is passed in halves whose
     gradients are summed.
+
+    The first batch that is seen scales the weights.  From a random start, those of RB3D, which
+    else says nearly the same of all boxes (`BoxNetwork.settle`).  From a pretrained one, what the
+    last layer gets is made as long as of a random start: pretraining leaves it several times as
+    long, and every learning rate would be too high.
     """
 
     def __init__(
@@ -186,7 +191,7 @@ class ClassifierTrainer:
             )
         self.encoder, self.how = encoder, how
         self.network = build_encoder(encoder, seed=how.seed)
-        self._pretrained = start is not None
+        self._pretrained, self._settled = start is not None, False
         if start is not None:
             self._begin_with(start)
         self.step = TrainingStep(self.network, how.precision, threads=threads)
@@ -217,6 +222,40 @@ class ClassifierTrainer:
             )
         restore_weights(self.network, {**own, **learned})
 
+    def begin(self, batches: Iterable[Batch]) -> None:
+        """Before the first step: fit the last layer to what the layers before it say of boxes.
+
+        Where there is a pretrained start, or RB3D; the last layer of Inception3D has too many
+        weights for that.  Without it, the last layer begins as it was drawn.
+
+        Parameters
+        ----------
+        batches : iterable of (boxes, labels)
+            As for `train`; some thousands of boxes are enough.  The first batch scales weights.
+        """
+        wide = self.network.last.in_features > _WIDEST
+        if wide or not (self._pretrained or self.network.unsettled):
+            return
+        said, known = [], []
+        for boxes, labels in batches:
+            self._check(boxes, labels)
+            self._settle(boxes)
+            self.network.eval()
+            with torch.inference_mode(), self.step.autocast():
+                for start in range(0, len(boxes), _AT_ONCE):
+                    x = self.step.tensor(boxes[start : start + _AT_ONCE][:, None])
+                    said.append(self.network.flat(self.network.maps(x)).float().cpu())
+            known.append(torch.from_numpy(np.array(labels, np.int64)))
+        if not said:
+            return
+        weights = None if self.weight is None else self.weight.cpu()
+        weight, bias = fit_logistic(
+            torch.cat(said), torch.cat(known), self.encoder.outputs, class_weights=weights
+        )
+        with torch.no_grad():
+            self.network.last.weight.copy_(weight)
+            self.network.last.bias.copy_(bias)
+
     def train(self, batches: Iterable[Batch]) -> float:
         """One epoch; gives the mean loss over its batches.
 
@@ -241,8 +280,7 @@ class ClassifierTrainer:
 
     def _step(self, boxes: np.ndarray, labels: np.ndarray) -> float:
         self._check(boxes, labels)
-        if self._pretrained and not self.steps:
-            self._scale(boxes[:_AT_ONCE])
+        self._settle(boxes)
         for group in self.optimizer.param_groups:
             group["lr"] = self.how.rate(self.steps)
 
@@ -272,11 +310,19 @@ class ClassifierTrainer:
             self.steps += 1
         return loss
 
-    def _scale(self, boxes: np.ndarray) -> None:
-        """Make what the last layer gets as long as of a network with its first weights."""
-        self._pretrained = False  # a step that is repeated finds it done
-        x = self.step.tensor(boxes[:, None])
+    def _settle(self, boxes: np.ndarray) -> None:
+        """Scale weights by the first boxes that are seen, once."""
+        if self._settled or self.steps:
+            return
+        self._settled = True
+        x = self.step.tensor(boxes[:_AT_ONCE][:, None])
+        if not self._pretrained:
+            if self.network.unsettled:
+                self.network.settle(x)
+            return
         first = build_encoder(self.encoder, seed=self.how.seed).to(self.step.device)
+        if first.unsettled:
+            first.settle(x)
         wanted, own = first.length(x), self.network.length(x)
         if own > 0:
             self.network.lengthen(wanted / own)

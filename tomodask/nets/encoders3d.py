@@ -12,6 +12,8 @@ None of them normalises by its batch, so a box's result knows nothing of the box
    doi:10.1093/bioinformatics/btx230.
 .. [3] Gupta et al., "Self-supervised learning for macromolecular structure classification based on
    cryo-electron tomograms", Front. Physiol. 13, 957484 (2022), doi:10.3389/fphys.2022.957484.
+.. [4] Krähenbühl et al., "Data-dependent initializations of convolutional neural networks", ICLR
+   (2016), arXiv:1511.06856, §3.1.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from tomodask.nets.encoder import Encoder, EncoderName
 __all__ = ["DSRF3D", "RB3D", "BoxNetwork", "Inception3D", "build_encoder", "network"]
 
 _DROPOUT = 0.7  # share of Inception3D's numbers that a step leaves out
+_SILENT = 1e-12  # variance
 
 
 class BoxNetwork(nn.Module):
@@ -38,6 +41,8 @@ class BoxNetwork(nn.Module):
     last: nn.Linear
     #: Layers that the last linear layer hangs on, with nothing but ReLU and means between.
     outer: tuple[str, ...]
+    #: Whether first weights are to be scaled by boxes before anything is learned (`settle`).
+    unsettled = False
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
@@ -76,6 +81,44 @@ class BoxNetwork(nn.Module):
                 for values in self.get_submodule(name).parameters():
                     values.mul_(factor)
 
+    def settle(self, x: torch.Tensor) -> None:
+        """Scale first weights by some boxes: what a layer says of them has mean 0 and deviation 1.
+
+        Of each channel in convolutions; of the hidden linear layers, whose numbers are one a box,
+        the mean of each and one deviation of all.  A layer is scaled by what the layers before it
+        give when they are.  The last one stays.  [4]_
+
+        Parameters
+        ----------
+        x : tensor, shape (batch, 1, z, y, x)
+            Some tens of them.
+        """
+
+        def scale(layer: nn.Module, given: object, out: torch.Tensor) -> torch.Tensor:
+            within = [axis for axis in range(out.ndim) if axis != 1]
+            mean = out.mean(within, keepdim=True)
+            each = (out - mean).square().mean(within if out.ndim > 2 else None)
+            # A channel that is silent has nothing to be scaled by.
+            spread = torch.where(each > _SILENT, each, 1.0).sqrt().expand(out.shape[1])
+            weight, bias = layer.get_parameter("weight"), layer.get_parameter("bias")
+            weight.div_(spread.reshape(-1, *[1] * (weight.ndim - 1)))
+            bias.sub_(mean.flatten()).div_(spread)
+            return (out - mean) / spread.reshape(1, -1, *[1] * (out.ndim - 2))
+
+        hooks = [
+            layer.register_forward_hook(scale)
+            for layer in self.modules()
+            if isinstance(layer, nn.Conv3d | nn.Linear) and layer is not self.last
+        ]
+        training = self.training
+        try:
+            with torch.no_grad():
+                self.eval()(x)
+        finally:
+            self.train(training)
+            for hook in hooks:
+                hook.remove()
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits, (batch, `Encoder.outputs`), before the softmax."""
         return torch.as_tensor(self.last(self.flat(self.maps(x))))
@@ -92,6 +135,7 @@ class RB3D(BoxNetwork):
     """
 
     outer = ("hidden",)
+    unsettled = True
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__(encoder)

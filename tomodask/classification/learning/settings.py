@@ -8,15 +8,16 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from tomodask.errors import InputError
+from tomodask.nets.encoder import EncoderName
 from tomodask.nets.views import ANY_TURN, Views
 
 __all__ = ["ClassifierSettings", "EncoderSettings"]
 
 Precision = Literal["float32", "bfloat16"]
 Method = Literal["moco", "simclr", "swav"]
-# From a random start; from a pretrained network, with which the former learned less than a random
-# start did: its features are longer, and so are the first steps.
-_RATE, _RATE_PRETRAINED = 0.01, 0.002
+# From a random start; from a pretrained network, which is to be kept for the most part.
+_RATE, _RATE_PRETRAINED = 0.01, 0.001
+_LARGEST_GRADIENT = {"rb3d": 1.0}
 _Rules = Sequence[tuple[str, bool, str]]
 
 
@@ -35,14 +36,16 @@ class ClassifierSettings:
     schedule : {"cosine", "inverse"}
         Of the learning rate: half a cosine down to 0, or ``1 / (1 + decay · step)``.
     learning_rate : float, optional
-        At the start; None: 0.01 from a random start, 0.002 from a pretrained network, whose
-        features are longer.
+        At the start; None: 0.01 from a random start, 0.001 from a pretrained network.
     decay : float
         Of the schedule ``inverse``.
     momentum : float
         Of the descent, Nesterov's where `nesterov`.
     nesterov : bool
     weight_decay : float
+    largest_gradient : float, optional
+        Longer gradients (2-norm over all weights) are cut to this length; None: to 1 in RB3D, which
+        diverges at the default rate without, and not at all in the other networks.
     patience : int, optional
         Training ends after so many epochs without a better one; None: after all epochs.
     validation, test : float
@@ -72,6 +75,7 @@ class ClassifierSettings:
     momentum: float = 0.9
     nesterov: bool = False
     weight_decay: float = 1e-4
+    largest_gradient: float | None = None
     patience: int | None = 15
     validation: float = 0.2
     test: float = 0.0
@@ -85,6 +89,7 @@ class ClassifierSettings:
 
     def __post_init__(self) -> None:
         rate = self.learning_rate is None or 0 < self.learning_rate < 10
+        longest = self.largest_gradient is None or 0 < self.largest_gradient < math.inf
         _check(
             self,
             (
@@ -96,6 +101,7 @@ class ClassifierSettings:
                 ("momentum", 0 <= self.momentum < 1, "at least 0 and below 1"),
                 ("nesterov", not self.nesterov or self.momentum > 0, "off without momentum"),
                 ("weight_decay", 0 <= self.weight_decay < 1, "at least 0 and below 1"),
+                ("largest_gradient", longest, "above 0, or None"),
                 ("patience", self.patience is None or self.patience >= 1, "at least 1 epoch"),
                 ("validation", 0 < self.validation <= 0.5, "above 0 and at most 0.5"),
                 ("test", 0 <= self.test <= 0.5, "from 0 to 0.5"),
@@ -124,17 +130,21 @@ class ClassifierSettings:
         }
         return cls(**{**told, **changes})
 
-    def settled(self, *, pretrained: bool) -> ClassifierSettings:
-        """With a learning rate, if none is told: that of the start.
+    def settled(self, network: EncoderName, *, pretrained: bool) -> ClassifierSettings:
+        """With what is not told: the learning rate of the start, the network's longest gradient.
 
         Examples
         --------
-        >>> ClassifierSettings().settled(pretrained=True).learning_rate
-        0.002
+        >>> settings = ClassifierSettings().settled("rb3d", pretrained=True)
+        >>> settings.learning_rate, settings.largest_gradient
+        (0.001, 1.0)
         """
-        if self.learning_rate is not None:
-            return self
-        return replace(self, learning_rate=_RATE_PRETRAINED if pretrained else _RATE)
+        rate, longest = self.learning_rate, self.largest_gradient
+        if rate is None:
+            rate = _RATE_PRETRAINED if pretrained else _RATE
+        if longest is None:
+            longest = _LARGEST_GRADIENT.get(network)
+        return replace(self, learning_rate=rate, largest_gradient=longest)
 
     def to_dict(self) -> dict[str, Any]:
         """As plain values, for JSON."""

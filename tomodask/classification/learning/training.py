@@ -108,7 +108,7 @@ def train_classifier(
     """
     needs("torch")
     asked = settings or ClassifierSettings()
-    settings = asked.settled(pretrained=init is not None)
+    settings = asked.settled(network, pretrained=init is not None)
     place = None if output is None else Place(output, resume=resume, overwrite=overwrite)
     boxes = opened(subtomograms)
     start = read_box_model(init) if isinstance(init, str | os.PathLike) else init

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ __all__ = ["ClassifierEpoch", "ClassifierRun", "guessing"]
 _log = logging.getLogger(__name__)
 
 _JUDGED = 32  # boxes that pass at once
+_FITTED = 4096  # boxes that the last layer is fitted to, at most
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ class ClassifierRun(Run[ClassifierEpoch, BoxModel]):
                 momentum=settings.momentum,
                 nesterov=settings.nesterov,
                 weight_decay=settings.weight_decay,
+                largest_gradient=settings.largest_gradient,
                 class_weights=weights if settings.balance else None,
                 patience=settings.patience,
                 precision=settings.precision,
@@ -199,6 +202,8 @@ class ClassifierRun(Run[ClassifierEpoch, BoxModel]):
         rate = self.trainer.how.rate(self.trainer.steps + self.trainer.how.steps - 1)
         views, known = self.settings.augment, self.numbers["training"]
         stream = self.streams["training"]
+        if not self.trainer.steps:
+            self._begin()
         # Closed here: an error would keep the generator, its threads and its boxes in its frames.
         with closing(stream.batches(number, self.batch, views=views, lens=self.lens)) as batches:
             seen = self.stopping.seen(batches)
@@ -229,6 +234,14 @@ class ClassifierRun(Run[ClassifierEpoch, BoxModel]):
             ended=self.trainer.ended,
         )
         return report, better
+
+    def _begin(self) -> None:
+        """Scale first weights and fit the last layer, on boxes as they are."""
+        stream, known = self.streams["training"], self.numbers["training"]
+        size = min(_JUDGED, len(stream.rows))
+        with closing(stream.batches(0, size)) as batches:
+            seen = self.stopping.seen(islice(batches, -(-_FITTED // size)))
+            self.trainer.begin((batch.boxes[0], known[batch.places]) for batch in seen)
 
     def _judged(self, name: str) -> Judged:
         known = self.numbers[name]
