@@ -5,7 +5,7 @@ import io
 import logging
 import sys
 import types
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import matplotlib.image
 import numpy as np
@@ -13,6 +13,7 @@ import pytest
 
 from tomodask.errors import InputError
 from tomodask.picking.training_pictures import painted, plot_training, thinned
+from tomodask.picking.training_run import EpochReport
 from tomodask.picking.training_view import PickingLook, watch_training
 from tomodask.training import screens
 from tomodask.training.colors import class_color, half_blocks
@@ -20,30 +21,17 @@ from tomodask.training.screens import NotebookFigure, PlainRows, TerminalScreen
 from tomodask.training.view import TrainingView
 
 
-@dataclass(frozen=True)
-class Report:
-    epoch: int
-    epochs: int = 4
-    loss: float = 0.5
-    learning_rate: float = 1e-3
-    precision: float = 0.25
-    recall: float = 0.5
-    f1: float = 1 / 3
-    seconds: float = 30.0
-    image: np.ndarray = None
-    label: np.ndarray = None
-    prediction: np.ndarray = None
-    classes: tuple = ("ribosome", "[red]ring")
-
-
 def report(epoch, **options):
     rng = np.random.default_rng(epoch)
     label = np.zeros((20, 24), np.uint8)
     label[4:9, 4:9], label[12:17, 14:19] = 1, 2
-    prediction = np.stack([label == 1, label == 2]).astype(np.float32)
-    return Report(
-        epoch, image=rng.normal(size=(20, 24)), label=label, prediction=prediction, **options
-    )
+    told = {
+        "epochs": 4, "loss": 0.5, "learning_rate": 1e-3, "precision": 0.25, "recall": 0.5,
+        "f1": 1 / 3, "threshold": 0.5, "seconds": 30.0, "image": rng.normal(size=(20, 24)),
+        "label": label, "prediction": np.stack([label == 1, label == 2]).astype(np.float32),
+        "classes": ("ribosome", "[red]ring"),
+    }  # fmt: skip
+    return EpochReport(epoch=epoch, **{**told, **options})
 
 
 def rows(folder):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from tomodask.training.colors import class_color
+from tomodask.training.colors import class_color, grey_levels
 from tomodask.training.curves import INK, RATE, Panel, draw_curves
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def painted(
     -------
     array of uint8, shape (y, x, 3)
     """
-    grey = _grey(image)
+    grey = grey_levels(image)
     out = np.repeat(grey[..., None], 3, axis=2)
     if prediction is not None:
         likeliest = np.asarray(prediction).argmax(0)
@@ -81,14 +81,6 @@ def painted(
 def _numbers(label: np.ndarray) -> list[int]:
     """Classes in a label, from 1."""
     return [int(number) for number in np.unique(label) if 0 < number < 255]
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    """0 to 255; a hundredth at either end is cut off."""
-    values = np.nan_to_num(np.asarray(image, float))
-    low, high = np.percentile(values, [1, 99])
-    spread = high - low if high > low else 1.0
-    return np.asarray(255 * np.clip((values - low) / spread, 0, 1))
 
 
 def _outline(inside: np.ndarray) -> np.ndarray:

@@ -19,6 +19,7 @@ from tomodask.picking.crops import CropSampler, TrainingTomogram, split
 from tomodask.picking.training_data import Marked
 from tomodask.picking.training_settings import TrainingSettings
 from tomodask.picking.validation import Counts, judge
+from tomodask.training.epoch import Epoch
 from tomodask.training.keeping import versions
 from tomodask.training.run import Run
 
@@ -33,37 +34,26 @@ _SEEN = 128  # voxels along an edge of the part in which a network's reach is me
 _KNOWN = 1.5  # diameters: that far about a marked particle nothing is left unmarked
 
 
-@dataclass(frozen=True)
-class EpochReport:
-    """What an epoch of training came to.
+@dataclass(frozen=True, kw_only=True)
+class EpochReport(Epoch):
+    """What an epoch of training came to: an `Epoch`, judged by the held-out part.
 
     Attributes
     ----------
-    epoch, epochs : int
-        This one, from 1, and all.
-    loss, learning_rate : float
-        Mean over the epoch; at its end.
     precision, recall, f1 : float
-        On the held-out part: particles found and claimed, all classes together.
+        Particles found and claimed, all classes together.
     threshold : float
         The probability at which they are best.
-    seconds : float
-        That the epoch took, validation included.
     image, label, prediction : array, shapes (y, x), (y, x), (classes, y, x)
         A slice of a held-out crop: voxels (z-score), label (0, or class from 1; 255 has no say),
         probabilities.
     classes : tuple of str
     """
 
-    epoch: int
-    epochs: int
-    loss: float
-    learning_rate: float
     precision: float
     recall: float
     f1: float
     threshold: float
-    seconds: float
     image: np.ndarray
     label: np.ndarray
     prediction: np.ndarray
@@ -126,6 +116,8 @@ class TrainingRun(Run[EpochReport, PickingModel]):
             settings.to_dict(),
             [marked.told(), marked.classes, marked.diameters],
             [np.asarray(c) for c in marked.centers],
+            write=write_model,
+            read=read_model,
         )
 
     def _known_within(self) -> float | None:
@@ -156,14 +148,6 @@ class TrainingRun(Run[EpochReport, PickingModel]):
         if former != self.settings.learning_rate:
             self.trainer.scale_learning_rate(self.settings.learning_rate / former)
         return told
-
-    def write(self, model: PickingModel, path: Path) -> None:
-        """Write the model file."""
-        write_model(model, path)
-
-    def read(self, path: Path) -> PickingModel:
-        """Read it."""
-        return read_model(path)
 
     def model_named(self, epochs: int) -> str:
         """What the model file holds."""

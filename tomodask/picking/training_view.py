@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from tomodask.picking.training_pictures import (
-    TrainedSlice,
     painted,
     plot_slice,
     plot_training,
     thinned,
 )
 from tomodask.training.colors import class_color, half_blocks
-from tomodask.training.screens import Epoch, Number
+from tomodask.training.screens import Number
 from tomodask.training.view import TrainingView, open_view
 
-__all__ = ["PickingEpoch", "PickingLook", "watch_training"]
+if TYPE_CHECKING:
+    from tomodask.picking.training_run import EpochReport
 
-
-class PickingEpoch(Epoch, TrainedSlice, Protocol):
-    """What is told of an epoch; see `tomodask.picking.training.EpochReport`."""
-
-    @property
-    def precision(self) -> float:
-        """On the validation part; NaN where there is none."""
-
-    @property
-    def recall(self) -> float:
-        """On the validation part."""
-
-    @property
-    def f1(self) -> float:
-        """On the validation part."""
+__all__ = ["PickingLook", "watch_training"]
 
 
 def watch_training(folder: str | os.PathLike[str] | None = None) -> TrainingView:
@@ -66,15 +52,15 @@ class PickingLook:
     )
     sparks = (("loss", "loss"), ("F1", "f1"))
 
-    def plot(self, history: list[dict[str, Any]], report: PickingEpoch | None) -> Any:
+    def plot(self, history: list[dict[str, Any]], report: EpochReport | None) -> Any:
         """Curves, and the slice below them."""
         return plot_training(history, report)
 
-    def picture(self, report: PickingEpoch) -> Any:
+    def picture(self, report: EpochReport) -> Any:
         """The slice."""
         return plot_slice(report, title=f"epoch {report.epoch}: ")
 
-    def below(self, report: PickingEpoch, width: int, height: int) -> list[Any]:
+    def below(self, report: EpochReport, width: int, height: int) -> list[Any]:
         """Labels, and predictions beside them where there is room, or alone."""
         from rich.table import Table
         from rich.text import Text

@@ -1,4 +1,4 @@
-"""Colours of classes, and pictures in a terminal's characters."""
+"""Colours of classes, levels of grey, and pictures in a terminal's characters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from rich.text import Text
 
-__all__ = ["class_color", "half_blocks"]
+__all__ = ["class_color", "grey_levels", "half_blocks"]
 
 # Told apart by eyes of any kind, on grey and on white; then they come again.
 _COLORS = (
@@ -21,6 +21,14 @@ _COLORS = (
 def class_color(number: int) -> tuple[int, int, int]:
     """Red, green, blue, 0 to 255, of class `number`, from 0."""
     return _COLORS[number % len(_COLORS)]
+
+
+def grey_levels(image: np.ndarray) -> np.ndarray:
+    """0 to 255, float; a hundredth at either end is cut off."""
+    values = np.nan_to_num(np.asarray(image, float))
+    low, high = np.percentile(values, [1, 99])
+    spread = high - low if high > low else 1.0
+    return np.asarray(255 * np.clip((values - low) / spread, 0, 1))
 
 
 def half_blocks(picture: np.ndarray) -> Text:

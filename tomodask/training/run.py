@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
+from tomodask.training.epoch import Epoch
 from tomodask.training.keeping import Place, begun, digest_of_training, same_training, stopped_at
 from tomodask.training.stopping import Stopping
 from tomodask.training.view import TrainingView
 
 __all__ = ["Run", "run_training"]
 
-Report = TypeVar("Report")
+Report = TypeVar("Report", bound=Epoch)
 Model = TypeVar("Model")
 
 
@@ -32,6 +33,8 @@ class Run(ABC, Generic[Report, Model]):
         goes on.
     told, arrays : sequence
         What else must be the same: data and network, as JSON knows them and as arrays.
+    write, read : callable
+        Of the model file.
 
     Attributes
     ----------
@@ -57,12 +60,16 @@ class Run(ABC, Generic[Report, Model]):
         settings: Mapping[str, Any],
         told: Sequence[Any],
         arrays: Sequence[np.ndarray],
+        *,
+        write: Callable[[Model, Path], None],
+        read: Callable[[Path], Model],
     ) -> None:
         kept = {name: value for name, value in settings.items() if name not in self.changeable}
         self.identity = digest_of_training([kept, *told], arrays)
         self.epochs = int(settings["epochs"])
         self.history: list[dict[str, Any]] = []
         self.stopping = Stopping()
+        self.write, self.read = write, read
 
     @abstractmethod
     def settings_told(self) -> dict[str, Any]:
@@ -87,14 +94,6 @@ class Run(ABC, Generic[Report, Model]):
     @abstractmethod
     def model_named(self, epochs: int) -> str:
         """What the model file holds after so many epochs, in words; empty: there is none."""
-
-    @abstractmethod
-    def write(self, model: Model, path: Path) -> None:
-        """Write the model file."""
-
-    @abstractmethod
-    def read(self, path: Path) -> Model:
-        """Read what `write` wrote."""
 
     @abstractmethod
     def save(self, path: Path, told: dict[str, Any]) -> None:

@@ -11,34 +11,12 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-__all__ = ["Epoch", "Look", "NotebookFigure", "Number", "PlainRows", "Screen", "TerminalScreen"]
+from tomodask.training.epoch import Epoch
+
+__all__ = ["Look", "NotebookFigure", "Number", "PlainRows", "Screen", "TerminalScreen"]
 
 _BARS = "▁▂▃▄▅▆▇█"
 History = list[dict[str, Any]]
-
-
-class Epoch(Protocol):
-    """What any training tells of an epoch."""
-
-    @property
-    def epoch(self) -> int:
-        """From 1."""
-
-    @property
-    def epochs(self) -> int:
-        """In all, at most; ``ended``, where there is one, says that this one is the last."""
-
-    @property
-    def loss(self) -> float:
-        """Mean over the epoch."""
-
-    @property
-    def learning_rate(self) -> float:
-        """At its end."""
-
-    @property
-    def seconds(self) -> float:
-        """That the epoch took."""
 
 
 @dataclass(frozen=True)
@@ -95,11 +73,6 @@ class Screen(Protocol):
         """Leave the place in order."""
 
 
-def is_last(report: Any) -> bool:
-    """Whether no epoch comes after."""
-    return bool(getattr(report, "ended", False)) or report.epoch >= report.epochs
-
-
 def seconds_left(report: Epoch, history: History) -> float:
     """To the end, by the last epochs; the first of all may hold what is done once."""
     recent = [row["seconds"] for row in history[-6:] if row["seconds"] is not None]
@@ -139,7 +112,7 @@ class PlainRows:
         row = history[-1]
         told = [f"{one.title} {_told(one, row[one.name])}" for one in (_LOSS, *look.numbers)]
         told += [f"learning rate {report.learning_rate:.2g}", span(report.seconds)]
-        if not is_last(report):
+        if not report.last:
             told.append(f"about {span(seconds_left(report, history))} left")
         line = f"{look.label}: epoch {report.epoch} of {report.epochs}: {', '.join(told)}"
         print(line, file=sys.stderr, flush=True)
@@ -211,7 +184,7 @@ def _row(look: Look, report: Any, history: History) -> str:
     row = history[-1]
     count = f"{report.epoch}/{report.epochs}"
     told = "".join(f"{_told(one, row[one.name]):>{_width(one)}}" for one in look.numbers)
-    left = "done" if is_last(report) else span(seconds_left(report, history))
+    left = "done" if report.last else span(seconds_left(report, history))
     return (
         f"{count:<8}{_told(_LOSS, row['loss']):>8}{told}"
         f"{report.learning_rate:>15.2e}{span(report.seconds):>10}{left:>10}"
@@ -241,7 +214,7 @@ class NotebookFigure:
 
         figure = look.plot(history, report)
         told = f"epoch {report.epoch} of {report.epochs}"
-        last = is_last(report)
+        last = report.last
         told += ", done" if last else f", about {span(seconds_left(report, history))} left"
         figure.suptitle(told, x=0.01, ha="left", fontsize=11)
         picture = Image(data=png(figure), format="png", width=int(96 * figure.get_figwidth()))

@@ -21,7 +21,6 @@ from tomodask.training.screens import (
     PlainRows,
     Screen,
     TerminalScreen,
-    is_last,
     png,
 )
 
@@ -74,7 +73,7 @@ class TrainingView:
         show = self.screen.show
         self._try("the view of training", lambda: show(self.look, report, self.history))
         self._keep(lambda folder: self._write_pictures(folder, report))
-        if is_last(report):
+        if report.last:
             self.close()
 
     def take_up(self, history: Sequence[Mapping[str, Any]]) -> None:

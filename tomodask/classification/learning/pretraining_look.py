@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tomodask.training.colors import half_blocks
+from tomodask.training.colors import grey_levels, half_blocks
 from tomodask.training.curves import INK, RATE, Panel, draw_curves
 from tomodask.training.screens import Number
 from tomodask.training.view import TrainingView, open_view
@@ -76,7 +76,7 @@ class EncoderLook:
         for number in (1, 0):  # row 0 is drawn at the bottom
             line = np.zeros((edge, row.shape[1]), np.uint8)
             for i in range(most):
-                line[:, i * (edge + _GAP) : i * (edge + _GAP) + edge] = _grey(
+                line[:, i * (edge + _GAP) : i * (edge + _GAP) + edge] = grey_levels(
                     report.views[i, number]
                 )
             rows += [line, row]
@@ -116,7 +116,7 @@ def plot_encoder(history: Sequence[dict[str, Any]], views: np.ndarray | None = N
     draw_curves(parts[0].subplots(1, len(panels)), panels, history)
     pictures = parts[1].subplots(1, 2 * len(views), squeeze=False)[0]
     for number, axes in enumerate(pictures):
-        axes.imshow(_grey(views[number // 2, number % 2]), cmap="gray", origin="lower")
+        axes.imshow(grey_levels(views[number // 2, number % 2]), cmap="gray", origin="lower")
         axes.set_axis_off()
         axes.set_title(
             f"box {number // 2 + 1}, {'second' if number % 2 else 'first'} view",
@@ -125,10 +125,3 @@ def plot_encoder(history: Sequence[dict[str, Any]], views: np.ndarray | None = N
             loc="left",
         )
     return figure
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    """0 to 255; a hundredth at either end is cut off."""
-    low, high = np.percentile(image, [1, 99])
-    spread = high - low if high > low else 1.0
-    return np.asarray(255 * np.clip((image - low) / spread, 0, 1), np.uint8)

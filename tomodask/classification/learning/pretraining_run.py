@@ -20,6 +20,7 @@ from tomodask.classification.learning.settings import EncoderSettings
 from tomodask.nets.box_inference import open_predictor
 from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
 from tomodask.nets.encoder import Encoder
+from tomodask.training.epoch import Epoch
 from tomodask.training.keeping import versions
 from tomodask.training.run import Run
 
@@ -29,32 +30,21 @@ _SHOWN = 4  # boxes whose views are in the picture
 _AT_ONCE = 32
 
 
-@dataclass(frozen=True)
-class EncoderEpoch:
-    """What an epoch of training without labels came to.
+@dataclass(frozen=True, kw_only=True)
+class EncoderEpoch(Epoch):
+    """What an epoch of training without labels came to: an `Epoch`, judged by probes.
 
     Attributes
     ----------
-    epoch, epochs : int
-        This one, from 1, and all.
-    loss, learning_rate : float
-        Mean over the epoch; at its end.
     linear, neighbours : float
         Accuracy of the probes on labelled boxes that they did not learn from; NaN where there was
         no probe.
-    seconds : float
-        That the epoch took, probe included.
     views : array of float32, shape (boxes, 2, y, x)
         Middle slices of the two views of some boxes.
     """
 
-    epoch: int
-    epochs: int
-    loss: float
-    learning_rate: float
     linear: float
     neighbours: float
-    seconds: float
     views: np.ndarray
 
 
@@ -125,6 +115,8 @@ class EncoderRun(Run[EncoderEpoch, BoxModel]):
             self.settings_told(),
             [encoder.to_dict(), self.voxel_size, data["digest"]],
             [self.stream.rows, self.stream.particles],
+            write=write_box_model,
+            read=read_box_model,
         )
 
     @property
@@ -148,14 +140,6 @@ class EncoderRun(Run[EncoderEpoch, BoxModel]):
         for group in self.trainer.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate
         return told
-
-    def write(self, model: BoxModel, path: Path) -> None:
-        """Write the model file."""
-        write_box_model(model, path)
-
-    def read(self, path: Path) -> BoxModel:
-        """Read it."""
-        return read_box_model(path)
 
     def model_named(self, epochs: int) -> str:
         """What the model file holds."""

@@ -22,6 +22,7 @@ from tomodask.classification.learning.verdicts import Verdict, assessed, confusi
 from tomodask.nets.calibration import probabilities
 from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
 from tomodask.nets.encoder import Encoder
+from tomodask.training.epoch import Epoch
 from tomodask.training.keeping import versions
 from tomodask.training.run import Run
 
@@ -36,40 +37,25 @@ _JUDGED = 32  # boxes that pass at once
 _FITTED = 4096  # boxes that the last layer is fitted to, at most
 
 
-@dataclass(frozen=True)
-class ClassifierEpoch:
-    """What an epoch of training came to.
+@dataclass(frozen=True, kw_only=True)
+class ClassifierEpoch(Epoch):
+    """What an epoch of training came to: an `Epoch`, judged by held-out boxes.
 
     Attributes
     ----------
-    epoch, epochs : int
-        This one, from 1, and all.
-    loss, learning_rate : float
-        Mean over the epoch; at its end.
     validation_loss, accuracy : float
-        On held-out boxes.
     class_accuracy : float
         The mean of the accuracies of each class, so that large ones do not hide small ones.
-    seconds : float
-        That the epoch took, validation included.
     confusion : array of int, shape (classes, classes)
-        Held-out boxes by their class (rows) and the class that is said (columns).
+        Boxes by their class (rows) and the class that is said (columns).
     classes : tuple of str
-    ended : bool
-        Whether this epoch is the last one.
     """
 
-    epoch: int
-    epochs: int
-    loss: float
-    learning_rate: float
     validation_loss: float
     accuracy: float
     class_accuracy: float
-    seconds: float
     confusion: np.ndarray
     classes: tuple[str, ...]
-    ended: bool
 
 
 class ClassifierRun(Run[ClassifierEpoch, BoxModel]):
@@ -161,6 +147,8 @@ class ClassifierRun(Run[ClassifierEpoch, BoxModel]):
                 data["digest"],
             ],
             [labelled.rows, labelled.numbers, *particles],
+            write=write_box_model,
+            read=read_box_model,
         )
 
     def settings_told(self) -> dict[str, Any]:
@@ -177,14 +165,6 @@ class ClassifierRun(Run[ClassifierEpoch, BoxModel]):
         told = self.trainer.load(path, check)
         self.verdict = Verdict(**told["verdict"]) if told["verdict"] else None
         return told
-
-    def write(self, model: BoxModel, path: Path) -> None:
-        """Write the model file."""
-        write_box_model(model, path)
-
-    def read(self, path: Path) -> BoxModel:
-        """Read it."""
-        return read_box_model(path)
 
     def epochs_left(self) -> Iterator[int]:
         """Numbers of those to come, until no better one has come for long."""
