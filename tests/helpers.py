@@ -38,6 +38,14 @@ def tomodask(*words: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+def works(*words: object) -> str:
+    """Standard output of a command that ends well."""
+    code, out, err = tomodask(*words)
+    assert code == 0, err
+    assert all(character == "\n" or character.isprintable() for character in out + err)
+    return out
+
+
 @st.composite
 def irregular_chunks(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """Chunks of a Dask array, cut anywhere."""

@@ -1,6 +1,5 @@
 """2D averaging as a job: right, kept by rounds, and killed at any moment it ends with the same."""
 
-import logging
 import re
 import sys
 import types
@@ -16,67 +15,38 @@ from click.testing import CliRunner
 from helpers import killed_at, run_killed
 
 from tomodask.cli import main
-from tomodask.data.class_averages import class_table, read_class_table, write_class_table
+from tomodask.data.class_averages import read_class_table
 from tomodask.data.image_table import read_image_table
-from tomodask.data.images import image_table, images_array, open_images, save_images
-from tomodask.data.particles import read_particles
-from tomodask.data.subtomogram_table import subtomogram_dataset
-from tomodask.data.subtomograms import save_subtomograms
+from tomodask.data.images import image_table, open_images
 from tomodask.errors import InputError
-from tomodask.planar import aligned
 from tomodask.planar.round2d import Round2D
 from tomodask.planar.rounds2d import classify_images
-from tomodask.project import averaging2d, averaging2d_steps
+from tomodask.project import averaging2d
 from tomodask.project.averaging2d import average2d, open_average2d
 from tomodask.project.averaging2d_rounds import read_round2d, write_round2d
 from tomodask.project.averaging2d_view import _NotebookGallery
-from tomodask.simulation.phantom import phantom_particle
-from tomodask.simulation.views import phantom_images, phantom_views
 
-SETTINGS = {"radius": 140.0, "shift_range": 20.0, "embed": 0, "rounds": 4}
+sys.path.insert(0, str(Path(__file__).parent))
+from two_views import SETTINGS, averaged, save_input, without_pictures
 
 
 @pytest.fixture(autouse=True)
 def report_writer(monkeypatch):
     """No pictures but for the tests that look at them: they are given what writes them."""
-    real = averaging2d_steps.write_averaging2d_report
-    monkeypatch.setattr(
-        averaging2d_steps,
-        "write_averaging2d_report",
-        lambda folder: (folder.path / "report.html").write_text(""),
-    )
-    return real
+    return without_pictures(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """Images of two views in a stack, views to begin with, and the truth."""
     folder = tmp_path_factory.mktemp("input")
-    images, truth = phantom_images(60, views=2, box=32, pixel_size=12.0, snr=0.5, seed=4)
-    views = phantom_views(2, box=32, pixel_size=12.0, seed=4)
-    with dask.config.set(scheduler="synchronous"):
-        save_images(images, folder / "stack.mrcs")
-        save_images(
-            images_array(views.to_numpy(), pd.DataFrame(index=range(2)), pixel_size=12.0),
-            folder / "views.mrcs",
-        )
-    return folder, truth
-
-
-def averaged(files, output, **options):
-    folder, _ = files
-    given = {"references": folder / "views.mrcs", **SETTINGS, **options}
-    return average2d(folder / "stack.mrcs", output=output, scheduler="synchronous", **given)
+    return folder, save_input(folder)
 
 
 @pytest.fixture(scope="module")
 def finished(files, tmp_path_factory):
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(
-            averaging2d_steps,
-            "write_averaging2d_report",
-            lambda folder: (folder.path / "report.html").write_text(""),
-        )
+        without_pictures(context)
         return averaged(files, tmp_path_factory.mktemp("whole") / "out")
 
 
@@ -215,23 +185,6 @@ def test_a_run_that_was_stopped_is_looked_at_and_goes_on(files, finished, tmp_pa
         open_average2d(tmp_path)
 
 
-def test_the_report_is_whole_while_it_works(files, tmp_path, monkeypatch, report_writer):
-    monkeypatch.setattr(averaging2d_steps, "write_averaging2d_report", report_writer)
-    monkeypatch.setattr(averaging2d_steps, "_PATIENCE", 0.0)
-
-    def stop(state):
-        if state.number == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        averaged(files, tmp_path / "out", on_round=stop)
-    page = (tmp_path / "out" / "report.html").read_text()
-    assert "still at work" in page
-    assert "this page shows round 1" in page
-    assert "http-equiv" in page  # it loads itself again
-    assert page.count("<img") == 4
-
-
 def test_chunks_and_where_images_lie_change_no_bit(files, finished, tmp_path):
     folder, _ = files
     stack = open_images(folder / "stack.mrcs")
@@ -245,47 +198,6 @@ def test_chunks_and_where_images_lie_change_no_bit(files, finished, tmp_path):
     pd.testing.assert_frame_equal(result.table, finished.table, check_exact=True)
 
 
-def test_without_references_one_class_and_several_with_the_report(
-    files, tmp_path, monkeypatch, report_writer
-):
-    monkeypatch.setattr(averaging2d_steps, "write_averaging2d_report", report_writer)
-    _, truth = files
-    one = averaged(files, tmp_path / "one", references=None, rounds=2)
-    assert one.averages.shape == (1, 32, 32)
-    assert one.round.counts.tolist() == [60]
-    # Of nine starts tried (three sets, seeds 0 to 2) eight part the views; not seed 0 of this set.
-    several = averaged(
-        files, tmp_path / "several", references=None, classes=2, rounds=6, embed=40, seed=1
-    )
-    both = pd.crosstab(several.table["class"].to_numpy(), truth["class"].to_numpy()).to_numpy()
-    assert both.max(axis=1).sum() >= 50  # purity
-    page = several.report.read_text()
-    assert page.count("<img") == 5
-    assert "http-equiv" not in page  # it does not load itself again
-    for word in ("Class averages", "Likeness", "Poses", "tomodask average2d"):
-        assert word in page
-    points = pd.read_csv(several.output / "embedding.csv")
-    assert len(points) == 40
-    assert one.report.read_text().count("<img") == 4
-    assert not (one.output / "embedding.csv").exists()
-
-
-def test_images_of_the_embedding_are_laid_into_their_frame_once(files, tmp_path, monkeypatch):
-    laid, real = [], aligned._transform
-    folder, _ = files
-    images, settings = open_images(folder / "stack.mrcs"), {**SETTINGS, "rounds": 1}
-    given = {"references": folder / "views.mrcs", "scheduler": "synchronous", **settings}
-    average2d(images, output=tmp_path / "out", **given)
-
-    def counted(images, *args, **kwargs):
-        laid.append(len(images))
-        return real(images, *args, **kwargs)
-
-    monkeypatch.setattr(aligned, "_transform", counted)
-    average2d(images, output=tmp_path / "out", **{**given, "embed": 30})
-    assert sum(laid) == 30
-
-
 def test_known_references_are_not_held_to_the_band_of_unknown_ones(files, finished):
     folder, _ = files
     stack, views = open_images(folder / "stack.mrcs"), open_images(folder / "views.mrcs")
@@ -294,65 +206,6 @@ def test_known_references_are_not_held_to_the_band_of_unknown_ones(files, finish
         result = classify_images(stack, classes=2, references=views, **known)
     np.testing.assert_array_equal(result.averages, finished.round.averages)
     pd.testing.assert_frame_equal(result.table, finished.table, check_exact=True)
-
-
-def test_bad_images_are_named_and_set_aside(tmp_path, caplog, files, monkeypatch, report_writer):
-    monkeypatch.setattr(averaging2d_steps, "write_averaging2d_report", report_writer)
-    folder, _ = files
-    values = open_images(folder / "stack.mrcs").to_numpy()
-    values[3, 5, 5], values[8] = np.nan, 2.5
-    stack = images_array(values, pd.DataFrame({"image": [f"{i:06d}@a.mrcs" for i in range(1, 61)]}),
-                         pixel_size=12.0)  # fmt: skip
-    with caplog.at_level(logging.WARNING, "tomodask"):
-        result = average2d(stack, output=tmp_path / "out", references=folder / "views.mrcs",
-                           scheduler="synchronous", **{**SETTINGS, "rounds": 2})  # fmt: skip
-    said = "2 images are set aside, they have class 0: 000004@a.mrcs (not finite), 000009@a.mrcs"
-    assert said in caplog.text
-    assert result.round.counts.sum() == 58
-    table = read_image_table(result.particles)
-    assert table["class"].tolist().count(0) == 2
-    assert table["reason"].tolist()[3] == "not finite"
-    assert np.isnan(table["psi"][3])
-    page = result.report.read_text()
-    assert "Set aside" in page
-    assert "000009@a.mrcs" in page
-
-
-def test_projections_of_boxes_tell_particles_from_rings(tmp_path):
-    particle, ring = phantom_particle(), phantom_particle("decoy")
-    rng = np.random.default_rng(3)
-    kinds = rng.integers(0, 2, 24)
-    from scipy.spatial.transform import Rotation
-
-    boxes = np.stack(
-        [
-            (ring if kind else particle).density(
-                box=28, voxel_size=12.0, shift_zyx=rng.uniform(-12, 12, 3),
-                rotation=Rotation.from_euler("z", rng.uniform(0, 360), degrees=True),
-            )
-            for kind in kinds
-        ]
-    )  # fmt: skip
-    boxes += rng.normal(scale=boxes.std(), size=boxes.shape).astype(np.float32)
-    table = pd.DataFrame({"tomogram": "t", "z": 1.0, "y": 2.0, "x": np.arange(24.0)})
-    with dask.config.set(scheduler="synchronous"):
-        save_subtomograms(
-            subtomogram_dataset(
-                da.from_array(boxes, chunks=(5, 28, 28, 28)), table, voxel_size=12.0, attrs={}
-            ),
-            tmp_path / "boxes.zarr",
-        )  # fmt: skip
-    result = average2d(
-        tmp_path / "boxes.zarr", output=tmp_path / "out", project="z", classes=2,
-        scheduler="synchronous", **{**SETTINGS, "rounds": 8},
-    )  # fmt: skip
-    both = pd.crosstab(result.table["class"].to_numpy(), kinds).to_numpy()
-    assert both.max(axis=1).sum() >= 22
-    cleaned = read_particles(result.particles)
-    np.testing.assert_allclose(cleaned["x"], table["x"], rtol=1e-9)
-    assert cleaned["class"].tolist() == result.table["class"].tolist()
-    np.testing.assert_allclose(cleaned["planar_psi"], result.table["psi"], rtol=1e-9)
-    assert cleaned["image"].str.endswith("boxes.zarr").all()
 
 
 def test_bad_input_is_refused_before_any_work(files, finished, tmp_path, monkeypatch):
@@ -456,10 +309,3 @@ def test_in_a_notebook_the_averages_are_drawn_again_in_place(finished, monkeypat
     assert shown == [
         ("display", "Image"), ("display", "Pretty"), ("update", "Image"), ("update", "Pretty")
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("suffix", [".star", ".csv"])
-def test_a_table_of_classes_comes_back(tmp_path, suffix):
-    table = class_table([30, 10, 0], [12.5, np.inf, np.inf])
-    write_class_table(table, tmp_path / f"classes{suffix}")
-    pd.testing.assert_frame_equal(read_class_table(tmp_path / f"classes{suffix}"), table)

@@ -14,28 +14,24 @@ from helpers import killed_at
 from tomodask.arrays.geometry import angular_distance
 from tomodask.cli import main
 from tomodask.data.particles import orientations, read_particles
-from tomodask.data.tomograms import open_tomogram, save_tomogram
+from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
 from tomodask.nets.model_file import read_model, write_model
 from tomodask.project import run, running, stages
 from tomodask.report import write_report
-from tomodask.simulation.phantom import phantom_map, phantom_tomogram
 
 sys.path.insert(0, str(Path(__file__).parent))
 from handmade import bright_balls
+from phantom_run import RESULTS, content, save_input
 
 SETTINGS = {"search_step": 30.0, "box": 40, "diameter": 260.0}
-RESULTS = ("picks.star", "poses.star", "average.mrc", "half1.mrc", "half2.mrc", "fsc.csv")
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A small tomogram of six particles, its template, two models of voxels twice as large."""
     folder = tmp_path_factory.mktemp("input")
-    volume, truth = phantom_tomogram((56, 88, 88), particles=6, decoys=0, snr=0.5, seed=3)
-    with dask.config.set(scheduler="synchronous"):
-        save_tomogram(volume, folder / "tomogram.mrc")
-        save_tomogram(phantom_map(box=32), folder / "template.mrc")
+    truth = save_input(folder)
     history = [{"epoch": n, "loss": 1 / n, "f1": 1 - 1 / n} for n in (1, 2)]
     training = {"data": [{"tomogram": "none", "particles": {"ball": 7}}], "versions": {"a": "1"}}
     known = {"voxel_size": 20.0, "diameter": 250.0, "level": 1.0}
@@ -67,11 +63,6 @@ def no_pictures(finished, monkeypatch):
     monkeypatch.setattr(
         stages, "write_report", lambda output: (output / "report.html").write_text("")
     )
-
-
-def content(path):
-    whole = path.read_bytes()
-    return whole.partition(b"\n")[2] if whole.startswith(b"# Created") else whole
 
 
 def assert_same_results(one, two):

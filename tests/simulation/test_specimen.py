@@ -226,9 +226,9 @@ def test_volumes_are_lazy_tomograms(packing, densities, monkeypatch):
     import tomodask.simulation.specimen as module
 
     drawn = []
-    original = module._density_block
+    original = module.density_block
     monkeypatch.setattr(
-        module, "_density_block", lambda *given: (drawn.append(given[1]), original(*given))
+        module, "density_block", lambda *given: (drawn.append(given[1]), original(*given))
     )
     volume = specimen_density(packing, densities, chunks=(32, 48, 50))
     assert not drawn
