@@ -1,19 +1,14 @@
-"""What a simulation is made of, read from a TOML file: each key known, each value checked.
+"""What a simulation is made of, read from a TOML file.
 
-A section is a frozen dataclass; its fields are the keys.  Lengths are in Å, angles in degrees,
-voltages in kV, exposures in e/Å².
+A section of the file is a dataclass, see `tomodask.simulation.sections`.  Lengths are in Å,
+angles in degrees, voltages in kV, exposures in e/Å².
 """
 
 from __future__ import annotations
 
-import difflib
-import math
 import tomllib
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
-from functools import lru_cache
+from dataclasses import MISSING, asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +17,7 @@ import pandas as pd
 from tomodask.errors import InputError
 from tomodask.simulation.microscope import Microscope, Motion
 from tomodask.simulation.phantom import PHANTOMS
+from tomodask.simulation.sections import bounded, section_of, without_none
 from tomodask.simulation.tilt_schemes import ORDERS, tilt_scheme
 
 __all__ = [
@@ -36,11 +32,6 @@ __all__ = [
     "VesicleSettings",
     "read_settings",
 ]
-
-
-def _key(default: Any, **bounds: Any) -> Any:
-    """A field with bounds, `least`, `above` and `below`; `choices` are the texts it may have."""
-    return field(default=default, metadata=bounds)
 
 
 @dataclass(frozen=True)
@@ -64,12 +55,12 @@ class SpecimenSettings:
         Of the ice, g/cm³; 0 for particles in a vacuum.
     """
 
-    shape: tuple[int, int, int] = _key((200, 512, 512), least=16)
-    voxel_size: float = _key(10.0, above=0)
-    resolution: float | None = _key(None, above=0)
-    occupancy: float | None = _key(None, above=0, below=1)
-    gap: float | None = _key(None, least=0)
-    solvent_density: float = _key(0.94, least=0)
+    shape: tuple[int, int, int] = bounded((200, 512, 512), least=16)
+    voxel_size: float = bounded(10.0, above=0)
+    resolution: float | None = bounded(None, above=0)
+    occupancy: float | None = bounded(None, above=0, below=1)
+    gap: float | None = bounded(None, least=0)
+    solvent_density: float = bounded(0.94, least=0)
 
 
 @dataclass(frozen=True)
@@ -90,10 +81,10 @@ class KindSettings:
         Biological assembly of the model.
     """
 
-    structure: str = _key(MISSING)
-    name: str | None = _key(None)
-    copies: int | None = _key(None, least=0)
-    assembly: str | None = _key(None)
+    structure: str = bounded(MISSING)
+    name: str | None = bounded(None)
+    copies: int | None = bounded(None, least=0)
+    assembly: str | None = bounded(None)
 
     @property
     def label(self) -> str:
@@ -106,28 +97,28 @@ class KindSettings:
 class VesicleSettings:
     """``[vesicles]``: `number` closed bilayers, with radii between two bounds, Å."""
 
-    number: int = _key(0, least=0)
-    radius: tuple[float, float] = _key((300.0, 600.0), above=0)
+    number: int = bounded(0, least=0)
+    radius: tuple[float, float] = bounded((300.0, 600.0), above=0)
 
 
 @dataclass(frozen=True)
 class BeadSettings:
     """``[beads]``: `number` gold beads of a `diameter`, Å."""
 
-    number: int = _key(0, least=0)
-    diameter: float = _key(100.0, above=0)
+    number: int = bounded(0, least=0)
+    diameter: float = bounded(100.0, above=0)
 
 
 @dataclass(frozen=True)
 class TiltSettings:
     """``[tilts]``: the scheme; see `tomodask.simulation.tilt_schemes.tilt_scheme`."""
 
-    range: tuple[float, float] = _key((-60.0, 60.0))
-    increment: float = _key(2.0, above=0)
-    order: str = _key("dose-symmetric", choices=ORDERS)
-    start: float = _key(0.0)
-    group: int = _key(1, least=1)
-    dose: float | None = _key(None, above=0)
+    range: tuple[float, float] = bounded((-60.0, 60.0))
+    increment: float = bounded(2.0, above=0)
+    order: str = bounded("dose-symmetric", choices=ORDERS)
+    start: float = bounded(0.0)
+    group: int = bounded(1, least=1)
+    dose: float | None = bounded(None, above=0)
 
     def scheme(self) -> pd.DataFrame:
         """The tilts, as `tilt_scheme` gives them."""
@@ -154,13 +145,13 @@ class DetectorSettings:
         Å that a physical pixel covers on the specimen; by default as much as a voxel.
     """
 
-    model: str = _key("ideal", choices=("ideal", "sinc", "counting", "file"))
-    pixel_size: float | None = _key(None, above=0)
-    shaped_noise: bool = _key(False)
-    dqe_zero: float = _key(0.85, above=0)
-    dqe_nyquist: float = _key(0.3, above=0)
-    mtf_nyquist: float = _key(0.4, above=0)
-    mtf: str | None = _key(None)
+    model: str = bounded("ideal", choices=("ideal", "sinc", "counting", "file"))
+    pixel_size: float | None = bounded(None, above=0)
+    shaped_noise: bool = bounded(False)
+    dqe_zero: float = bounded(0.85, above=0)
+    dqe_nyquist: float = bounded(0.3, above=0)
+    mtf_nyquist: float = bounded(0.4, above=0)
+    mtf: str | None = bounded(None)
 
 
 @dataclass(frozen=True)
@@ -176,19 +167,19 @@ class NoiseSettings:
         Whether the dose also attenuates high frequencies.
     """
 
-    snr: float | None = _key(None, above=0)
-    damage: bool = _key(True)
+    snr: float | None = bounded(None, above=0)
+    damage: bool = bounded(True)
 
 
 @dataclass(frozen=True)
 class ReconstructionSettings:
     """``[reconstruction]``: see `tomodask.reconstruct`."""
 
-    method: str = _key("wbp", choices=("wbp", "sirt"))
-    iterations: int = _key(20, least=1)
-    ctf: str = _key("flip", choices=("none", "flip"))
-    dose_weight: bool = _key(False)
-    invert: bool = _key(True)
+    method: str = bounded("wbp", choices=("wbp", "sirt"))
+    iterations: int = bounded(20, least=1)
+    ctf: str = bounded("flip", choices=("none", "flip"))
+    dose_weight: bool = bounded(False)
+    invert: bool = bounded(True)
 
 
 @dataclass(frozen=True)
@@ -205,8 +196,8 @@ class SimulationSettings:
         The same settings with the same seed give the same bytes, whatever the number of workers.
     """
 
-    name: str = _key("simulated")
-    seed: int = _key(0, least=0)
+    name: str = bounded("simulated")
+    seed: int = bounded(0, least=0)
     specimen: SpecimenSettings = SpecimenSettings()
     particles: tuple[KindSettings, ...] = ()
     vesicles: VesicleSettings = VesicleSettings()
@@ -230,21 +221,13 @@ class SimulationSettings:
         InputError
             Naming the key, and for one that is not known the nearest that is.
         """
-        settings: SimulationSettings = _section(cls, table, "")
+        settings: SimulationSettings = section_of(cls, table)
         return settings
 
     def to_mapping(self) -> dict[str, Any]:
         """Nested plain values, as JSON and TOML hold them; what is not given is left out."""
-        given: dict[str, Any] = _given(asdict(self))
+        given: dict[str, Any] = without_none(asdict(self))
         return given
-
-
-def _given(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _given(one) for key, one in value.items() if one is not None}
-    if isinstance(value, tuple):
-        return [_given(one) for one in value]
-    return value
 
 
 def read_settings(path: str | Path) -> SimulationSettings:
@@ -287,90 +270,6 @@ def _beside(settings: SimulationSettings, folder: Path) -> SimulationSettings:
     mtf = settings.detector.mtf
     detector = settings.detector if mtf is None else replace(settings.detector, mtf=at(mtf))
     return replace(settings, particles=kinds, detector=detector)
-
-
-@lru_cache(maxsize=32)
-def _types(section: type) -> dict[str, Any]:
-    return typing.get_type_hints(section)
-
-
-def _section(section: type, table: Mapping[str, Any], where: str) -> Any:
-    """A section from a table of the file; `where` is its name with a dot, or nothing."""
-    if not isinstance(table, Mapping):
-        raise InputError(
-            f"{where.rstrip('.')} must be a table, [{where.rstrip('.')}], got {table!r}"
-        )
-    known = {one.name: one for one in fields(section)}
-    for key in table:
-        if key not in known:
-            raise InputError(_unknown(where, str(key), section))
-    values = {}
-    for name, one in known.items():
-        if name in table:
-            values[name] = _value(f"{where}{name}", table[name], _types(section)[name], one)
-        elif one.default is MISSING and one.default_factory is MISSING:
-            raise InputError(f"{where}{name} is missing")
-    return section(**values)
-
-
-def _unknown(where: str, key: str, section: type) -> str:
-    names = [one.name for one in fields(section)]
-    homes = [""] * (key in _types(SimulationSettings))  # a right key in a wrong place
-    for name, kind in _types(SimulationSettings).items():
-        inner = next(iter(typing.get_args(kind)), kind)  # a tuple of sections counts as one
-        if key in getattr(inner, "__dataclass_fields__", {}):
-            homes.append(f"{name}.")
-    near = [f"{home}{key}" for home in homes] or [
-        f"{where}{name}" for name in difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    ]
-    said = f"unknown key {where}{key}"
-    if near:
-        return f"{said}; did you mean {' or '.join(near)}?"
-    return f"{said}; known are {', '.join(names)}"
-
-
-def _value(name: str, value: Any, kind: Any, one: Any) -> Any:
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        kind = next(part for part in inner if part is not type(None))
-        return _value(name, value, kind, one)
-    if hasattr(kind, "__dataclass_fields__"):
-        return _section(kind, value, f"{name}.")
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            wanted = f"a list of tables, each [[{name}]]" if inner[-1] is Ellipsis else "a list"
-            raise InputError(f"{name} must be {wanted}, got {value!r}")
-        if inner[-1] is Ellipsis:
-            return tuple(_value(f"{name}[{i}]", v, inner[0], one) for i, v in enumerate(value))
-        if len(value) != len(inner):
-            raise InputError(f"{name} must have {len(inner)} values, got {len(value)}: {value}")
-        return tuple(_value(name, v, k, one) for v, k in zip(value, inner, strict=True))
-    return _plain(name, value, kind, one.metadata)
-
-
-def _plain(name: str, value: Any, kind: type, bounds: Mapping[str, Any]) -> Any:
-    if kind is bool or kind is str:
-        if not isinstance(value, kind):
-            wanted = "true or false" if kind is bool else "text"
-            raise InputError(f"{name} must be {wanted}, got {value!r}")
-        choices = bounds.get("choices")
-        if choices and value not in choices:
-            near = difflib.get_close_matches(str(value), choices, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise InputError(f"{name} must be one of {', '.join(choices)}, got {value!r}{hint}")
-        return value
-    right = isinstance(value, int) if kind is int else isinstance(value, (int, float))
-    # Neither NaN, nor infinite, nor a whole number that is too large for a float.
-    if not right or isinstance(value, bool) or not -1e300 < value < 1e300:
-        what = "a whole number" if kind is int else "a number"
-        raise InputError(f"{name} must be {what}, got {value!r}")
-    if value < bounds.get("least", -math.inf):
-        raise InputError(f"{name} must be at least {bounds['least']:g}, got {value}")
-    if value <= bounds.get("above", -math.inf):
-        raise InputError(f"{name} must be above {bounds['above']:g}, got {value}")
-    if value >= bounds.get("below", math.inf):
-        raise InputError(f"{name} must be below {bounds['below']:g}, got {value}")
-    return kind(value)
 
 
 def _check_together(settings: SimulationSettings) -> None:

@@ -1,8 +1,8 @@
 """The volumes of a packing: density, labels and occupancy, each built block by block on demand.
 
-A block draws only what reaches it, and each voxel sums what it holds in one order (vesicles, beads,
-particles as in the table), from the places in the whole volume; so any chunks give equal bits, and
-memory goes with the blocks.  A particle is turned and moved by evaluating the cubic B-spline of its
+A block draws only what reaches it (`tomodask.simulation.scene`), and each voxel sums what it holds
+in one order, from the places in the whole volume; so any chunks give equal bits, and memory goes
+with the blocks.  A particle is turned and moved by evaluating the cubic B-spline of its
 density where the voxels of the volume lie.
 """
 
@@ -12,40 +12,38 @@ import itertools
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dask.array as da
-import numba
 import numpy as np
 import pandas as pd
 import xarray as xr
 from dask.base import tokenize
 from dask.delayed import delayed
 
-from tomodask.arrays.geometry import matrices_zyx
-from tomodask.data.particles import orientations, write_particles
+from tomodask.data.particles import write_particles
 from tomodask.data.tomograms import save_tomogram
 from tomodask.errors import InputError
-from tomodask.simulation.ball import ball_row
 from tomodask.simulation.collisions import bodies_of
 from tomodask.simulation.membranes import (
     GOLD_POTENTIAL,
     MEMBRANE_HALF_THICKNESS,
-    add_bead,
-    add_vesicle,
     bilayer_profile,
-    vesicle_arrays,
 )
 from tomodask.simulation.packing import Packing
-from tomodask.simulation.shapes import distance_at
+from tomodask.simulation.scene import (
+    PROFILE_STEP,
+    Scene,
+    density_block,
+    labels_block,
+    occupancy_block,
+)
 from tomodask.simulation.splines import SplineDensity
 
 __all__ = ["specimen_density", "specimen_labels", "specimen_occupancy", "write_truth"]
 
 _CHUNKS = (128, 256, 256)  # 8 million voxels, 0.2 s of work where a quarter is filled
-_STEP = 0.25  # Å, of tabulated profiles
 
 
 def specimen_density(
@@ -106,15 +104,15 @@ def specimen_density(
     ]
     blur = resolution / (math.pi * math.sqrt(2))
     reach = MEMBRANE_HALF_THICKNESS + 5 * blur
-    bilayer = membrane_contrast * bilayer_profile(np.arange(0, reach, _STEP), blur=blur)
-    scene = _Scene.of(
+    bilayer = membrane_contrast * bilayer_profile(np.arange(0, reach, PROFILE_STEP), blur=blur)
+    scene = Scene.of(
         packing,
         splines,
         np.array([one.radius for one in splines]),
         bilayer,
         [_ball_profile(d, blur) * bead_potential for d in packing.beads.get("diameter", ())],
     )
-    return _lay(packing, scene, _density_block, np.float32, chunks, "density")
+    return _lay(packing, scene, density_block, np.float32, chunks, "density")
 
 
 def specimen_labels(packing: Packing, *, classes: bool = False, chunks: Any = None) -> xr.DataArray:
@@ -145,7 +143,7 @@ def specimen_labels(packing: Packing, *, classes: bool = False, chunks: Any = No
             np.arange(low + 1, high + 1, dtype=np.int32) for low, high in itertools.pairwise(counts)
         ]
     scene = _solid(packing, values)
-    return _lay(packing, scene, _labels_block, np.int32, chunks, "classes" if classes else "labels")
+    return _lay(packing, scene, labels_block, np.int32, chunks, "classes" if classes else "labels")
 
 
 def specimen_occupancy(packing: Packing, *, chunks: Any = None) -> xr.DataArray:
@@ -164,7 +162,7 @@ def specimen_occupancy(packing: Packing, *, chunks: Any = None) -> xr.DataArray:
     DataArray of float32, dims (z, y, x)
     """
     scene = _solid(packing, None)
-    return _lay(packing, scene, _occupancy_block, np.float32, chunks, "occupancy")
+    return _lay(packing, scene, occupancy_block, np.float32, chunks, "occupancy")
 
 
 def write_truth(
@@ -240,74 +238,21 @@ def _ball_profile(diameter: float, blur: float) -> np.ndarray:
     """Share of gold by the distance from a bead's centre, blurred as if its surface were flat."""
     from scipy.special import erfc
 
-    far = np.arange(0, diameter / 2 + 5 * blur + 2 * _STEP, _STEP)
+    far = np.arange(0, diameter / 2 + 5 * blur + 2 * PROFILE_STEP, PROFILE_STEP)
     return np.asarray(0.5 * erfc((far - diameter / 2) / (math.sqrt(2) * blur)))
 
 
 def _slab_profile(half: float, softness: float) -> np.ndarray:
     """1 until `softness` / 2 before `half`, ½ at `half`, 0 from `softness` / 2 beyond it on."""
-    far = np.arange(0, half + softness + 2 * _STEP, _STEP)
+    far = np.arange(0, half + softness + 2 * PROFILE_STEP, PROFILE_STEP)
     return np.clip(0.5 - (far - half) / softness, 0, 1)
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """All that a block needs, as plain arrays: one small value that the tasks share."""
-
-    voxel_size: float
-    kinds: np.ndarray
-    centers: np.ndarray
-    matrices: np.ndarray
-    reaches: np.ndarray  # Å, of each particle
-    maps: Any  # a `SplineDensity` a kind, or all `Bodies`
-    vesicles: tuple[np.ndarray, np.ndarray, np.ndarray] | None
-    bilayer: np.ndarray
-    beads: np.ndarray
-    balls: list[np.ndarray]
-    marks: list[np.ndarray] | None  # of particles, beads, vesicles in a label map
-
-    @classmethod
-    def of(
-        cls,
-        packing: Packing,
-        maps: Any,
-        radii: np.ndarray,
-        bilayer: np.ndarray,
-        balls: list[np.ndarray],
-        marks: list[np.ndarray] | None = None,
-    ) -> _Scene:
-        table = packing.particles
-        kinds = table["class"].to_numpy(np.int64) - 1
-        return cls(
-            voxel_size=packing.voxel_size,
-            kinds=kinds,
-            centers=np.ascontiguousarray(table[["z", "y", "x"]], float),
-            matrices=matrices_zyx(orientations(table)).reshape(-1, 3, 3),
-            reaches=np.asarray(radii, float)[kinds],
-            maps=maps,
-            vesicles=vesicle_arrays(packing.vesicles) if len(packing.vesicles) else None,
-            bilayer=bilayer,
-            beads=np.ascontiguousarray(packing.beads[["z", "y", "x"]], float),
-            balls=balls,
-            marks=marks,
-        )
-
-    def particles_in(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Rows that reach the voxels from `low` to `high`, by rising number."""
-        return _reaching(self.centers, self.reaches, low * self.voxel_size, high * self.voxel_size)
-
-
-def _reaching(centers: np.ndarray, reaches: Any, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Which spheres touch a box; all in Å."""
-    away = np.maximum(np.maximum(low - centers, centers - high), 0)
-    return np.flatnonzero((away**2).sum(1) <= np.square(reaches))
-
-
-def _solid(packing: Packing, values: list[np.ndarray] | None) -> _Scene:
+def _solid(packing: Packing, values: list[np.ndarray] | None) -> Scene:
     """The scene of bodies."""
     voxel = packing.voxel_size
-    softness = voxel if values is None else 4 * _STEP
-    return _Scene.of(
+    softness = voxel if values is None else 4 * PROFILE_STEP
+    return Scene.of(
         packing,
         bodies_of(packing.shapes, voxel),
         np.array([shape.radius for shape in packing.shapes.values()]) + voxel,
@@ -318,7 +263,7 @@ def _solid(packing: Packing, values: list[np.ndarray] | None) -> _Scene:
 
 
 def _lay(
-    packing: Packing, scene: _Scene, block: Any, dtype: Any, chunks: Any, what: str
+    packing: Packing, scene: Scene, block: Any, dtype: Any, chunks: Any, what: str
 ) -> xr.DataArray:
     try:
         laid = da.core.normalize_chunks(
@@ -349,94 +294,10 @@ def _lay(
     )
 
 
-def _draw(*, block: Any, scene: _Scene, block_info: Any = None) -> np.ndarray:
+def _draw(*, block: Any, scene: Scene, block_info: Any = None) -> np.ndarray:
     """One block: told its place by Dask."""
     here = block_info[None]
     place = np.array(here["array-location"], np.int64)
     out = np.zeros(place[:, 1] - place[:, 0], here["dtype"])
     block(out, place[:, 0], scene)
     return out
-
-
-def _density_block(out: np.ndarray, corner: np.ndarray, scene: _Scene) -> None:
-    _solids(out, corner, scene, mode=0)
-    for i in scene.particles_in(corner, corner + out.shape - 1):
-        one = scene.maps[scene.kinds[i]]
-        one.add_to(
-            out,
-            corner=corner,
-            voxel_size=scene.voxel_size,
-            center_zyx=scene.centers[i],
-            matrix_zyx=scene.matrices[i],
-        )
-
-
-def _labels_block(out: np.ndarray, corner: np.ndarray, scene: _Scene) -> None:
-    assert scene.marks is not None
-    _solids(out, corner, scene, mode=1)
-    _bodies(out, corner, scene, scene.marks[0])
-
-
-def _occupancy_block(out: np.ndarray, corner: np.ndarray, scene: _Scene) -> None:
-    _solids(out, corner, scene, mode=2)
-    _bodies(out, corner, scene, None)
-
-
-def _bodies(out: np.ndarray, corner: np.ndarray, scene: _Scene, values: np.ndarray | None) -> None:
-    b = scene.maps
-    for i in scene.particles_in(corner, corner + out.shape - 1):
-        kind = scene.kinds[i]
-        _add_body(
-            out, corner, scene.voxel_size, scene.centers[i], scene.matrices[i], scene.reaches[i],
-            b.fields, b.starts[kind], b.sizes[kind], b.firsts[kind],
-            values is not None, 0 if values is None else values[i],
-        )  # fmt: skip
-
-
-def _solids(out: np.ndarray, corner: np.ndarray, scene: _Scene, *, mode: int) -> None:
-    """Vesicles and beads."""
-    low, high = corner * scene.voxel_size, (corner + out.shape - 1) * scene.voxel_size
-    marks = scene.marks or [np.zeros(0)] * 3
-    if scene.vesicles is not None:
-        centers, matrices, axes = scene.vesicles
-        far = axes.max(1) + _STEP * len(scene.bilayer)
-        for i in _reaching(centers, far, low, high):
-            add_vesicle(
-                out, corner, scene.voxel_size, centers[i], matrices[i], axes[i], scene.bilayer,
-                _STEP, mode, marks[2][i] if mode == 1 else 0,
-            )  # fmt: skip
-    sizes = np.array([_STEP * len(ball) for ball in scene.balls])
-    for i in _reaching(scene.beads, sizes, low, high) if len(scene.balls) else ():
-        add_bead(
-            out, corner, scene.voxel_size, scene.beads[i], scene.balls[i], _STEP, mode,
-            marks[1][i] if mode == 1 else 0,
-        )  # fmt: skip
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _add_body(  # type: ignore[no-untyped-def]
-    out, corner, voxel_size, center, matrix, radius, field, start, size, first_zyx, mark, value
-):
-    """Mark a body in a block with `value`, or with the share of the voxel that it fills."""
-    for k in range(out.shape[0]):
-        dz = (corner[0] + k) * voxel_size - center[0]
-        if abs(dz) > radius:
-            continue
-        for j in range(out.shape[1]):
-            dy = (corner[1] + j) * voxel_size - center[1]
-            first, last = ball_row(dz, dy, radius, center[2], corner[2], out.shape[2], voxel_size)
-            for i in range(first, last + 1):
-                dx = (corner[2] + i) * voxel_size - center[2]
-                far = distance_at(
-                    field, start, size, first_zyx, voxel_size,
-                    matrix[0, 0] * dz + matrix[1, 0] * dy + matrix[2, 0] * dx,
-                    matrix[0, 1] * dz + matrix[1, 1] * dy + matrix[2, 1] * dx,
-                    matrix[0, 2] * dz + matrix[1, 2] * dy + matrix[2, 2] * dx,
-                )  # fmt: skip
-                if mark:
-                    if far <= 0:
-                        out[k, j, i] = value
-                else:
-                    share = min(max(0.5 - far / voxel_size, 0.0), 1.0)
-                    if share > out[k, j, i]:
-                        out[k, j, i] = share
