@@ -217,6 +217,17 @@ def test_a_pretrained_network_is_begun_with(caplog):
         train(boxes.assign_attrs(voxel_size=20.0), labels, init=first)
 
 
+@pytest.mark.parametrize("chunk", [24, 5])
+def test_rb3d_begins_with_its_last_layer_fitted(chunk):
+    """With a rate that changes nothing, a network as it was drawn would guess."""
+    boxes, labels = two_kinds()
+    settings = quick(epochs=1, learning_rate=1e-9, weight_decay=0.0)
+    model = train(boxes.chunk(particle=chunk), labels, network="rb3d", settings=settings)
+    assert model.history[-1]["accuracy"] == 1
+    whole = train(boxes, labels, network="rb3d", settings=settings)
+    assert all(np.array_equal(whole.weights[k], v) for k, v in model.weights.items())
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
