@@ -1,7 +1,7 @@
 """Segmentation: for each voxel the probability that it belongs to a particle, by a trained network.
 
-`segment_tomogram` builds the graph; engines are in `tomodask.nets.inference`, the plan of tiles in
-`tomodask.arrays.overlap`, the storing of long runs in `segmentation_store`.
+`segment_tomogram` builds the graph; engines are in `tomodask.nets.segmentation.inference`, the plan
+of tiles in `tomodask.arrays.overlap`, the storing of long runs in `segmentation_store`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tomodask.data.parts import TomogramParts
 from tomodask.data.sources import source_state
 from tomodask.data.statistics import Statistics
 from tomodask.errors import InputError
-from tomodask.nets.inference import (
+from tomodask.nets.segmentation.inference import (
     Engine,
     EngineName,
     Precision,
@@ -33,7 +33,7 @@ from tomodask.nets.inference import (
     require_engine,
     tile_limit,
 )
-from tomodask.nets.model_file import PickingModel
+from tomodask.nets.segmentation.model_file import PickingModel
 from tomodask.picking.segmentation_store import open_segmentation, save_segmentation
 
 __all__ = ["open_segmentation", "save_segmentation", "segment_tomogram"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tomodask.errors import InputError
-from tomodask.nets.inference import EngineName, open_engine
-from tomodask.nets.model_file import PickingModel
+from tomodask.nets.segmentation.inference import EngineName, open_engine
+from tomodask.nets.segmentation.model_file import PickingModel
 
 __all__ = ["measure_reach"]
 

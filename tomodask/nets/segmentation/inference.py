@@ -20,11 +20,11 @@ import numpy as np
 
 from tomodask.arrays.backend import DEVICE
 from tomodask.errors import InputError
-from tomodask.nets.architecture import Architecture
 from tomodask.nets.memory import is_out_of_memory
-from tomodask.nets.model_file import PickingModel
-from tomodask.nets.openvino_graph import build_graph, check_shape
 from tomodask.nets.openvino_layers import compiled, require_openvino
+from tomodask.nets.segmentation.architecture import Architecture
+from tomodask.nets.segmentation.model_file import PickingModel
+from tomodask.nets.segmentation.openvino_graph import build_graph, check_shape
 
 __all__ = [
     "Engine",
@@ -294,7 +294,7 @@ def _prepare_openvino(engine: Engine, shape: tuple[int, ...]) -> Callable[[np.nd
 
 def _prepare_torch(engine: Engine, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
     torch = _require_torch()
-    from tomodask.nets.resunet import ResUNet3D
+    from tomodask.nets.segmentation.resunet import ResUNet3D
 
     model, device = engine.model, engine.device
     network = ResUNet3D(model.architecture)
