@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from tomodask.errors import InputError
+from tomodask.nets import engines
 from tomodask.nets.boxes.encoder import Encoder
 from tomodask.nets.boxes.inference import open_predictor
 from tomodask.nets.boxes.model_file import BoxModel, read_box_model, write_box_model
 from tomodask.nets.boxes.normalisation import normalised
-from tomodask.nets.segmentation import inference
 
 NETWORKS = ("rb3d", "inception3d", "dsrf3d")
 
@@ -188,15 +188,15 @@ def test_boxes_that_do_not_suit():
 
 
 def test_an_engine_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(inference, "_installed", lambda name: name != "openvino")
-    assert inference.chosen_engine("auto") == ("torch", "cpu")
-    monkeypatch.setattr(inference, "_has_gpu", lambda: True)
-    assert inference.chosen_engine("auto", "cuda") == ("torch", "cuda")
+    monkeypatch.setattr(engines, "_installed", lambda name: name != "openvino")
+    assert engines.chosen_engine("auto") == ("torch", "cpu")
+    monkeypatch.setattr(engines, "_has_gpu", lambda: True)
+    assert engines.chosen_engine("auto", "cuda") == ("torch", "cuda")
     with pytest.raises(InputError, match="engine openvino runs on CPUs"):
         open_predictor(random_model(), engine="openvino", device="cuda")
     monkeypatch.setenv("TOMODASK_DEVICE", "cuda")
-    assert inference.chosen_engine("auto") == ("torch", "cuda")
-    assert inference.chosen_engine("openvino") == ("openvino", "cpu")
+    assert engines.chosen_engine("auto") == ("torch", "cuda")
+    assert engines.chosen_engine("openvino") == ("openvino", "cpu")
 
 
 def test_where_memory_runs_out_it_is_told(monkeypatch):

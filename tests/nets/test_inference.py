@@ -11,14 +11,11 @@ import pytest
 from nets.models import random_model
 
 from tomodask.errors import InputError
+from tomodask.nets import engines
 from tomodask.nets.memory import is_out_of_memory
 from tomodask.nets.segmentation import inference
 from tomodask.nets.segmentation.architecture import receptive_radius
-from tomodask.nets.segmentation.inference import (
-    forget_engines,
-    open_engine,
-    tile_limit,
-)
+from tomodask.nets.segmentation.inference import forget_engines, open_engine, tile_limit
 from tomodask.nets.segmentation.reach import measure_reach
 
 ENGINES = ("openvino", "torch")
@@ -249,14 +246,14 @@ def test_refuses_shapes_that_do_not_suit(shape, message):
 )
 def test_missing_engines_are_named_with_the_way_out(monkeypatch, hidden, engine, message):
     monkeypatch.setitem(sys.modules, hidden, None)  # what `import` then does: ImportError
-    monkeypatch.setattr(inference, "_installed", lambda name: name != hidden)
+    monkeypatch.setattr(engines, "_installed", lambda name: name != hidden)
     with pytest.raises(InputError, match=message):
         open_engine(random_model(), engine=engine)
 
 
 def test_auto_takes_what_is_installed(monkeypatch):
     assert open_engine(random_model()).kind == "openvino"
-    monkeypatch.setattr(inference, "_installed", lambda name: name != "openvino")
+    monkeypatch.setattr(engines, "_installed", lambda name: name != "openvino")
     assert open_engine(random_model()).kind == "torch"
 
 

@@ -90,7 +90,7 @@ def test_a_store_of_another_engine_is_not_gone_on_with(tmp_path, monkeypatch, ca
     from tomodask.nets.boxes.encoder import Encoder
     from tomodask.nets.boxes.model_file import BoxModel, write_box_model
     from tomodask.nets.boxes.networks import build_encoder
-    from tomodask.nets.segmentation.inference import engine_told
+    from tomodask.nets.engines import engine_told
 
     encoder = Encoder("dsrf3d", 24, 3)
     weights = {k: v.numpy() for k, v in build_encoder(encoder, seed=1).state_dict().items()}

@@ -24,15 +24,8 @@ from tomodask.data.parts import TomogramParts
 from tomodask.data.sources import source_state
 from tomodask.data.statistics import Statistics
 from tomodask.errors import InputError
-from tomodask.nets.segmentation.inference import (
-    Engine,
-    EngineName,
-    Precision,
-    check_options,
-    open_engine,
-    require_engine,
-    tile_limit,
-)
+from tomodask.nets.engines import EngineName, Precision, check_options, require_engine
+from tomodask.nets.segmentation.inference import Engine, open_engine, tile_limit
 from tomodask.nets.segmentation.model_file import PickingModel
 from tomodask.picking.segmentation_store import open_segmentation, save_segmentation
 

@@ -19,7 +19,7 @@ from tomodask.data.job_boxes import boxes_state, job_boxes, lasting_images, tabl
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError
 from tomodask.nets.boxes.inference import BoxPredictor
-from tomodask.nets.segmentation.inference import engine_told
+from tomodask.nets.engines import engine_told
 
 __all__ = ["check_features", "features_of", "save_embedding", "with_engine"]
 

@@ -21,9 +21,7 @@ from tomodask.nets.boxes.calibration import probabilities
 from tomodask.nets.boxes.model_file import BoxModel, read_box_model
 from tomodask.nets.boxes.normalisation import check_boxes, normalised
 from tomodask.nets.boxes.openvino_graph import Output, build_encoder_graph
-from tomodask.nets.memory import is_out_of_memory
-from tomodask.nets.openvino_layers import compiled
-from tomodask.nets.segmentation.inference import (
+from tomodask.nets.engines import (
     EngineName,
     Precision,
     check_options,
@@ -33,6 +31,8 @@ from tomodask.nets.segmentation.inference import (
     require_engine,
     torch_threads,
 )
+from tomodask.nets.memory import is_out_of_memory
+from tomodask.nets.openvino_layers import compiled
 
 __all__ = ["BoxPredictor", "open_predictor"]
 

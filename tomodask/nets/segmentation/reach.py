@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tomodask.errors import InputError
-from tomodask.nets.segmentation.inference import EngineName, open_engine
+from tomodask.nets.engines import EngineName
+from tomodask.nets.segmentation.inference import open_engine
 from tomodask.nets.segmentation.model_file import PickingModel
 
 __all__ = ["measure_reach"]
