@@ -14,10 +14,10 @@ from typing import Any
 import dask
 import numpy as np
 
-from tomodask.nets.boxes import normalised
-from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
-from tomodask.nets.encoder import Encoder
-from tomodask.nets.views import ANY_TURN, Views, view
+from tomodask.nets.boxes.encoder import Encoder
+from tomodask.nets.boxes.model_file import BoxModel, read_box_model, write_box_model
+from tomodask.nets.boxes.normalisation import normalised
+from tomodask.nets.boxes.views import ANY_TURN, Views, view
 from tomodask.simulation import simulate_subtomograms
 
 FOLDER = Path(os.environ.get("TOMODASK_SHARED") or Path(__file__).parents[2] / "shared" / "data")
@@ -136,7 +136,7 @@ def in_batches(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
 
 def pretrain(scale: Scale, snr: float, start: str, work: Path) -> dict[str, Any]:
     """An encoder that saw no label; kept in the work folder, and so is its state on the way."""
-    from tomodask.nets.pretrainer import Pretrainer, Pretraining
+    from tomodask.nets.pretraining.trainer import Pretrainer, Pretraining
     from tomodask.nets.training_step import default_precision
 
     method, views = STARTS[start]
@@ -223,7 +223,7 @@ def begun(
     scale: Scale, snr: float, start: str, seed: int, rate: float, known: int, work: Path
 ) -> Any:
     """A trainer at its first step."""
-    from tomodask.nets.classifier_trainer import ClassifierTrainer, Learning
+    from tomodask.nets.boxes.trainer import ClassifierTrainer, Learning
     from tomodask.nets.training_step import default_precision
 
     how = Learning.cosine(

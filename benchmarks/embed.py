@@ -44,7 +44,7 @@ from tomodask.classification.features.store import (
 from tomodask.cluster import connect
 from tomodask.data.subtomogram_store import StoredBox, save_subtomograms
 from tomodask.data.subtomograms import lazy_boxes, open_subtomograms
-from tomodask.nets.box_inference import BoxPredictor, open_predictor
+from tomodask.nets.boxes.inference import BoxPredictor, open_predictor
 
 PARTS = ("engines", "trained", "stream", "groups", "plan")
 
@@ -203,7 +203,7 @@ def plan(options: argparse.Namespace, folder: Path) -> None:
         f"{len(features.chunks['particle']):,} blocks"
     )
     large = random_model("dsrf3d")
-    from tomodask.nets.classifier_file import read_box_model, write_box_model
+    from tomodask.nets.boxes.model_file import read_box_model, write_box_model
 
     write_box_model(large, folder / "large.safetensors")
     stored = open_predictor(read_box_model(folder / "large.safetensors"))

@@ -9,10 +9,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tomodask.nets.box_inference import BoxPredictor, open_predictor
-from tomodask.nets.boxes import normalised
-from tomodask.nets.classifier_file import BoxModel
-from tomodask.nets.encoder import Encoder
+from tomodask.nets.boxes.encoder import Encoder
+from tomodask.nets.boxes.inference import BoxPredictor, open_predictor
+from tomodask.nets.boxes.model_file import BoxModel
+from tomodask.nets.boxes.normalisation import normalised
 
 SEED, BOX, BATCH = 0, 32, 16
 NETWORKS = ("rb3d", "inception3d", "dsrf3d")
@@ -150,7 +150,7 @@ def side_by_side(predictor: BoxPredictor, boxes: np.ndarray, clock: Callable[[],
 
 def trained(options: argparse.Namespace) -> None:
     """Classes by bfloat16 and float32, of a classifier that has learned something."""
-    from tomodask.nets.classifier_trainer import ClassifierTrainer, Learning
+    from tomodask.nets.boxes.trainer import ClassifierTrainer, Learning
 
     edge, classes, size, steps = 24, 4, 16, 40
     z, y, x = np.indices((edge,) * 3) - edge // 2

@@ -43,7 +43,7 @@ import tomodask
 from tomodask.classification.clusters.tables import evenness
 from tomodask.classification.learning.settings import ClassifierSettings, EncoderSettings
 from tomodask.data.job_input import job_template
-from tomodask.nets.views import Views
+from tomodask.nets.boxes.views import Views
 from tomodask.rounds.superposition import superpose, turned_map
 
 FILES = {

@@ -28,7 +28,7 @@ from tomodask import simulate_subtomograms
 from tomodask.classification.learning.class_labels import labelled_boxes, split_labels
 from tomodask.classification.learning.training import ClassifierSettings, train_classifier
 from tomodask.data.subtomogram_table import particle_table
-from tomodask.nets.box_inference import open_predictor
+from tomodask.nets.boxes.inference import open_predictor
 
 STRUCTURES = {
     "1bxn": "1bxn.pdb.gz",

@@ -46,8 +46,8 @@ from picking_tables import (
     tables,
 )
 
-from tomodask.nets.architecture import Architecture
-from tomodask.nets.model_file import PickingModel, read_model
+from tomodask.nets.segmentation.architecture import Architecture
+from tomodask.nets.segmentation.model_file import PickingModel, read_model
 from tomodask.picking.scoring import Scores
 from tomodask.picking.segmentation import segment_tomogram
 from tomodask.picking.segmentation_picks import pick_segmentation
@@ -82,7 +82,7 @@ class Setting:
 def _training(
     channels: tuple[int, ...], crop: int, jitter: int, epochs: int, examples: int, batch: int
 ) -> TrainingSettings:
-    from tomodask.nets.trainer import default_precision
+    from tomodask.nets.segmentation.trainer import default_precision
 
     return TrainingSettings(
         architecture=Architecture(channels=channels),
@@ -261,7 +261,7 @@ class Bench:
 
     def _within(self, one: TrainingSettings, minutes: float) -> TrainingSettings:
         """As many crops as the minutes hold, by the speed of a few steps."""
-        from tomodask.nets.trainer import Optimisation, Trainer
+        from tomodask.nets.segmentation.trainer import Optimisation, Trainer
 
         network = replace(one.architecture, classes=len(shrec.KINDS))
         trainer = Trainer(network, Optimisation(1, 6, precision=one.precision))

@@ -29,9 +29,9 @@ import xarray as xr
 from dask.distributed import Client, LocalCluster
 
 from tomodask.data.tomograms import open_tomogram, save_tomogram
-from tomodask.nets.architecture import Architecture, weight_shapes
-from tomodask.nets.inference import open_engine
-from tomodask.nets.model_file import PickingModel
+from tomodask.nets.segmentation.architecture import Architecture, weight_shapes
+from tomodask.nets.segmentation.inference import open_engine
+from tomodask.nets.segmentation.model_file import PickingModel
 from tomodask.picking.segmentation import save_segmentation, segment_tomogram
 
 SEED, DEPTH = 0, 64
@@ -188,7 +188,7 @@ def engines(options: argparse.Namespace, folder: Path) -> None:
     """One thread, one tile at a time; the error is the largest of a probability."""
     import torch
 
-    from tomodask.nets.resunet import ResUNet3D
+    from tomodask.nets.segmentation.resunet import ResUNet3D
 
     torch.set_num_threads(1)
     model = random_model(options.halo)

@@ -44,7 +44,7 @@ from subdivision_recovery import alike, recover
 
 from tomodask.classification.features.maps import map_features
 from tomodask.classification.features.rotation_invariant import RifSvm, RotationInvariant
-from tomodask.nets.classifier_file import BoxModel
+from tomodask.nets.boxes.model_file import BoxModel
 
 CONDITIONS: tuple[Condition, ...] = tuple(product(TILTS, (*SNRS, *HARDER)))
 AT: Condition = (60, 0.1)  # the condition of clusters and of structures left out

@@ -15,7 +15,7 @@ import scipy.ndimage as ndi
 
 from tomodask.classification.clusters.kmeans import KMeans
 from tomodask.classification.clusters.tables import cluster_table, evenness
-from tomodask.nets.boxes import normalised
+from tomodask.nets.boxes.normalisation import normalised
 
 NORMALISED = "voxels at normalised poses"
 SMALL = 10  # particles: a cluster that none would look at

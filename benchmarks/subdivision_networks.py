@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from subdivision_boxes import CLASSES, PROTOCOL, Boxes
 
-from tomodask.nets.box_inference import BoxPredictor, open_predictor
-from tomodask.nets.boxes import normalised
-from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
-from tomodask.nets.classifier_trainer import ClassifierTrainer, Learning
-from tomodask.nets.encoder import Encoder
-from tomodask.nets.trainer import default_precision
+from tomodask.nets.boxes.encoder import Encoder
+from tomodask.nets.boxes.inference import BoxPredictor, open_predictor
+from tomodask.nets.boxes.model_file import BoxModel, read_box_model, write_box_model
+from tomodask.nets.boxes.normalisation import normalised
+from tomodask.nets.boxes.trainer import ClassifierTrainer, Learning
+from tomodask.nets.segmentation.trainer import default_precision
 
 Condition = tuple[int, float]  # tilt range, SNR
 
@@ -31,7 +31,7 @@ class Recipe:
         Each passes every training particle once, in one condition that is drawn for it.
     learning_rate : float
     schedule : {"cosine", "inverse"}
-        As of `tomodask.nets.classifier_trainer.Learning`.
+        As of `tomodask.nets.boxes.trainer.Learning`.
     batch : int
     fresh : bool
         Whether noise is drawn anew in each epoch; else each particle keeps its own.

@@ -19,7 +19,7 @@ from tomodask.classification.clusters.averages import average_cluster
 from tomodask.classification.clusters.kmeans import KMeans
 from tomodask.classification.clusters.known import nearest_known
 from tomodask.data.subtomogram_table import subtomogram_dataset
-from tomodask.nets.classifier_file import BoxModel
+from tomodask.nets.boxes.model_file import BoxModel
 from tomodask.simulation import structure_density
 
 DIAMETER = 320.0  # Å, of the sphere about any of the complexes: nobody knows which it is

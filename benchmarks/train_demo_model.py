@@ -25,9 +25,9 @@ import xarray as xr
 
 import tomodask
 from tomodask.data.parts import TomogramParts
-from tomodask.nets.architecture import Architecture
-from tomodask.nets.model_file import PickingModel, write_model
-from tomodask.nets.trainer import default_precision
+from tomodask.nets.segmentation.architecture import Architecture
+from tomodask.nets.segmentation.model_file import PickingModel, write_model
+from tomodask.nets.segmentation.trainer import default_precision
 from tomodask.picking.pairing import matched_pairs
 from tomodask.picking.segmentation import segment_tomogram
 from tomodask.picking.segmentation_picks import pick_segmentation

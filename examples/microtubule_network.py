@@ -29,8 +29,8 @@ from matplotlib.figure import Figure
 
 import tomodask
 from tomodask.data.resample import resample_map
-from tomodask.nets.architecture import Architecture
-from tomodask.nets.trainer import default_precision
+from tomodask.nets.segmentation.architecture import Architecture
+from tomodask.nets.segmentation.trainer import default_precision
 from tomodask.picking.segmentation import segment_tomogram
 from tomodask.picking.segmentation_picks import pick_segmentation
 from tomodask.picking.training import TrainingSettings, train_picker

@@ -11,7 +11,7 @@ from tomodask.data.subtomograms import save_subtomograms
 
 pytest.importorskip("torch")
 
-from tomodask.nets.classifier_file import read_box_model
+from tomodask.nets.boxes.model_file import read_box_model
 
 QUICK = ("--epochs", 3, "--batch", 8, "--threads", 1, "--precision", "float32")
 RATE = ("--network", "inception3d", "--learning-rate", 0.002)
@@ -130,8 +130,8 @@ def test_ctrl_c_keeps_the_epochs_that_are_done(scene, tmp_path, what):
 def test_ctrl_c_before_the_first_epoch_says_that_nothing_is_there(
     scene, tmp_path, monkeypatch, what
 ):
-    from tomodask.nets.classifier_trainer import ClassifierTrainer
-    from tomodask.nets.pretrainer import Pretrainer
+    from tomodask.nets.boxes.trainer import ClassifierTrainer
+    from tomodask.nets.pretraining.trainer import Pretrainer
 
     def stop(*_):
         raise KeyboardInterrupt

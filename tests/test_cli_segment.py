@@ -12,7 +12,7 @@ from tomodask.cli.segmentation import segment as command
 from tomodask.data.particles import read_particles
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
-from tomodask.nets.model_file import write_model
+from tomodask.nets.segmentation.model_file import write_model
 from tomodask.picking.segmentation import open_segmentation, segment_tomogram
 
 MODEL = random_model(classes=2)

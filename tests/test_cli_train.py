@@ -6,7 +6,7 @@ from picking.balls import marked_balls
 
 from tomodask.data.particles import read_particles, write_particles
 from tomodask.data.tomograms import save_tomogram
-from tomodask.nets.model_file import read_model
+from tomodask.nets.segmentation.model_file import read_model
 
 HERE = ("--scheduler", "synchronous")
 QUICK = (

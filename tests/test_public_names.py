@@ -43,8 +43,10 @@ ABSENT = {"torch", "openvino", "cupy", "dask_cuda", "dask_jobqueue", "IPython", 
 ABSENT |= {"h5py", "sklearn", "plotly", "anywidget"}
 
 NAMES = (
-    "classifier_trainer", "contrastive", "encoders3d", "gradcam", "last_layer", "losses", "moco",
-    "pretrainer", "resunet", "swav", "trainer", "training_state", "training_step",
+    "boxes.gradcam", "boxes.last_layer", "boxes.networks", "boxes.trainer",
+    "pretraining.contrastive", "pretraining.moco", "pretraining.swav", "pretraining.trainer",
+    "segmentation.losses", "segmentation.resunet", "segmentation.trainer",
+    "training_state", "training_step",
 )
 TRAINING = {f"tomodask.nets.{name}" for name in NAMES}
 

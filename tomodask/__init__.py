@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from tomodask.data.tilt_series import open_tilt_series, write_tilt_series
     from tomodask.data.tomograms import open_tomogram, save_tomogram
     from tomodask.errors import InputError
-    from tomodask.nets.architecture import Architecture
-    from tomodask.nets.model_file import PickingModel, read_model, write_model
+    from tomodask.nets.segmentation.architecture import Architecture
+    from tomodask.nets.segmentation.model_file import PickingModel, read_model, write_model
     from tomodask.picking.blobs import find_blobs
     from tomodask.picking.centers import collect_centers, find_centers
     from tomodask.picking.scoring import Scores, score_picks
@@ -154,8 +154,8 @@ _HOMES = {
     "planar.two_stage": ("TwoStageReduction",),
     "simulation.views": ("phantom_images", "phantom_views"),
     "errors": ("InputError",),
-    "nets.architecture": ("Architecture",),
-    "nets.model_file": ("PickingModel", "read_model", "write_model"),
+    "nets.segmentation.architecture": ("Architecture",),
+    "nets.segmentation.model_file": ("PickingModel", "read_model", "write_model"),
     "picking.blobs": ("find_blobs",),
     "picking.centers": ("collect_centers", "find_centers"),
     "picking.scoring": ("Scores", "score_picks"),

@@ -16,7 +16,7 @@ from tomodask.averaging.fsc import fsc, resolution_at
 from tomodask.data.particles import orientations, read_particles, write_particles
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
-from tomodask.nets.inference import require_engine
+from tomodask.nets.engines import require_engine
 from tomodask.picking.pairing import matched_pairs
 from tomodask.project import Run, run
 from tomodask.report import Truth, write_report

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from tomodask.arrays.overlap import plan_overlap
-from tomodask.nets.architecture import Architecture, coordinate_line, weight_shapes
-from tomodask.nets.model_file import PickingModel
-from tomodask.nets.reach import measure_reach
+from tomodask.nets.segmentation.architecture import Architecture, coordinate_line, weight_shapes
+from tomodask.nets.segmentation.model_file import PickingModel
+from tomodask.nets.segmentation.reach import measure_reach
 
 BLUE, ORANGE, GREY = "#1769aa", "#d9541e", "#9aa4ad"
 IMAGES = Path(__file__).parents[1] / "images"

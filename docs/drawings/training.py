@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from tomodask.nets.augmentation import Augmentation
+from tomodask.nets.segmentation.augmentation import Augmentation
 from tomodask.picking.crops import CropSampler, TrainingTomogram
 from tomodask.picking.labels import draw_labels
 from tomodask.simulation.phantom import phantom_tomogram

@@ -16,8 +16,8 @@ from tomodask.classification.learning.box_stream import BoxStream
 from tomodask.classification.learning.lenses import lenses_for
 from tomodask.data.subtomograms import open_subtomograms, save_subtomograms
 from tomodask.errors import InputError
-from tomodask.nets.boxes import normalised
-from tomodask.nets.views import Views, view
+from tomodask.nets.boxes.normalisation import normalised
+from tomodask.nets.boxes.views import Views, view
 from tomodask.training.ahead import made_ahead
 
 BOX = 4 * EDGE**3  # bytes

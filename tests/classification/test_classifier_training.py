@@ -16,9 +16,9 @@ from tomodask.errors import InputError
 torch = pytest.importorskip("torch")
 
 from tomodask.classification.learning.training import ClassifierSettings, train_classifier  # noqa: E402
-from tomodask.nets.box_inference import open_predictor  # noqa: E402
-from tomodask.nets.classifier_file import read_box_model  # noqa: E402
-from tomodask.nets.views import Views  # noqa: E402
+from tomodask.nets.boxes.inference import open_predictor  # noqa: E402
+from tomodask.nets.boxes.model_file import read_box_model  # noqa: E402
+from tomodask.nets.boxes.views import Views  # noqa: E402
 
 QUICK = {"epochs": 3, "batch": 4, "learning_rate": 0.002, "seed": 5, "validation": 0.25}
 
@@ -135,7 +135,7 @@ def test_another_training_is_not_gone_on_with(tmp_path):
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_state(tmp_path, monkeypatch, whole):
-    import tomodask.nets.classifier_trainer as module
+    import tomodask.nets.boxes.trainer as module
 
     boxes, labels = two_kinds()
     path = tmp_path / "model.safetensors"
@@ -176,7 +176,7 @@ def test_boxes_that_hold_nothing_are_set_aside_and_named(caplog, whole):
 
 
 def test_patience_ends_it_and_a_test_is_told(monkeypatch):
-    from tomodask.nets.classifier_trainer import ClassifierTrainer, Judged
+    from tomodask.nets.boxes.trainer import ClassifierTrainer, Judged
 
     boxes, labels = two_kinds(32)
     seen = []
@@ -215,6 +215,17 @@ def test_a_pretrained_network_is_begun_with(caplog):
         train(boxes, labels, network="rb3d", init=first)
     with pytest.raises(InputError, match="init was trained on voxels of 10 Å, these are of 20 Å"):
         train(boxes.assign_attrs(voxel_size=20.0), labels, init=first)
+
+
+@pytest.mark.parametrize("chunk", [24, 5])
+def test_rb3d_begins_with_its_last_layer_fitted(chunk):
+    """With a rate that changes nothing, a network as it was drawn would guess."""
+    boxes, labels = two_kinds()
+    settings = quick(epochs=1, learning_rate=1e-9, weight_decay=0.0)
+    model = train(boxes.chunk(particle=chunk), labels, network="rb3d", settings=settings)
+    assert model.history[-1]["accuracy"] == 1
+    whole = train(boxes, labels, network="rb3d", settings=settings)
+    assert all(np.array_equal(whole.weights[k], v) for k, v in model.weights.items())
 
 
 @pytest.mark.parametrize(
@@ -273,7 +284,7 @@ def test_the_papers_settings():
 
 def test_an_error_leaves_no_thread(monkeypatch):
     """Also while the error is kept, as a notebook keeps the last one."""
-    import tomodask.nets.classifier_trainer as module
+    import tomodask.nets.boxes.trainer as module
 
     def breaks(self, *batch):
         raise RuntimeError("out of order")
@@ -288,7 +299,7 @@ def test_an_error_leaves_no_thread(monkeypatch):
 
 
 def test_ctrl_c_is_not_lost_where_python_drops_it(monkeypatch, tmp_path):
-    import tomodask.nets.classifier_trainer as module
+    import tomodask.nets.boxes.trainer as module
 
     step, steps = module.ClassifierTrainer._step, []
 

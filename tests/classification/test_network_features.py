@@ -11,10 +11,10 @@ from tomodask.errors import InputError
 
 torch = pytest.importorskip("torch")
 
-from tomodask.nets.box_inference import open_predictor  # noqa: E402
-from tomodask.nets.classifier_file import BoxModel  # noqa: E402
-from tomodask.nets.encoder import Encoder  # noqa: E402
-from tomodask.nets.encoders3d import build_encoder  # noqa: E402
+from tomodask.nets.boxes.encoder import Encoder  # noqa: E402
+from tomodask.nets.boxes.inference import open_predictor  # noqa: E402
+from tomodask.nets.boxes.model_file import BoxModel  # noqa: E402
+from tomodask.nets.boxes.networks import build_encoder  # noqa: E402
 
 
 def boxes(count, chunks, box=24):

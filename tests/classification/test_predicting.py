@@ -18,14 +18,14 @@ from tomodask.classification.learning.predicting import (
 from tomodask.classification.learning.verdicts import assessed, confusion, judged_at
 from tomodask.data.particles import read_particles, write_particles
 from tomodask.errors import InputError
-from tomodask.nets.calibration import probabilities
-from tomodask.nets.classifier_file import BoxModel
+from tomodask.nets.boxes.calibration import probabilities
+from tomodask.nets.boxes.model_file import BoxModel
 
 torch = pytest.importorskip("torch")
 
-from tomodask.nets.box_inference import open_predictor  # noqa: E402
-from tomodask.nets.encoder import Encoder  # noqa: E402
-from tomodask.nets.encoders3d import build_encoder  # noqa: E402
+from tomodask.nets.boxes.encoder import Encoder  # noqa: E402
+from tomodask.nets.boxes.inference import open_predictor  # noqa: E402
+from tomodask.nets.boxes.networks import build_encoder  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

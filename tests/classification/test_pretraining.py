@@ -14,9 +14,9 @@ torch = pytest.importorskip("torch")
 
 from tomodask.classification.learning.pretraining import EncoderSettings, pretrain_encoder  # noqa: E402
 from tomodask.classification.learning.training import ClassifierSettings, train_classifier  # noqa: E402
-from tomodask.nets.box_inference import open_predictor  # noqa: E402
-from tomodask.nets.classifier_file import read_box_model  # noqa: E402
-from tomodask.nets.views import Views  # noqa: E402
+from tomodask.nets.boxes.inference import open_predictor  # noqa: E402
+from tomodask.nets.boxes.model_file import read_box_model  # noqa: E402
+from tomodask.nets.boxes.views import Views  # noqa: E402
 
 QUICK = {"epochs": 3, "batch": 4, "dimension": 8, "queue": 8, "prototypes": 6, "seed": 3}
 
@@ -128,7 +128,7 @@ def test_another_training_is_not_gone_on_with(tmp_path):
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_state(tmp_path, monkeypatch):
-    import tomodask.nets.pretrainer as module
+    import tomodask.nets.pretraining.trainer as module
 
     boxes, _ = two_kinds(8)
     path = tmp_path / "encoder.safetensors"
@@ -147,7 +147,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_state(tmp_path, monkeypatch):
 
 
 def test_ctrl_c_is_not_lost_where_python_drops_it(monkeypatch):
-    import tomodask.nets.pretrainer as module
+    import tomodask.nets.pretraining.trainer as module
 
     step, steps = module.Pretrainer._step, []
 

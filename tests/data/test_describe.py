@@ -21,7 +21,7 @@ from tomodask.data.tilt_series import write_tilt_series
 from tomodask.data.tilt_series_array import as_tilt_series
 from tomodask.data.tomograms import save_tomogram
 from tomodask.errors import InputError
-from tomodask.nets.model_file import write_model
+from tomodask.nets.segmentation.model_file import write_model
 
 
 def volume(shape=(20, 30, 40), seed=0):

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tomodask.nets.architecture import Architecture, weight_shapes
-from tomodask.nets.model_file import PickingModel
+from tomodask.nets.segmentation.architecture import Architecture, weight_shapes
+from tomodask.nets.segmentation.model_file import PickingModel
 
 
 def random_model(

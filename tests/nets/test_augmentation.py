@@ -10,7 +10,7 @@ from scipy.interpolate import BSpline
 from scipy.ndimage import map_coordinates
 
 from tomodask.errors import InputError
-from tomodask.nets.augmentation import Augmentation, Warp, augment, draw_warp
+from tomodask.nets.segmentation.augmentation import Augmentation, Warp, augment, draw_warp
 
 pytest.importorskip("torch", reason="crops are turned with PyTorch")
 

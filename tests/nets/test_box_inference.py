@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from tomodask.errors import InputError
-from tomodask.nets import inference
-from tomodask.nets.box_inference import open_predictor
-from tomodask.nets.boxes import normalised
-from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
-from tomodask.nets.encoder import Encoder
+from tomodask.nets import engines
+from tomodask.nets.boxes.encoder import Encoder
+from tomodask.nets.boxes.inference import open_predictor
+from tomodask.nets.boxes.model_file import BoxModel, read_box_model, write_box_model
+from tomodask.nets.boxes.normalisation import normalised
 
 NETWORKS = ("rb3d", "inception3d", "dsrf3d")
 
@@ -39,7 +39,7 @@ def boxes(count=7, seed=0, box=24):
 
 def by_pytorch(model, given, what):
     torch = pytest.importorskip("torch")
-    from tomodask.nets.encoders3d import build_encoder
+    from tomodask.nets.boxes.networks import build_encoder
     from tomodask.nets.training_state import restore_weights
 
     built = build_encoder(model.encoder).eval()
@@ -188,15 +188,15 @@ def test_boxes_that_do_not_suit():
 
 
 def test_an_engine_that_is_missing_is_named(monkeypatch):
-    monkeypatch.setattr(inference, "_installed", lambda name: name != "openvino")
-    assert inference.chosen_engine("auto") == ("torch", "cpu")
-    monkeypatch.setattr(inference, "_has_gpu", lambda: True)
-    assert inference.chosen_engine("auto", "cuda") == ("torch", "cuda")
+    monkeypatch.setattr(engines, "_installed", lambda name: name != "openvino")
+    assert engines.chosen_engine("auto") == ("torch", "cpu")
+    monkeypatch.setattr(engines, "_has_gpu", lambda: True)
+    assert engines.chosen_engine("auto", "cuda") == ("torch", "cuda")
     with pytest.raises(InputError, match="engine openvino runs on CPUs"):
         open_predictor(random_model(), engine="openvino", device="cuda")
     monkeypatch.setenv("TOMODASK_DEVICE", "cuda")
-    assert inference.chosen_engine("auto") == ("torch", "cuda")
-    assert inference.chosen_engine("openvino") == ("openvino", "cpu")
+    assert engines.chosen_engine("auto") == ("torch", "cuda")
+    assert engines.chosen_engine("openvino") == ("openvino", "cpu")
 
 
 def test_where_memory_runs_out_it_is_told(monkeypatch):
@@ -205,7 +205,7 @@ def test_where_memory_runs_out_it_is_told(monkeypatch):
     def full(*_):
         raise RuntimeError("could not allocate memory: std::bad_alloc")
 
-    monkeypatch.setattr("tomodask.nets.box_inference.compiled", lambda *_, **__: full)
+    monkeypatch.setattr("tomodask.nets.boxes.inference.compiled", lambda *_, **__: full)
     with pytest.raises(InputError, match="with 3 boxes of 24³ voxels at once: lower batch"):
         predictor.predict_features(boxes(4))
 
@@ -225,9 +225,9 @@ def test_features_and_classes_need_no_pytorch():
         import sys
         sys.modules["torch"] = None
         import numpy as np
-        from tomodask.nets.box_inference import open_predictor
-        from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
-        from tomodask.nets.encoder import Encoder
+        from tomodask.nets.boxes.inference import open_predictor
+        from tomodask.nets.boxes.model_file import BoxModel, read_box_model, write_box_model
+        from tomodask.nets.boxes.encoder import Encoder
         encoder = Encoder("rb3d", 24, 2)
         weights = {k: np.zeros(v, np.float32) for k, v in encoder.shapes.items()}
         predictor = open_predictor(BoxModel(encoder, weights, 10.0, ("a", "b")), batch=1)

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from tomodask.errors import InputError
-from tomodask.nets.boxes import normalised
-from tomodask.nets.calibration import calibration_error, fit_temperature, probabilities
-from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
-from tomodask.nets.encoder import Encoder
-from tomodask.nets.encoders3d import build_encoder, network
-from tomodask.nets.gradcam import grad_cam
+from tomodask.nets.boxes.calibration import calibration_error, fit_temperature, probabilities
+from tomodask.nets.boxes.encoder import Encoder
+from tomodask.nets.boxes.gradcam import grad_cam
+from tomodask.nets.boxes.model_file import BoxModel, read_box_model, write_box_model
+from tomodask.nets.boxes.networks import build_encoder, network
+from tomodask.nets.boxes.normalisation import normalised
 from tomodask.nets.training_state import weights_of
 
 torch.set_num_threads(1)

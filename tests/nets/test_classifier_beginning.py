@@ -6,10 +6,10 @@ import torch
 from scipy.optimize import minimize
 
 from tomodask.errors import InputError
-from tomodask.nets.classifier_trainer import ClassifierTrainer, Learning
-from tomodask.nets.encoder import Encoder
-from tomodask.nets.encoders3d import build_encoder
-from tomodask.nets.last_layer import fit_logistic
+from tomodask.nets.boxes.encoder import Encoder
+from tomodask.nets.boxes.last_layer import fit_logistic
+from tomodask.nets.boxes.networks import build_encoder
+from tomodask.nets.boxes.trainer import ClassifierTrainer, Learning
 from tomodask.nets.training_state import weights_of
 
 torch.set_num_threads(1)

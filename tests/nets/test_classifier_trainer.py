@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from tomodask.errors import InputError
-from tomodask.nets.box_inference import open_predictor
-from tomodask.nets.classifier_trainer import ClassifierTrainer, Judged, Learning
-from tomodask.nets.encoder import Encoder
-from tomodask.nets.encoders3d import build_encoder
-from tomodask.nets.pretrainer import Pretrainer, Pretraining
-from tomodask.nets.trainer import TrainingDivergedError
+from tomodask.nets.boxes.encoder import Encoder
+from tomodask.nets.boxes.inference import open_predictor
+from tomodask.nets.boxes.networks import build_encoder
+from tomodask.nets.boxes.trainer import ClassifierTrainer, Judged, Learning
+from tomodask.nets.pretraining.trainer import Pretrainer, Pretraining
+from tomodask.nets.segmentation.trainer import TrainingDivergedError
 from tomodask.nets.training_state import weights_of
 
 torch.set_num_threads(1)

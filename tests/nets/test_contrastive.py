@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tomodask.nets.contrastive import info_nce, nt_xent, sinkhorn, swav_loss
-from tomodask.nets.swav import Prototypes
+from tomodask.nets.pretraining.contrastive import info_nce, nt_xent, sinkhorn, swav_loss
+from tomodask.nets.pretraining.swav import Prototypes
 
 torch.set_num_threads(1)
 SIZES = {"seed": st.integers(0, 10_000), "n": st.integers(1, 7), "d": st.integers(2, 9)}

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tomodask.errors import InputError
-from tomodask.nets.encoder import Encoder
-from tomodask.nets.encoders3d import build_encoder, network
+from tomodask.nets.boxes.encoder import Encoder
+from tomodask.nets.boxes.networks import build_encoder, network
 
 torch.set_num_threads(1)
 NAMES = ("rb3d", "inception3d", "dsrf3d")

@@ -11,15 +11,12 @@ import pytest
 from nets.models import random_model
 
 from tomodask.errors import InputError
-from tomodask.nets import inference
-from tomodask.nets.architecture import receptive_radius
-from tomodask.nets.inference import (
-    forget_engines,
-    open_engine,
-    tile_limit,
-)
+from tomodask.nets import engines
 from tomodask.nets.memory import is_out_of_memory
-from tomodask.nets.reach import measure_reach
+from tomodask.nets.segmentation import inference
+from tomodask.nets.segmentation.architecture import receptive_radius
+from tomodask.nets.segmentation.inference import forget_engines, open_engine, tile_limit
+from tomodask.nets.segmentation.reach import measure_reach
 
 ENGINES = ("openvino", "torch")
 ABLATIONS = (
@@ -50,7 +47,7 @@ def tiles(count=2, shape=(16, 24, 8), seed=0):
 def reference(model, batch):
     """The network as it was trained, with its batch normalisations, in plain PyTorch."""
     torch = pytest.importorskip("torch")
-    from tomodask.nets.resunet import ResUNet3D
+    from tomodask.nets.segmentation.resunet import ResUNet3D
 
     network = ResUNet3D(model.architecture)
     state = {k: torch.from_numpy(v) for k, v in model.weights.items()}
@@ -168,7 +165,7 @@ def test_out_of_memory_halves_the_batch_and_says_so_once(monkeypatch, caplog):
     forget_engines()
     scarcely = scarce(inference._prepare_openvino, 1)
     monkeypatch.setattr(inference, "_prepare_openvino", scarcely)
-    with caplog.at_level(logging.WARNING, "tomodask.nets.inference"):
+    with caplog.at_level(logging.WARNING, "tomodask.nets.segmentation.inference"):
         for _ in range(2):
             got = open_engine(model, batch=4).infer(batch)
     np.testing.assert_array_equal(got, want)
@@ -249,14 +246,14 @@ def test_refuses_shapes_that_do_not_suit(shape, message):
 )
 def test_missing_engines_are_named_with_the_way_out(monkeypatch, hidden, engine, message):
     monkeypatch.setitem(sys.modules, hidden, None)  # what `import` then does: ImportError
-    monkeypatch.setattr(inference, "_installed", lambda name: name != hidden)
+    monkeypatch.setattr(engines, "_installed", lambda name: name != hidden)
     with pytest.raises(InputError, match=message):
         open_engine(random_model(), engine=engine)
 
 
 def test_auto_takes_what_is_installed(monkeypatch):
     assert open_engine(random_model()).kind == "openvino"
-    monkeypatch.setattr(inference, "_installed", lambda name: name != "openvino")
+    monkeypatch.setattr(engines, "_installed", lambda name: name != "openvino")
     assert open_engine(random_model()).kind == "torch"
 
 
@@ -268,7 +265,7 @@ def test_segmentation_needs_no_torch():
         import numpy as np
         from nets.models import random_model
         from tomodask.picking.segmentation import segment_tomogram
-        from tomodask.nets.inference import open_engine
+        from tomodask.nets.segmentation.inference import open_engine
         open_engine(random_model()).infer(np.zeros((1, 1, 8, 8, 8), np.float32))
         print("probabilities")
     """

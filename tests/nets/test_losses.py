@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tomodask.nets.architecture import IGNORED
-from tomodask.nets.losses import dice_loss
+from tomodask.nets.segmentation.architecture import IGNORED
+from tomodask.nets.segmentation.losses import dice_loss
 
 
 def dice_reference(logits, label, together, entropy):

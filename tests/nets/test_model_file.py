@@ -12,8 +12,8 @@ import pytest
 from nets.models import random_model
 
 from tomodask.errors import InputError
-from tomodask.nets.architecture import Architecture
-from tomodask.nets.model_file import PickingModel, read_model, write_model
+from tomodask.nets.segmentation.architecture import Architecture
+from tomodask.nets.segmentation.model_file import PickingModel, read_model, write_model
 
 
 def told(model):

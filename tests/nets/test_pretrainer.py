@@ -6,10 +6,10 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from tomodask.errors import InputError
-from tomodask.nets.encoder import Encoder
-from tomodask.nets.moco import KeyQueue, MomentumEncoder
-from tomodask.nets.pretrainer import Pretrainer, Pretraining
-from tomodask.nets.trainer import TrainingDivergedError
+from tomodask.nets.boxes.encoder import Encoder
+from tomodask.nets.pretraining.moco import KeyQueue, MomentumEncoder
+from tomodask.nets.pretraining.trainer import Pretrainer, Pretraining
+from tomodask.nets.segmentation.trainer import TrainingDivergedError
 from tomodask.nets.training_state import weights_of
 
 torch.set_num_threads(1)

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tomodask.errors import InputError
-from tomodask.nets.architecture import Architecture
-from tomodask.nets.trainer import Optimisation, Trainer, TrainingDivergedError
+from tomodask.nets.segmentation.architecture import Architecture
+from tomodask.nets.segmentation.trainer import Optimisation, Trainer, TrainingDivergedError
 
 SMALL = Architecture(classes=2, channels=(3, 4))
 

@@ -7,8 +7,8 @@ from scipy.spatial.transform import Rotation
 
 from tomodask.arrays.fourier import frequency_grid, wedge
 from tomodask.errors import InputError
-from tomodask.nets.boxes import normalised
-from tomodask.nets.views import Lens, Views, view
+from tomodask.nets.boxes.normalisation import normalised
+from tomodask.nets.boxes.views import Lens, Views, view
 
 STILL = {"crop_probability": 0.0, "affine_probability": 0.0}
 WHICH = {"seed": 1, "epoch": 2, "particle": 3}

@@ -4,7 +4,7 @@ import dask.array as da
 import numpy as np
 import xarray as xr
 
-from tomodask.nets.inference import open_engine
+from tomodask.nets.segmentation.inference import open_engine
 from tomodask.picking import segmentation
 
 SHAPE = (28, 40, 52)

@@ -15,8 +15,8 @@ from helpers import irregular_chunks
 from hypothesis import given, settings
 
 from tomodask.errors import InputError
-from tomodask.nets.architecture import IGNORED
-from tomodask.nets.augmentation import Augmentation
+from tomodask.nets.segmentation.architecture import IGNORED
+from tomodask.nets.segmentation.augmentation import Augmentation
 from tomodask.picking.crops import CropSampler, TrainingTomogram, split
 from tomodask.picking.labels import draw_labels
 

@@ -15,8 +15,8 @@ from picking.noisy import SHAPE, noise, one_tile_a_task, slow, tomogram, unround
 
 from tomodask.arrays.lanczos import new_size, resample_part, source_range
 from tomodask.data.tomograms import open_tomogram, save_tomogram
-from tomodask.nets.architecture import receptive_radius
-from tomodask.nets.reach import measure_reach
+from tomodask.nets.segmentation.architecture import receptive_radius
+from tomodask.nets.segmentation.reach import measure_reach
 from tomodask.picking.segmentation import segment_tomogram
 
 

@@ -9,8 +9,8 @@ from picking.balls import marked_balls as tomogram
 
 from tomodask.data.particles import write_particles
 from tomodask.errors import InputError
-from tomodask.nets.architecture import Architecture
-from tomodask.nets.model_file import read_model
+from tomodask.nets.segmentation.architecture import Architecture
+from tomodask.nets.segmentation.model_file import read_model
 from tomodask.picking.training import TrainingSettings, train_picker
 from tomodask.picking.training_data import read_marked
 
@@ -149,7 +149,7 @@ def test_a_deep_network_of_a_thin_tomogram_gets_its_reach():
 
 
 def test_a_loss_that_is_no_number_keeps_the_last_state(tmp_path, monkeypatch):
-    import tomodask.nets.trainer as module
+    import tomodask.nets.segmentation.trainer as module
 
     volume, table = tomogram()
     path = tmp_path / "model.safetensors"

@@ -8,7 +8,7 @@ from picking.balls import marked_balls as tomogram
 from picking.test_training import quick, train
 
 from tomodask.errors import InputError
-from tomodask.nets.trainer import Trainer
+from tomodask.nets.segmentation.trainer import Trainer
 from tomodask.picking.training_run import TrainingRun
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tomodask.nets.architecture import IGNORED
+from tomodask.nets.segmentation.architecture import IGNORED
 from tomodask.picking.labels import draw_labels
 from tomodask.picking.validation import Counts, judge
 

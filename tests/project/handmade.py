@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tomodask.nets.architecture import Architecture, weight_shapes
-from tomodask.nets.model_file import PickingModel
+from tomodask.nets.segmentation.architecture import Architecture, weight_shapes
+from tomodask.nets.segmentation.model_file import PickingModel
 
 
 def bright_balls(*, voxel_size: float, diameter: float, level: float, classes=("ball",), **more):

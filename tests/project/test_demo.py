@@ -12,7 +12,7 @@ from tomodask import demo
 from tomodask.data.particles import read_particles, with_orientations
 from tomodask.demo import compare_with_truth, demo_model, run_demo
 from tomodask.errors import InputError
-from tomodask.nets.model_file import read_model
+from tomodask.nets.segmentation.model_file import read_model
 
 
 def table(zyx, turns, **more):

@@ -86,11 +86,11 @@ def test_features_that_are_there_come_with_the_table_of_these_boxes(tmp_path):
 def test_a_store_of_another_engine_is_not_gone_on_with(tmp_path, monkeypatch, caplog):
     pytest.importorskip("torch")
     from tomodask.classification.features.store import _token
-    from tomodask.nets import box_inference
-    from tomodask.nets.classifier_file import BoxModel, write_box_model
-    from tomodask.nets.encoder import Encoder
-    from tomodask.nets.encoders3d import build_encoder
-    from tomodask.nets.inference import engine_told
+    from tomodask.nets.boxes import inference as box_inference
+    from tomodask.nets.boxes.encoder import Encoder
+    from tomodask.nets.boxes.model_file import BoxModel, write_box_model
+    from tomodask.nets.boxes.networks import build_encoder
+    from tomodask.nets.engines import engine_told
 
     encoder = Encoder("dsrf3d", 24, 3)
     weights = {k: v.numpy() for k, v in build_encoder(encoder, seed=1).state_dict().items()}

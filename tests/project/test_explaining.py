@@ -17,12 +17,12 @@ from tomodask.project.explaining import evidence_picture, explain
 
 torch = pytest.importorskip("torch")
 
-from tomodask.nets.box_inference import open_predictor  # noqa: E402
-from tomodask.nets.boxes import normalised  # noqa: E402
-from tomodask.nets.classifier_file import BoxModel, write_box_model  # noqa: E402
-from tomodask.nets.encoder import Encoder  # noqa: E402
-from tomodask.nets.encoders3d import build_encoder  # noqa: E402
-from tomodask.nets.gradcam import grad_cam  # noqa: E402
+from tomodask.nets.boxes.encoder import Encoder  # noqa: E402
+from tomodask.nets.boxes.gradcam import grad_cam  # noqa: E402
+from tomodask.nets.boxes.inference import open_predictor  # noqa: E402
+from tomodask.nets.boxes.model_file import BoxModel, write_box_model  # noqa: E402
+from tomodask.nets.boxes.networks import build_encoder  # noqa: E402
+from tomodask.nets.boxes.normalisation import normalised  # noqa: E402
 
 CLASSES = ("ring", "rod", "none")
 

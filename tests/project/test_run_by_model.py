@@ -16,7 +16,7 @@ from tomodask.cli import main
 from tomodask.data.particles import orientations, read_particles
 from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
-from tomodask.nets.model_file import read_model, write_model
+from tomodask.nets.segmentation.model_file import read_model, write_model
 from tomodask.project import run, running, stages
 from tomodask.report import write_report
 

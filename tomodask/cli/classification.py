@@ -144,7 +144,7 @@ def train(
     """
     with training(output, resume=resume, overwrite=overwrite):
         from tomodask.classification.learning.training import ClassifierSettings, train_classifier
-        from tomodask.nets.views import Views
+        from tomodask.nets.boxes.views import Views
 
         make = ClassifierSettings if preset is None else getattr(ClassifierSettings, preset)
         given = {name: value for name, value in settings.items() if value is not None}
@@ -231,8 +231,8 @@ def predict(
         compare_labels,
     )
     from tomodask.data.subtomograms import open_subtomograms
-    from tomodask.nets.box_inference import open_predictor
-    from tomodask.nets.classifier_file import read_box_model
+    from tomodask.nets.boxes.inference import open_predictor
+    from tomodask.nets.boxes.model_file import read_box_model
 
     known = read_box_model(model)
     boxes = open_subtomograms(subtomograms)

@@ -138,7 +138,7 @@ def _segmentation(source: Path, model: Path | None, options: dict[str, Any]) -> 
 
 def _by_model(source: Path, model: Path | None, options: dict[str, Any]) -> Picked:
     from tomodask.data.tomograms import open_tomogram
-    from tomodask.nets.model_file import read_model
+    from tomodask.nets.segmentation.model_file import read_model
     from tomodask.picking.segmentation import segment_tomogram
 
     assert model is not None

@@ -116,7 +116,7 @@ def pretrain(
     """
     with training(output, resume=resume, overwrite=overwrite):
         from tomodask.classification.learning.pretraining import EncoderSettings, pretrain_encoder
-        from tomodask.nets.views import ANY_TURN, Views
+        from tomodask.nets.boxes.views import ANY_TURN, Views
 
         shown = replace(
             ANY_TURN if views == "any-turn" else Views(),

@@ -122,7 +122,7 @@ def train(
       tomodask train tomogram.zarr --picks marked.star --diameter 250 -o ribosome.safetensors
     """
     with training(output, resume=resume, overwrite=overwrite):
-        from tomodask.nets.architecture import Architecture
+        from tomodask.nets.segmentation.architecture import Architecture
         from tomodask.picking.training import TrainingSettings, train_picker
 
         model = train_picker(

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tomodask.errors import InputError
-from tomodask.nets.classifier_file import BoxModel, is_box_model, read_box_model
-from tomodask.nets.model_file import PickingModel, read_model
+from tomodask.nets.boxes.model_file import BoxModel, is_box_model, read_box_model
+from tomodask.nets.segmentation.model_file import PickingModel, read_model
 
 __all__ = ["describe_model"]
 

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from tomodask.errors import InputError
-from tomodask.nets.architecture import IGNORED
-from tomodask.nets.augmentation import Augmentation, Warp, augment, draw_warp
+from tomodask.nets.segmentation.architecture import IGNORED
+from tomodask.nets.segmentation.augmentation import Augmentation, Warp, augment, draw_warp
 from tomodask.picking.crop_reader import CropReader
 from tomodask.picking.labels import LabelKind, label_diameters, paint_bodies, paint_near
 from tomodask.picking.training_tomograms import TrainingTomogram, split

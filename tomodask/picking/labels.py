@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from tomodask.errors import InputError
-from tomodask.nets.architecture import IGNORED
+from tomodask.nets.segmentation.architecture import IGNORED
 
 __all__ = ["LabelKind", "draw_labels", "label_diameters", "paint_bodies", "paint_near"]
 

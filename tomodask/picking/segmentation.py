@@ -1,7 +1,7 @@
 """Segmentation: for each voxel the probability that it belongs to a particle, by a trained network.
 
-`segment_tomogram` builds the graph; engines are in `tomodask.nets.inference`, the plan of tiles in
-`tomodask.arrays.overlap`, the storing of long runs in `segmentation_store`.
+`segment_tomogram` builds the graph; engines are in `tomodask.nets.segmentation.inference`, the plan
+of tiles in `tomodask.arrays.overlap`, the storing of long runs in `segmentation_store`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,9 @@ from tomodask.data.parts import TomogramParts
 from tomodask.data.sources import source_state
 from tomodask.data.statistics import Statistics
 from tomodask.errors import InputError
-from tomodask.nets.inference import (
-    Engine,
-    EngineName,
-    Precision,
-    check_options,
-    open_engine,
-    require_engine,
-    tile_limit,
-)
-from tomodask.nets.model_file import PickingModel
+from tomodask.nets.engines import EngineName, Precision, check_options, require_engine
+from tomodask.nets.segmentation.inference import Engine, open_engine, tile_limit
+from tomodask.nets.segmentation.model_file import PickingModel
 from tomodask.picking.segmentation_store import open_segmentation, save_segmentation
 
 __all__ = ["open_segmentation", "save_segmentation", "segment_tomogram"]

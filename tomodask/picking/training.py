@@ -1,7 +1,7 @@
 """Training of a picking network on marked particles, resumable.
 
 The data are in `training_data` and `crops`, the epochs in `training_run`, the arithmetic in
-`tomodask.nets.trainer`, the pictures in `training_view`.
+`tomodask.nets.segmentation.trainer`, the pictures in `training_view`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tomodask.data.parts import TomogramParts
 from tomodask.data.statistics import Statistics
 from tomodask.errors import InputError
 from tomodask.nets import needs
-from tomodask.nets.model_file import PickingModel
+from tomodask.nets.segmentation.model_file import PickingModel
 from tomodask.picking.crops import TrainingTomogram
 from tomodask.picking.training_data import Marked, read_marked
 from tomodask.picking.training_run import EpochReport, TrainingRun

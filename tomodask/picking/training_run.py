@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from tomodask.nets.architecture import IGNORED
-from tomodask.nets.model_file import PickingModel, read_model, write_model
+from tomodask.nets.segmentation.architecture import IGNORED
+from tomodask.nets.segmentation.model_file import PickingModel, read_model, write_model
 from tomodask.picking.crops import CropSampler, TrainingTomogram, split
 from tomodask.picking.training_data import Marked
 from tomodask.picking.training_settings import TrainingSettings
@@ -74,8 +74,8 @@ class TrainingRun(Run[EpochReport, PickingModel]):
         *,
         threads: int | None,
     ) -> None:
-        from tomodask.nets.augmentation import Augmentation
-        from tomodask.nets.trainer import Optimisation, Trainer
+        from tomodask.nets.segmentation.augmentation import Augmentation
+        from tomodask.nets.segmentation.trainer import Optimisation, Trainer
 
         self.marked, self.settings, self.tomograms = marked, settings, tomograms
         crops: dict[str, Any] = {
@@ -254,7 +254,7 @@ class TrainingRun(Run[EpochReport, PickingModel]):
 
     def _reach(self) -> tuple[tuple[int, float], ...]:
         """How far the trained network looks, about a held-out particle."""
-        from tomodask.nets.reach import measure_reach
+        from tomodask.nets.segmentation.reach import measure_reach
 
         values = self.held_out.region(_SEEN)
         least = max(_SEEN // 2, 4 * self.settings.architecture.multiple)

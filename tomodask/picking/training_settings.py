@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from tomodask.errors import InputError
-from tomodask.nets.architecture import Architecture
+from tomodask.nets.segmentation.architecture import Architecture
 from tomodask.picking.labels import LabelKind
 
 __all__ = ["TrainingSettings"]

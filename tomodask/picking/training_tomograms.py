@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from tomodask.errors import InputError
-from tomodask.nets.architecture import IGNORED
+from tomodask.nets.segmentation.architecture import IGNORED
 
 __all__ = ["TrainingTomogram", "split"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from tomodask.nets.architecture import IGNORED
+from tomodask.nets.segmentation.architecture import IGNORED
 from tomodask.picking.centers import find_centers
 from tomodask.picking.pairing import matched_pairs
 

@@ -18,8 +18,8 @@ from tomodask.cluster.computing import active_client
 from tomodask.data.job_boxes import boxes_state, job_boxes, lasting_images, table_state
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError
-from tomodask.nets.box_inference import BoxPredictor
-from tomodask.nets.inference import engine_told
+from tomodask.nets.boxes.inference import BoxPredictor
+from tomodask.nets.engines import engine_told
 
 __all__ = ["check_features", "features_of", "save_embedding", "with_engine"]
 

@@ -41,7 +41,7 @@ from tomodask.data.subtomogram_table import particle_table
 from tomodask.data.subtomograms import chosen_boxes
 from tomodask.data.writing import replacing
 from tomodask.errors import InputError
-from tomodask.nets.classifier_file import BoxModel, read_box_model
+from tomodask.nets.boxes.model_file import BoxModel, read_box_model
 from tomodask.plot_style import gray_range
 from tomodask.report_page import page_template, write_page
 

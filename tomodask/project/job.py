@@ -15,7 +15,7 @@ from tomodask.arrays.tilt_weights import check_record, record_digest, record_ran
 from tomodask.beforehand import check_class, check_name, check_run_alignment, number, whole
 from tomodask.data.job_input import job_template, job_tomogram, map_digest, tomogram_state
 from tomodask.errors import InputError
-from tomodask.nets.model_file import PickingModel, read_model
+from tomodask.nets.segmentation.model_file import PickingModel, read_model
 from tomodask.picking.template_matching import match_template, template_diameter
 
 __all__ = ["MATCHING", "SEGMENTATION", "Job", "checked_job"]

@@ -13,7 +13,7 @@ import xarray as xr
 
 from tomodask.cluster import connect
 from tomodask.data.run_folder import RunFolder
-from tomodask.nets.model_file import PickingModel
+from tomodask.nets.segmentation.model_file import PickingModel
 from tomodask.project.as_typed import as_typed
 from tomodask.project.job import checked_job
 from tomodask.project.stages import do_all, finished

@@ -10,8 +10,8 @@ from typing import Any
 from tomodask.classification.features.embedding import FeatureModel
 from tomodask.classification.features.rotation_invariant import RotationInvariant
 from tomodask.errors import InputError
-from tomodask.nets.box_inference import open_predictor
-from tomodask.nets.classifier_file import BoxModel, read_box_model
+from tomodask.nets.boxes.inference import open_predictor
+from tomodask.nets.boxes.model_file import BoxModel, read_box_model
 
 __all__ = ["ROTATION_INVARIANT", "NamedModel", "open_feature_model"]
 

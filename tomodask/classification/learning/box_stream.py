@@ -22,8 +22,8 @@ import xarray as xr
 from tomodask.data.subtomogram_table import batch_size
 from tomodask.data.subtomograms import box_readers, read_boxes
 from tomodask.errors import InputError
-from tomodask.nets.boxes import normalised
-from tomodask.nets.views import Lens, Views, view
+from tomodask.nets.boxes.normalisation import normalised
+from tomodask.nets.boxes.views import Lens, Views, view
 from tomodask.training.ahead import made_ahead
 
 __all__ = ["Batch", "BoxStream"]

@@ -14,9 +14,9 @@ import xarray as xr
 from tomodask.alignment.checks import box_fault
 from tomodask.errors import InputError, did_you_mean
 from tomodask.nets import needs
-from tomodask.nets.box_inference import BoxPredictor, open_predictor
-from tomodask.nets.boxes import normalised
-from tomodask.nets.classifier_file import BoxModel, read_box_model
+from tomodask.nets.boxes.inference import BoxPredictor, open_predictor
+from tomodask.nets.boxes.model_file import BoxModel, read_box_model
+from tomodask.nets.boxes.normalisation import normalised
 
 __all__ = ["explain_subtomograms"]
 
@@ -30,7 +30,9 @@ def explain_subtomograms(
     model: BoxModel | str | os.PathLike[str],
     target: str | None = None,
 ) -> xr.Dataset:
-    """How much each part of a box speaks for a class, by Grad-CAM (`tomodask.nets.gradcam`).  Lazy.
+    """How much each part of a box speaks for a class, by Grad-CAM.  Lazy.
+
+    The kernel is `tomodask.nets.boxes.gradcam`.
 
     Parameters
     ----------
@@ -129,7 +131,7 @@ class _Explainer:
         return type(self).__name__, self.predictor.model.digest, self.target
 
     def __call__(self, block: np.ndarray) -> np.ndarray:
-        from tomodask.nets.gradcam import grad_cam
+        from tomodask.nets.boxes.gradcam import grad_cam
 
         model = self.predictor.model
         out = np.full((len(block), block[0].size + len(model.classes) + 1), np.nan, np.float32)
@@ -150,7 +152,7 @@ class _Explainer:
 
 
 def _network(model: BoxModel) -> Any:
-    from tomodask.nets.encoders3d import build_encoder
+    from tomodask.nets.boxes.networks import build_encoder
     from tomodask.nets.training_state import restore_weights
 
     network = build_encoder(model.encoder)

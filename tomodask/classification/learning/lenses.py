@@ -10,7 +10,7 @@ import xarray as xr
 
 from tomodask.data.subtomogram_table import tilt_series_of
 from tomodask.errors import InputError
-from tomodask.nets.views import Lens, Views
+from tomodask.nets.boxes.views import Lens, Views
 
 __all__ = ["lenses_for"]
 

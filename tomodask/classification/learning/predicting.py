@@ -20,8 +20,8 @@ from tomodask.classification.learning.verdicts import assessed
 from tomodask.cluster import compute
 from tomodask.data.subtomogram_table import particle_table
 from tomodask.errors import InputError
-from tomodask.nets.box_inference import BoxPredictor, open_predictor
-from tomodask.nets.classifier_file import BoxModel, read_box_model
+from tomodask.nets.boxes.inference import BoxPredictor, open_predictor
+from tomodask.nets.boxes.model_file import BoxModel, read_box_model
 
 __all__ = ["NONE", "classify_subtomograms", "collect_classes", "column_of", "compare_labels"]
 

@@ -1,7 +1,7 @@
 """Training of an encoder without labels, resumable.
 
-Boxes are in `box_stream`, views in `tomodask.nets.views`, the epochs in `pretraining_run`, the
-arithmetic in `tomodask.nets.pretrainer`, the pictures in `pretraining_look`.
+Boxes are in `box_stream`, views in `tomodask.nets.boxes.views`, the epochs in `pretraining_run`,
+the arithmetic in `tomodask.nets.pretraining.trainer`, the pictures in `pretraining_look`.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tomodask.classification.learning.training_boxes import (
 )
 from tomodask.errors import InputError
 from tomodask.nets import needs
-from tomodask.nets.classifier_file import BoxModel
-from tomodask.nets.encoder import Encoder, EncoderName
+from tomodask.nets.boxes.encoder import Encoder, EncoderName
+from tomodask.nets.boxes.model_file import BoxModel
 from tomodask.training.keeping import Place
 from tomodask.training.run import run_training
 

@@ -17,9 +17,9 @@ from tomodask.classification.learning.class_labels import Labelled
 from tomodask.classification.learning.lenses import lenses_for
 from tomodask.classification.learning.probes import Probe, probe_features
 from tomodask.classification.learning.settings import EncoderSettings
-from tomodask.nets.box_inference import open_predictor
-from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
-from tomodask.nets.encoder import Encoder
+from tomodask.nets.boxes.encoder import Encoder
+from tomodask.nets.boxes.inference import open_predictor
+from tomodask.nets.boxes.model_file import BoxModel, read_box_model, write_box_model
 from tomodask.training.epoch import Epoch
 from tomodask.training.keeping import versions
 from tomodask.training.run import Run
@@ -81,7 +81,7 @@ class EncoderRun(Run[EncoderEpoch, BoxModel]):
         threads: int | None,
         data: dict[str, Any],
     ) -> None:
-        from tomodask.nets.pretrainer import Pretrainer, Pretraining
+        from tomodask.nets.pretraining.trainer import Pretrainer, Pretraining
 
         self.encoder, self.settings, self.method, self.data = encoder, settings, method, data
         self.voxel_size = float(subtomograms.attrs["voxel_size"])

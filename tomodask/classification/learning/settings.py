@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from tomodask.errors import InputError
-from tomodask.nets.encoder import EncoderName
-from tomodask.nets.views import ANY_TURN, Views
+from tomodask.nets.boxes.encoder import EncoderName
+from tomodask.nets.boxes.views import ANY_TURN, Views
 
 __all__ = ["ClassifierSettings", "EncoderSettings"]
 
@@ -171,7 +171,7 @@ class EncoderSettings:
     learning_rate, weight_decay : float
         Of Adam.
     views : Views
-        By default turns about any axis and shifts (`tomodask.nets.views.ANY_TURN`), of which
+        By default turns about any axis and shifts (`tomodask.nets.boxes.views.ANY_TURN`), of which
         encoders learn more than of the paper's, ``Views()``.
     probe_every : int
         Epochs between two probes, where some boxes bear labels.

@@ -1,7 +1,7 @@
 """Training of a classifier of boxes on labels, resumable.
 
 Labels are in `class_labels`, boxes in `box_stream`, the epochs in `training_run`, the arithmetic in
-`tomodask.nets.classifier_trainer`, the pictures in `training_look`.
+`tomodask.nets.boxes.trainer`, the pictures in `training_look`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tomodask.classification.learning.training_boxes import (
 from tomodask.classification.learning.training_run import ClassifierEpoch, ClassifierRun
 from tomodask.errors import InputError
 from tomodask.nets import needs
-from tomodask.nets.classifier_file import BoxModel, read_box_model
-from tomodask.nets.encoder import Encoder, EncoderName
+from tomodask.nets.boxes.encoder import Encoder, EncoderName
+from tomodask.nets.boxes.model_file import BoxModel, read_box_model
 from tomodask.training.keeping import Place
 from tomodask.training.run import run_training
 

@@ -19,15 +19,15 @@ from tomodask.classification.learning.class_labels import Labelled, Split, class
 from tomodask.classification.learning.lenses import lenses_for
 from tomodask.classification.learning.settings import ClassifierSettings
 from tomodask.classification.learning.verdicts import Verdict, assessed, confusion, judged_at
-from tomodask.nets.calibration import probabilities
-from tomodask.nets.classifier_file import BoxModel, read_box_model, write_box_model
-from tomodask.nets.encoder import Encoder
+from tomodask.nets.boxes.calibration import probabilities
+from tomodask.nets.boxes.encoder import Encoder
+from tomodask.nets.boxes.model_file import BoxModel, read_box_model, write_box_model
 from tomodask.training.epoch import Epoch
 from tomodask.training.keeping import versions
 from tomodask.training.run import Run
 
 if TYPE_CHECKING:
-    from tomodask.nets.classifier_trainer import Judged
+    from tomodask.nets.boxes.trainer import Judged
 
 __all__ = ["ClassifierEpoch", "ClassifierRun", "guessing"]
 
@@ -91,7 +91,7 @@ class ClassifierRun(Run[ClassifierEpoch, BoxModel]):
         threads: int | None,
         data: dict[str, Any],
     ) -> None:
-        from tomodask.nets.classifier_trainer import ClassifierTrainer, Learning
+        from tomodask.nets.boxes.trainer import ClassifierTrainer, Learning
 
         self.labelled, self.settings, self.encoder, self.data = labelled, settings, encoder, data
         self.voxel_size = float(subtomograms.attrs["voxel_size"])

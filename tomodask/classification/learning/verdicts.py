@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tomodask.nets.calibration import calibration_error, fit_temperature, probabilities
+from tomodask.nets.boxes.calibration import calibration_error, fit_temperature, probabilities
 
 __all__ = ["Verdict", "assessed", "confusion", "judged_at", "recalls"]
 

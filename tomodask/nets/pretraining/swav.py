@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from tomodask.nets.contrastive import unit
+from tomodask.nets.pretraining.contrastive import unit
 
 __all__ = ["Prototypes"]
 
@@ -32,9 +32,9 @@ class Prototypes(torch.nn.Module):
         """Cosines with the prototypes, (n, count), of embeddings (n, dimension).
 
         Embeddings are first centred and scaled over the batch.  The paper's networks normalise so
-        behind each layer, those of `encoders3d` nowhere: embeddings of an untrained one lie so
-        close together that all codes are nearly even, and learning them makes all prototypes one
-        (a loss of log(count), from which no gradient leads away).
+        behind each layer, those of `tomodask.nets.boxes.networks` nowhere: embeddings of an
+        untrained one lie so close together that all codes are nearly even, and learning them makes
+        all prototypes one (a loss of log(count), from which no gradient leads away).
         """
         spread = functional.batch_norm(embeddings.float(), None, None, training=True)
         return unit(spread) @ self.weight.T

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tomodask.errors import InputError
-from tomodask.nets.encoder import Encoder
+from tomodask.nets.boxes.encoder import Encoder
 from tomodask.nets.weights_file import (
     check_names,
     check_weights,
@@ -51,7 +51,7 @@ class BoxModel:
         Names, in the order of the outputs; none of an encoder that was trained without labels.
     temperature : float
         Logits are divided by it before the softmax: so its confidence is what it says
-        (`tomodask.nets.calibration`).
+        (`tomodask.nets.boxes.calibration`).
     least_confidence : float
         Below it, a box is said to be none of the classes; 0: never.
     invert : bool

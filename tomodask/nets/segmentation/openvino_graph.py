@@ -1,7 +1,7 @@
 """The network as a graph of OpenVINO, built from plain weights: segmentation needs no PyTorch.
 
-The same function as `tomodask.nets.resunet.ResUNet3D` in evaluation, with the batch normalisations
-folded into the convolutions before them, and the sigmoid or softmax at its end.
+The same function as `tomodask.nets.segmentation.resunet.ResUNet3D` in evaluation, with the batch
+normalisations folded into the convolutions before them, and the sigmoid or softmax at its end.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from tomodask.errors import InputError
-from tomodask.nets.architecture import Architecture, coordinate_line
 from tomodask.nets.openvino_layers import Layers, require_openvino
+from tomodask.nets.segmentation.architecture import Architecture, coordinate_line
 
 __all__ = ["build_graph", "check_shape", "folded"]
 

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tomodask.nets.encoder import Encoder, EncoderName
+from tomodask.nets.boxes.encoder import Encoder, EncoderName
 
 __all__ = ["DSRF3D", "RB3D", "BoxNetwork", "Inception3D", "build_encoder", "network"]
 

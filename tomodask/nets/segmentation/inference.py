@@ -8,41 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
-from tomodask.arrays.backend import DEVICE
 from tomodask.errors import InputError
-from tomodask.nets.architecture import Architecture
+from tomodask.nets.engines import (
+    EngineName,
+    Precision,
+    check_options,
+    chosen_engine,
+    exact_gpu,
+    require_engine,
+    require_torch,
+    torch_threads,
+)
 from tomodask.nets.memory import is_out_of_memory
-from tomodask.nets.model_file import PickingModel
-from tomodask.nets.openvino_graph import build_graph, check_shape
-from tomodask.nets.openvino_layers import compiled, require_openvino
+from tomodask.nets.openvino_layers import compiled
+from tomodask.nets.segmentation.architecture import Architecture
+from tomodask.nets.segmentation.model_file import PickingModel
+from tomodask.nets.segmentation.openvino_graph import build_graph, check_shape
 
-__all__ = [
-    "Engine",
-    "EngineName",
-    "Precision",
-    "check_options",
-    "chosen_engine",
-    "engine_told",
-    "exact_gpu",
-    "forget_engines",
-    "open_engine",
-    "require_engine",
-    "tile_limit",
-    "torch_threads",
-]
-
-EngineName = Literal["auto", "openvino", "torch"]
-Precision = Literal["float32", "bfloat16"]
+__all__ = ["Engine", "forget_engines", "open_engine", "tile_limit"]
 
 _MEMORY = 1.1e9  # bytes that a tile's features may take in a worker
 # Bytes per voxel of a tile and channel of the finest level that OpenVINO took in float32, which
@@ -100,52 +91,6 @@ def open_engine(
     return Engine(model, _digest(model), kind, device, precision, threads, batch or 1)
 
 
-def chosen_engine(engine: str, device: str | None = None) -> tuple[str, str]:
-    """Which engine, ``"openvino"`` or ``"torch"``, and device are used in this process.
-
-    Parameters
-    ----------
-    engine : {"auto", "openvino", "torch"}
-    device : {"cpu", "cuda"}, optional
-        None: a GPU where this process is told to use it.
-
-    Raises
-    ------
-    InputError
-        If there is no such device here, or OpenVINO is to use a GPU.
-    """
-    if device is None:
-        device = "cuda" if _wants_gpu() and engine != "openvino" and _has_gpu() else "cpu"
-    elif device not in ("cpu", "cuda") or (device == "cuda" and not _has_gpu()):
-        raise InputError(f"device must be cpu, or cuda where there is a GPU, got {device!r}")
-    elif device == "cuda" and engine == "openvino":
-        raise InputError("engine openvino runs on CPUs here: give engine='torch' for device cuda")
-    if engine == "auto":
-        engine = "torch" if device == "cuda" or not _installed("openvino") else "openvino"
-    return engine, device
-
-
-def engine_told(engine: str, device: str | None = None) -> str:
-    """What a network is run by in this process, as a short text: others have other last bits.
-
-    Parameters as of `chosen_engine`.
-    """
-    kind, device = chosen_engine(engine, device)
-    try:
-        return f"{kind} {version(kind)} on {device}"
-    except PackageNotFoundError:  # built by hand
-        return f"{kind} on {device}"
-
-
-def require_engine(engine: str) -> None:
-    """Raise InputError, with what to install, where an engine is missing; loads none."""
-    if engine == "openvino" or (engine == "auto" and not _installed("torch")):
-        if not _installed("openvino"):
-            require_openvino()
-    elif engine == "torch" and not _installed("torch"):
-        _require_torch()
-
-
 _digests: dict[int, tuple[Any, str]] = {}
 
 
@@ -157,19 +102,6 @@ def _digest(model: PickingModel) -> str:
             _digests.pop(key, None)
         known = _digests[id(model)] = weakref.ref(model), model.digest
     return known[1]
-
-
-def check_options(*, engine: str, precision: str, threads: int, batch: int | None) -> None:
-    """Refuse options that `open_engine` does not know; loads no engine."""
-    for name, value, known in (
-        ("engine", engine, get_args(EngineName)),
-        ("precision", precision, get_args(Precision)),
-    ):
-        if value not in known:
-            raise InputError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    for name, number in (("threads", threads), ("batch", 1 if batch is None else batch)):
-        if not isinstance(number, int) or number < 1:
-            raise InputError(f"{name} must be a whole number of at least 1, got {number!r}")
 
 
 @dataclass(frozen=True)
@@ -293,8 +225,8 @@ def _prepare_openvino(engine: Engine, shape: tuple[int, ...]) -> Callable[[np.nd
 
 
 def _prepare_torch(engine: Engine, shape: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
-    torch = _require_torch()
-    from tomodask.nets.resunet import ResUNet3D
+    torch = require_torch()
+    from tomodask.nets.segmentation.resunet import ResUNet3D
 
     model, device = engine.model, engine.device
     network = ResUNet3D(model.architecture)
@@ -314,71 +246,7 @@ def _prepare_torch(engine: Engine, shape: tuple[int, ...]) -> Callable[[np.ndarr
     return run
 
 
-class _Threads:
-    """PyTorch's number of threads, which is the process's: put back when an engine is done."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.before = 1
-
-
-_threads = _Threads()
-
-
-@contextlib.contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """So many threads of PyTorch on the CPU while inside."""
-    torch = _require_torch()
-    with _threads.lock:
-        if _threads.users == 0:
-            _threads.before = torch.get_num_threads()
-        _threads.users += 1
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        with _threads.lock:
-            _threads.users -= 1
-            torch.set_num_threads(_threads.before)  # this thread's, and what new ones begin with
-
-
-@contextlib.contextmanager
-def exact_gpu(torch: Any) -> Iterator[None]:
-    """Convolutions in full float32 and in a fixed order of sums, on GPUs."""
-    with torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    ):
-        yield
-
-
 def _tell_once(text: str) -> None:
     if text not in _told:
         _told.add(text)
         _log.warning(text)
-
-
-def _wants_gpu() -> bool:
-    return os.environ.get(DEVICE) == "cuda"
-
-
-def _has_gpu() -> bool:
-    return _installed("torch") and bool(_require_torch().cuda.is_available())
-
-
-def _installed(name: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(name) is not None
-
-
-def _require_torch() -> Any:
-    try:
-        import torch
-    except ImportError as error:
-        raise InputError(
-            "the engine torch needs PyTorch, which is not installed: pip install "
-            "'tomodask[training]' (or use the engine openvino: pip install "
-            "'tomodask[segmentation]')"
-        ) from error
-    return torch

@@ -1,7 +1,7 @@
 """Networks of whole boxes as graphs of OpenVINO, built from plain weights: no PyTorch is needed.
 
-The same functions as those of `tomodask.nets.encoders3d` in evaluation.  Of what is not asked for
-nothing is computed: features know no last layer where they are taken before it, nor dropout.
+The same functions as those of `tomodask.nets.boxes.networks` in evaluation.  Of what is not asked
+for nothing is computed: features know no last layer where they are taken before it, nor dropout.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tomodask.nets.encoder import Encoder
+from tomodask.nets.boxes.encoder import Encoder
 from tomodask.nets.openvino_layers import Layers, require_openvino
 
 __all__ = ["Output", "build_encoder_graph"]

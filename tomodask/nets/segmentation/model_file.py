@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from tomodask.errors import InputError
-from tomodask.nets.architecture import Architecture, weight_shapes
+from tomodask.nets.segmentation.architecture import Architecture, weight_shapes
 from tomodask.nets.weights_file import (
     check_names,
     check_weights,

@@ -25,7 +25,7 @@ class Encoder:
     Attributes
     ----------
     network : {"rb3d", "inception3d", "dsrf3d"}
-        See `tomodask.nets.encoders3d`.
+        See `tomodask.nets.boxes.networks`.
     box : int
         Edge of the boxes, 24 to 48 voxels.
     outputs : int

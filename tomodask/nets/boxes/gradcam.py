@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from tomodask.errors import InputError
-from tomodask.nets.encoders3d import BoxNetwork
+from tomodask.nets.boxes.networks import BoxNetwork
 
 __all__ = ["grad_cam"]
 

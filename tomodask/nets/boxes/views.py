@@ -29,7 +29,7 @@ from tomodask.arrays.fourier import frequency_grid, wedge
 from tomodask.arrays.geometry import matrices_zyx
 from tomodask.arrays.optics import ctf_radial
 from tomodask.errors import InputError
-from tomodask.nets.boxes import normalised
+from tomodask.nets.boxes.normalisation import normalised
 
 __all__ = ["ANY_TURN", "Lens", "Views", "view"]
 

@@ -17,12 +17,12 @@ import torch
 from torch.nn import functional
 
 from tomodask.errors import InputError
-from tomodask.nets.boxes import check_boxes
-from tomodask.nets.calibration import fit_temperature
-from tomodask.nets.classifier_file import BoxModel
-from tomodask.nets.encoder import Encoder
-from tomodask.nets.encoders3d import build_encoder
-from tomodask.nets.last_layer import fit_logistic
+from tomodask.nets.boxes.calibration import fit_temperature
+from tomodask.nets.boxes.encoder import Encoder
+from tomodask.nets.boxes.last_layer import fit_logistic
+from tomodask.nets.boxes.model_file import BoxModel
+from tomodask.nets.boxes.networks import build_encoder
+from tomodask.nets.boxes.normalisation import check_boxes
 from tomodask.nets.training_state import (
     load_training,
     of_kind,

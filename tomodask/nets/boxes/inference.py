@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from tomodask.errors import InputError
-from tomodask.nets.boxes import check_boxes, normalised
-from tomodask.nets.calibration import probabilities
-from tomodask.nets.classifier_file import BoxModel, read_box_model
-from tomodask.nets.inference import (
+from tomodask.nets.boxes.calibration import probabilities
+from tomodask.nets.boxes.model_file import BoxModel, read_box_model
+from tomodask.nets.boxes.normalisation import check_boxes, normalised
+from tomodask.nets.boxes.openvino_graph import Output, build_encoder_graph
+from tomodask.nets.engines import (
     EngineName,
     Precision,
     check_options,
@@ -31,7 +32,6 @@ from tomodask.nets.inference import (
     torch_threads,
 )
 from tomodask.nets.memory import is_out_of_memory
-from tomodask.nets.openvino_encoders import Output, build_encoder_graph
 from tomodask.nets.openvino_layers import compiled
 
 __all__ = ["BoxPredictor", "open_predictor"]
@@ -254,7 +254,7 @@ def _torch_network(
 ) -> _Run:
     import torch
 
-    from tomodask.nets.encoders3d import build_encoder
+    from tomodask.nets.boxes.networks import build_encoder
     from tomodask.nets.training_state import restore_weights
 
     network = build_encoder(model.encoder)

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from tomodask.errors import InputError
-from tomodask.nets.contrastive import info_nce, nt_xent, swav_loss
-from tomodask.nets.encoder import Encoder
-from tomodask.nets.encoders3d import BoxNetwork, build_encoder
+from tomodask.nets.boxes.encoder import Encoder
+from tomodask.nets.boxes.networks import BoxNetwork, build_encoder
 from tomodask.nets.memory import is_out_of_memory
-from tomodask.nets.moco import KeyQueue, MomentumEncoder
-from tomodask.nets.swav import Prototypes
+from tomodask.nets.pretraining.contrastive import info_nce, nt_xent, swav_loss
+from tomodask.nets.pretraining.moco import KeyQueue, MomentumEncoder
+from tomodask.nets.pretraining.swav import Prototypes
 from tomodask.nets.training_state import (
     load_training,
     of_kind,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from tomodask.nets.architecture import IGNORED
+from tomodask.nets.segmentation.architecture import IGNORED
 
 __all__ = ["dice_loss"]
 

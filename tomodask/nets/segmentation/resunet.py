@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tomodask.nets.architecture import Architecture, coordinate_line
+from tomodask.nets.segmentation.architecture import Architecture, coordinate_line
 
 __all__ = ["ResUNet3D"]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from tomodask.errors import InputError
-from tomodask.nets.inference import EngineName, open_engine
-from tomodask.nets.model_file import PickingModel
+from tomodask.nets.engines import EngineName
+from tomodask.nets.segmentation.inference import open_engine
+from tomodask.nets.segmentation.model_file import PickingModel
 
 __all__ = ["measure_reach"]
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from tomodask.errors import InputError
-from tomodask.nets.contrastive import unit
+from tomodask.nets.pretraining.contrastive import unit
 from tomodask.nets.training_state import restore_weights, weights_of
 
 __all__ = ["KeyQueue", "MomentumEncoder"]

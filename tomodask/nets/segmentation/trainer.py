@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tomodask.nets.architecture import Architecture
-from tomodask.nets.losses import dice_loss
-from tomodask.nets.resunet import ResUNet3D
+from tomodask.nets.segmentation.architecture import Architecture
+from tomodask.nets.segmentation.losses import dice_loss
+from tomodask.nets.segmentation.resunet import ResUNet3D
 from tomodask.nets.training_state import (
     load_training,
     of_kind,

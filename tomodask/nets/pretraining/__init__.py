@@ -1,0 +1,1 @@
+"""Training of an encoder of boxes without labels: MoCo, SimCLR and SwAV."""
