@@ -21,7 +21,8 @@ from tomodask.data.particles import orientations, read_particles
 from tomodask.data.subtomograms import open_subtomograms
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
-from tomodask.project import run, running, stages
+from tomodask.project import run
+from tomodask.project.from_tomogram import running, stages
 from tomodask.simulation.phantom import phantom_map, phantom_tomogram
 
 SETTINGS = {
