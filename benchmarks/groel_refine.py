@@ -41,7 +41,7 @@ from tomodask import (
     simulate_subtomograms,
     structure_density,
 )
-from tomodask.project.refining import refine
+from tomodask.project.refinement.refining import refine
 from tomodask.rounds.superposition import superpose, turned_map
 from tomodask.simulation.microscope import Microscope
 

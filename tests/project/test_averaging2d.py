@@ -21,10 +21,10 @@ from tomodask.data.images import image_table, open_images
 from tomodask.errors import InputError
 from tomodask.planar.round2d import Round2D
 from tomodask.planar.rounds2d import classify_images
-from tomodask.project import averaging2d
-from tomodask.project.averaging2d import average2d, open_average2d
-from tomodask.project.averaging2d_rounds import read_round2d, write_round2d
-from tomodask.project.averaging2d_view import _NotebookGallery
+from tomodask.project.averaging2d import averaging as averaging2d
+from tomodask.project.averaging2d.averaging import average2d, open_average2d
+from tomodask.project.averaging2d.round_files import read_round2d, write_round2d
+from tomodask.project.averaging2d.view import _NotebookGallery
 
 sys.path.insert(0, str(Path(__file__).parent))
 from two_views import SETTINGS, averaged, save_input, without_pictures
@@ -131,7 +131,7 @@ def test_what_is_finished_is_not_done_again_and_more_rounds_may_follow(
 
 
 AVERAGES = """
-    from tomodask.project.averaging2d import average2d
+    from tomodask.project.averaging2d.averaging import average2d
     images, references, output = sys.argv[1:]
     average2d(images, references=references, output=output, scheduler="synchronous", **SETTINGS)
 """
@@ -159,7 +159,7 @@ def test_killed_wherever_it_was_it_goes_on(files, finished, tmp_path):
     folder, _ = files
     out = tmp_path / "out"
     script = f"""
-        from tomodask.project.averaging2d import average2d
+        from tomodask.project.averaging2d.averaging import average2d
         average2d({str(folder / "stack.mrcs")!r}, references={str(folder / "views.mrcs")!r},
                   output={str(out)!r}, scheduler="synchronous", **{SETTINGS!r})
     """

@@ -16,8 +16,8 @@ from tomodask.data.particles import read_particles
 from tomodask.data.subtomogram_table import subtomogram_dataset
 from tomodask.data.subtomograms import save_subtomograms
 from tomodask.planar import aligned
-from tomodask.project import averaging2d_steps
-from tomodask.project.averaging2d import average2d
+from tomodask.project.averaging2d import steps as averaging2d_steps
+from tomodask.project.averaging2d.averaging import average2d
 from tomodask.simulation.phantom import phantom_particle
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -8,9 +8,9 @@ import types
 import pandas as pd
 import pytest
 
-from tomodask.project import refinement_view
-from tomodask.project.refinement_view import watch_refinement
-from tomodask.project.refining import Refinement
+from tomodask.project.refinement import view as refinement_view
+from tomodask.project.refinement.refining import Refinement
+from tomodask.project.refinement.view import watch_refinement
 
 NAN = float("nan")
 

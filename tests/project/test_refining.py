@@ -20,8 +20,10 @@ from tomodask.data.particles import orientations, read_particles
 from tomodask.data.subtomograms import open_subtomograms, save_subtomograms
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
-from tomodask.project import refinement_report, refinement_steps, refining
-from tomodask.project.refining import refine
+from tomodask.project.refinement import refining
+from tomodask.project.refinement import report as refinement_report
+from tomodask.project.refinement import steps as refinement_steps
+from tomodask.project.refinement.refining import refine
 from tomodask.rounds.axes import symmetrised
 from tomodask.rounds.superposition import Motion, superpose, turned_map
 from tomodask.simulation.phantom import phantom_map
@@ -144,7 +146,7 @@ def test_a_finished_refinement_is_not_done_again_and_more_rounds_may_follow(
 
 
 REFINES = """
-    from tomodask.project.refining import refine
+    from tomodask.project.refinement.refining import refine
     boxes, reference, output = sys.argv[1:]
     refine(boxes, reference=reference, output=output, scheduler="synchronous", **{settings!r})
 """

@@ -19,7 +19,8 @@ from tomodask.arrays.geometry import angular_distance
 from tomodask.data.particles import orientations, read_particles
 from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
-from tomodask.project import run, running, stages
+from tomodask.project import run
+from tomodask.project.from_tomogram import running, stages
 
 sys.path.insert(0, str(Path(__file__).parent))
 from phantom_run import RESULTS, SETTINGS, again, content, save_input

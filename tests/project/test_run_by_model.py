@@ -17,7 +17,8 @@ from tomodask.data.particles import orientations, read_particles
 from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
 from tomodask.nets.segmentation.model_file import read_model, write_model
-from tomodask.project import run, running, stages
+from tomodask.project import run
+from tomodask.project.from_tomogram import running, stages
 from tomodask.report import write_report
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -11,7 +11,8 @@ import xarray as xr
 from tomodask.data.subtomograms import open_subtomograms
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
-from tomodask.project import run, stages
+from tomodask.project import run
+from tomodask.project.from_tomogram import stages
 from tomodask.simulation.phantom import phantom_map
 
 sys.path.insert(0, str(Path(__file__).parent))

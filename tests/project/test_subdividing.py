@@ -18,10 +18,11 @@ from tomodask.data.run_folder import RunFolder
 from tomodask.data.subtomograms import open_subtomograms, save_subtomograms
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
-from tomodask.project import subdivision_report, subdivision_steps
 from tomodask.project.embedding import save_embedding
-from tomodask.project.subdividing import open_subdivision, subdivide
-from tomodask.project.subdivision_files import read_clusters
+from tomodask.project.subdivision import report as subdivision_report
+from tomodask.project.subdivision import steps as subdivision_steps
+from tomodask.project.subdivision.files import read_clusters
+from tomodask.project.subdivision.subdividing import open_subdivision, subdivide
 from tomodask.simulation.phantom import phantom_particle
 
 SETTINGS = {
@@ -129,7 +130,7 @@ def test_members_are_those_nearest_to_the_centre(files, finished):
 DIVIDES = """
     from pathlib import Path
     import sys
-    from tomodask.project.subdividing import subdivide
+    from tomodask.project.subdivision.subdividing import subdivide
     folder, output = map(Path, sys.argv[1:])
     subdivide(folder / "boxes.zarr", output=output, labels=folder / "labels.csv",
               known=[folder / "particle.mrc", folder / "decoy.mrc"], scheduler="synchronous",

@@ -9,7 +9,7 @@ from rounds.mixtures import VOXEL, mixture
 from tomodask.data.columns import POSITION, SHIFT
 from tomodask.data.particles import orientations, read_particles
 from tomodask.data.subtomograms import extract_subtomograms, save_subtomograms
-from tomodask.project.subdividing import open_subdivision, subdivide
+from tomodask.project.subdivision.subdividing import open_subdivision, subdivide
 
 SETTINGS = {
     "model": "rotation-invariant", "clusters": 1, "least": 8, "most": 11, "classes": 1,

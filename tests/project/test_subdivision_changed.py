@@ -12,9 +12,9 @@ from rounds.mixtures import mixture
 from tomodask.data.particles import read_particles
 from tomodask.data.subtomograms import save_subtomograms
 from tomodask.errors import InputError
-from tomodask.project import subdivision_steps
 from tomodask.project.embedding import save_embedding
-from tomodask.project.subdividing import subdivide
+from tomodask.project.subdivision import steps as subdivision_steps
+from tomodask.project.subdivision.subdividing import subdivide
 
 SETTINGS = {
     "model": "rotation-invariant", "clusters": 2, "least": 8, "most": 8, "classes": 1,

@@ -11,8 +11,8 @@ import pytest
 
 from tomodask.data.images import images_array, save_images
 from tomodask.data.run_folder import RunFolder
-from tomodask.project import averaging2d_steps
-from tomodask.project.averaging2d import Averaging2D, average2d
+from tomodask.project.averaging2d import steps
+from tomodask.project.averaging2d.averaging import Averaging2D, average2d
 from tomodask.simulation.views import phantom_images, phantom_views
 
 SETTINGS = {"radius": 140.0, "shift_range": 20.0, "embed": 0, "rounds": 4}
@@ -40,9 +40,9 @@ def averaged(files: tuple[Path, object], output: Path, **options: object) -> Ave
 
 def without_pictures(patch: pytest.MonkeyPatch) -> Callable[[RunFolder], Path]:
     """Let reports be empty pages; gives what writes whole ones."""
-    real = averaging2d_steps.write_averaging2d_report
+    real = steps.write_averaging2d_report
     patch.setattr(
-        averaging2d_steps,
+        steps,
         "write_averaging2d_report",
         lambda folder: (folder.path / "report.html").write_text(""),
     )

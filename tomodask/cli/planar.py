@@ -109,7 +109,7 @@ def average2d(images: Path, **options: Any) -> None:
       tomodask average2d particles.star --classes 20 --radius 120 --shift 20 -o classes
       tomodask average2d subtomograms.zarr --project z --classes 10 --radius 150 --shift 30 -o clean
     """
-    from tomodask.project.averaging2d import average2d as average
+    from tomodask.project.averaging2d.averaging import average2d as average
 
     result = average(images, command=shlex.join(["tomodask", *sys.argv[1:]]), **options)
     counts = result.round.counts

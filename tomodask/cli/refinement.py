@@ -136,7 +136,7 @@ def refine(
       tomodask refine subtomograms.zarr -o refined --reference map.mrc --symmetry C7
       tomodask refine subtomograms.zarr -o classes --classes 10 --symmetry C7
     """
-    from tomodask.project.refining import refine as refine_project
+    from tomodask.project.refinement.refining import refine as refine_project
 
     classes = options.get("classes")
     many = len(references) > 1 or (len(references) == 1 and classes == 1)

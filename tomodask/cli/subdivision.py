@@ -282,7 +282,7 @@ def subdivide(
       tomodask refine clusters/cluster_003/particles.star -o refined
       tomodask extract tomogram.zarr clusters/centred.star --box 32 -o centred.zarr
     """
-    from tomodask.project.subdividing import subdivide as run_subdivision
+    from tomodask.project.subdivision.subdividing import subdivide as run_subdivision
 
     result = run_subdivision(
         boxes_named(subtomograms),

@@ -2,10 +2,10 @@
 clusters of what nobody labelled.
 """
 
-from tomodask.project.averaging2d import Averaging2D, average2d, open_average2d
-from tomodask.project.refining import Refinement, refine
-from tomodask.project.running import Run, run
-from tomodask.project.subdividing import Subdivision, open_subdivision, subdivide
+from tomodask.project.averaging2d.averaging import Averaging2D, average2d, open_average2d
+from tomodask.project.from_tomogram.running import Run, run
+from tomodask.project.refinement.refining import Refinement, refine
+from tomodask.project.subdivision.subdividing import Subdivision, open_subdivision, subdivide
 
 __all__ = [
     "Averaging2D",

@@ -17,9 +17,10 @@ from tomodask.cluster import connect
 from tomodask.data.job_boxes import LATER
 from tomodask.data.run_folder import RunFolder
 from tomodask.project.as_typed import as_typed
-from tomodask.project.refinement_job import checked_refinement
-from tomodask.project.refinement_steps import STAGES, Refining
-from tomodask.project.round_files import SET_ASIDE, map_file
+from tomodask.project.map_files import map_file
+from tomodask.project.refinement.job import checked_refinement
+from tomodask.project.refinement.round_files import SET_ASIDE
+from tomodask.project.refinement.steps import STAGES, Refining
 
 __all__ = ["Refinement", "refine"]
 
@@ -62,7 +63,7 @@ class Refinement:
 
     def _repr_html_(self) -> str:
         """What a notebook shows of it: figures of each class, and the resolution by round."""
-        from tomodask.project.refinement_pictures import plot_rounds
+        from tomodask.project.refinement.pictures import plot_rounds
         from tomodask.report_page import angstrom, inline, page_style
 
         rows = "".join(

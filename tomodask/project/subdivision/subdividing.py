@@ -16,9 +16,9 @@ from tomodask.data.job_boxes import LATER
 from tomodask.data.run_folder import RunFolder
 from tomodask.errors import InputError
 from tomodask.project.as_typed import as_typed
-from tomodask.project.subdivision_files import CENTRED
-from tomodask.project.subdivision_job import checked_subdivision
-from tomodask.project.subdivision_steps import Subdividing
+from tomodask.project.subdivision.files import CENTRED
+from tomodask.project.subdivision.job import checked_subdivision
+from tomodask.project.subdivision.steps import Subdividing
 
 __all__ = ["Subdivision", "open_subdivision", "subdivide"]
 

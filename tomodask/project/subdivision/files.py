@@ -35,9 +35,9 @@ from tomodask.data.columns import SHIFT
 from tomodask.data.particles import read_particles, write_particles
 from tomodask.data.tomograms import open_tomogram
 from tomodask.data.writing import replacing
-from tomodask.project.round_files import map_file, write_map
-from tomodask.project.subdivision_job import SubdivisionJob, cluster_name
-from tomodask.project.subdivision_pictures import write_class_picture
+from tomodask.project.map_files import map_file, write_map
+from tomodask.project.subdivision.job import SubdivisionJob, cluster_name
+from tomodask.project.subdivision.pictures import write_class_picture
 
 __all__ = [
     "CENTRED",

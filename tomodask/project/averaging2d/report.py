@@ -10,8 +10,8 @@ import pandas as pd
 
 from tomodask import plot2d
 from tomodask.data.run_folder import RunFolder
-from tomodask.project.averaging2d_rounds import read_round2d, resolutions_of
-from tomodask.project.averaging2d_view import notes_of_round
+from tomodask.project.averaging2d.round_files import read_round2d, resolutions_of
+from tomodask.project.averaging2d.view import notes_of_round
 from tomodask.report_page import (
     angstrom,
     duration,

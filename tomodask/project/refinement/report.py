@@ -12,13 +12,14 @@ from tomodask import plot
 from tomodask.data.particles import read_particles
 from tomodask.data.run_folder import RunFolder
 from tomodask.data.tomograms import open_tomogram
-from tomodask.project.refinement_pictures import (
+from tomodask.project.map_files import map_file
+from tomodask.project.refinement.pictures import (
     plot_class_curves,
     plot_classes,
     plot_local_resolution,
     plot_rounds,
 )
-from tomodask.project.round_files import SET_ASIDE, map_file
+from tomodask.project.refinement.round_files import SET_ASIDE
 from tomodask.report_page import (
     angstrom,
     duration,

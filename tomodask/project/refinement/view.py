@@ -86,7 +86,7 @@ class _NotebookFigure:
 
         from IPython.display import Image, display
 
-        from tomodask.project.refinement_pictures import plot_rounds
+        from tomodask.project.refinement.pictures import plot_rounds
 
         self.rows.append(row)
         buffer = io.BytesIO()

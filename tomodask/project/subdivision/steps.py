@@ -32,8 +32,8 @@ from tomodask.data.writing import replacing
 from tomodask.errors import InputError
 from tomodask.planar.embedding import can_embed
 from tomodask.project.embedding import check_features, with_engine
-from tomodask.project.round_files import map_file
-from tomodask.project.subdivision_files import (
+from tomodask.project.map_files import map_file
+from tomodask.project.subdivision.files import (
     CENTRED,
     CLUSTERS,
     cluster_outputs,
@@ -45,10 +45,10 @@ from tomodask.project.subdivision_files import (
     write_members,
     write_table,
 )
-from tomodask.project.subdivision_job import SubdivisionJob, cluster_name
-from tomodask.project.subdivision_pictures import is_dark
-from tomodask.project.subdivision_report import write_subdivision_report
-from tomodask.project.subdivision_tables import class_rows, cluster_rows
+from tomodask.project.subdivision.job import SubdivisionJob, cluster_name
+from tomodask.project.subdivision.pictures import is_dark
+from tomodask.project.subdivision.report import write_subdivision_report
+from tomodask.project.subdivision.tables import class_rows, cluster_rows
 
 __all__ = ["Subdividing"]
 

@@ -14,9 +14,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from tomodask.data.run_folder import RunFolder
-from tomodask.project.round_files import map_file
-from tomodask.project.subdivision_job import cluster_name
-from tomodask.project.subdivision_pictures import curve_drawing
+from tomodask.project.map_files import map_file
+from tomodask.project.subdivision.job import cluster_name
+from tomodask.project.subdivision.pictures import curve_drawing
 from tomodask.report_page import (
     angstrom,
     duration,

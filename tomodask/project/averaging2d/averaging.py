@@ -17,10 +17,10 @@ from tomodask.data.run_folder import RunFolder
 from tomodask.errors import InputError
 from tomodask.planar.round2d import Round2D
 from tomodask.project.as_typed import as_typed
-from tomodask.project.averaging2d_job import MOST, checked_job2d
-from tomodask.project.averaging2d_rounds import read_round2d, resolutions_of
-from tomodask.project.averaging2d_steps import HISTORY, STAGES, Averaging, round_names
-from tomodask.project.averaging2d_view import watch_averaging
+from tomodask.project.averaging2d.job import MOST, checked_job2d
+from tomodask.project.averaging2d.round_files import read_round2d, resolutions_of
+from tomodask.project.averaging2d.steps import HISTORY, STAGES, Averaging, round_names
+from tomodask.project.averaging2d.view import watch_averaging
 
 __all__ = ["Averaging2D", "average2d", "open_average2d"]
 

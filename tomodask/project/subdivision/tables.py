@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from tomodask.project.round_files import map_file
-from tomodask.project.subdivision_job import cluster_name
+from tomodask.project.map_files import map_file
+from tomodask.project.subdivision.job import cluster_name
 
 __all__ = ["class_rows", "cluster_rows"]
 

@@ -20,18 +20,13 @@ from tomodask.data.run_folder import RunFolder
 from tomodask.data.tomograms import open_tomogram
 from tomodask.data.writing import replacing
 from tomodask.picking.template_matching import template_diameter
-from tomodask.project.refinement_job import MOST, RefinementJob
-from tomodask.project.refinement_maps import write_filtered, write_local_resolution
-from tomodask.project.refinement_report import write_refinement_report
-from tomodask.project.refinement_view import watch_refinement
-from tomodask.project.round_files import (
-    SET_ASIDE,
-    map_file,
-    read_round,
-    round_outputs,
-    write_map,
-)
-from tomodask.project.rounds import do_round
+from tomodask.project.map_files import map_file, write_map
+from tomodask.project.refinement.job import MOST, RefinementJob
+from tomodask.project.refinement.maps import write_filtered, write_local_resolution
+from tomodask.project.refinement.report import write_refinement_report
+from tomodask.project.refinement.round_files import SET_ASIDE, read_round, round_outputs
+from tomodask.project.refinement.rounds import do_round
+from tomodask.project.refinement.view import watch_refinement
 from tomodask.rounds.class_start import class_maps
 from tomodask.rounds.iterations import (
     Finished,

@@ -1,7 +1,7 @@
 """The rounds of a refinement: each reads the one before from its files, and leaves its own.
 
-A round is told from its files alone (`tomodask.project.round_files`), never from what the process
-still knows: so a killed refinement that goes on ends with the same bytes.  What happens in it is
+A round is told from its files alone (`round_files`), never from what the process still knows: so a
+killed refinement that goes on ends with the same bytes.  What happens in it is
 `tomodask.rounds.one_round`.
 """
 
@@ -16,8 +16,8 @@ import numpy as np
 from tomodask.averaging.fsc import resolution_at
 from tomodask.cluster import compute
 from tomodask.data.columns import QUATERNION
-from tomodask.project.refinement_job import RefinementJob
-from tomodask.project.round_files import write_round
+from tomodask.project.refinement.job import RefinementJob
+from tomodask.project.refinement.round_files import write_round
 from tomodask.rounds.iterations import Finished, Search
 from tomodask.rounds.one_round import compute_round
 from tomodask.rounds.round_state import Round

@@ -18,7 +18,7 @@ from tomodask.averaging.local_resolution import local_resolution
 from tomodask.averaging.sharpening import sharpen
 from tomodask.cluster import compute
 from tomodask.data.tomograms import open_tomogram
-from tomodask.project.round_files import map_file, write_map
+from tomodask.project.map_files import map_file, write_map
 from tomodask.rounds.iterations import RefinementPlan
 
 __all__ = ["write_filtered", "write_local_resolution"]

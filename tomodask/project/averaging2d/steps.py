@@ -23,16 +23,16 @@ from tomodask.planar.projections import boxes_with_classes
 from tomodask.planar.round2d import Round2D
 from tomodask.planar.rounds2d import next_round, start_round
 from tomodask.planar.two_stage import TwoStageReduction
-from tomodask.project.averaging2d_job import MOST, Job2D
-from tomodask.project.averaging2d_report import write_averaging2d_report
-from tomodask.project.averaging2d_rounds import (
+from tomodask.project.averaging2d.job import MOST, Job2D
+from tomodask.project.averaging2d.report import write_averaging2d_report
+from tomodask.project.averaging2d.round_files import (
     STATE,
     read_round2d,
     resolutions_of,
     write_averages,
     write_round2d,
 )
-from tomodask.project.averaging2d_view import View2D
+from tomodask.project.averaging2d.view import View2D
 
 __all__ = ["HISTORY", "STAGES", "Averaging", "round_names"]
 

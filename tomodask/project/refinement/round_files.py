@@ -19,21 +19,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import xarray as xr
 
 from tomodask.data.columns import QUATERNION
 from tomodask.data.particles import read_particles, write_particles
-from tomodask.data.tomograms import open_tomogram, save_tomogram
+from tomodask.data.tomograms import open_tomogram
 from tomodask.data.writing import replacing
-from tomodask.project.refinement_job import RefinementJob
+from tomodask.project.map_files import map_file, write_map
+from tomodask.project.refinement.job import RefinementJob
 from tomodask.rounds.round_state import Round, RoundResult, next_references
 
 __all__ = [
     "SET_ASIDE",
-    "map_file",
     "read_round",
     "round_outputs",
-    "write_map",
     "write_round",
 ]
 
@@ -41,11 +39,6 @@ __all__ = [
 SET_ASIDE = "set_aside.csv"
 
 _BOX = "tomodaskBox"
-
-
-def map_file(classes: bool, number: int, name: str) -> str:
-    """The file of a class's map or curve."""
-    return f"class{number}_{name}" if classes else name
 
 
 def round_outputs(name: str, labels: list[int], classes: bool, *, aside: bool) -> list[str]:
@@ -106,14 +99,3 @@ def write_round(at: Path, job: RefinementJob, result: RoundResult) -> None:
         aside["reason"] = table["reason"].to_numpy()[~known] if "reason" in table else ""
         with replacing(at / SET_ASIDE, overwrite=True) as part:
             aside.to_csv(part, index=False)
-
-
-def write_map(path: Path, values: np.ndarray, voxel_size: float) -> None:
-    """A map as MRC, whole or not at all."""
-    volume = xr.DataArray(
-        np.asarray(values, np.float32),
-        dims=("z", "y", "x"),
-        name=path.stem,
-        attrs={"voxel_size": voxel_size},
-    )
-    save_tomogram(volume, path, overwrite=True)

@@ -31,7 +31,7 @@ from tomodask.picking.template_matching import (
     pick_particles,
     save_scores,
 )
-from tomodask.project.job import Job
+from tomodask.project.from_tomogram.job import Job
 from tomodask.report import write_report
 
 __all__ = ["do_all", "finished"]

@@ -15,8 +15,8 @@ from tomodask.cluster import connect
 from tomodask.data.run_folder import RunFolder
 from tomodask.nets.segmentation.model_file import PickingModel
 from tomodask.project.as_typed import as_typed
-from tomodask.project.job import checked_job
-from tomodask.project.stages import do_all, finished
+from tomodask.project.from_tomogram.job import checked_job
+from tomodask.project.from_tomogram.stages import do_all, finished
 
 __all__ = ["Run", "run"]
 

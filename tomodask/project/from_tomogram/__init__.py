@@ -1,0 +1,1 @@
+"""The main job, from a tomogram to the average of its particles."""

@@ -1,0 +1,1 @@
+"""Rounds of alignment and averaging, in a folder that can be killed and goes on."""
