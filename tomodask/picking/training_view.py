@@ -5,12 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from tomodask.picking.training_pictures import (
-    painted,
-    plot_slice,
-    plot_training,
-    thinned,
-)
+from tomodask.picking.training_pictures import painted, plot_slice, plot_training, thinned
 from tomodask.training.colors import class_color, half_blocks
 from tomodask.training.screens import Number
 from tomodask.training.view import TrainingView, open_view

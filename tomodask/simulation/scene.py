@@ -15,11 +15,7 @@ import numpy as np
 from tomodask.arrays.geometry import matrices_zyx
 from tomodask.data.particles import orientations
 from tomodask.simulation.ball import ball_row
-from tomodask.simulation.membranes import (
-    add_bead,
-    add_vesicle,
-    vesicle_arrays,
-)
+from tomodask.simulation.membranes import add_bead, add_vesicle, vesicle_arrays
 from tomodask.simulation.packing import Packing
 from tomodask.simulation.shapes import distance_at
 

@@ -2,8 +2,8 @@
 
 A block draws only what reaches it (`tomodask.simulation.scene`), and each voxel sums what it holds
 in one order, from the places in the whole volume; so any chunks give equal bits, and memory goes
-with the blocks.  A particle is turned and moved by evaluating the cubic B-spline of its
-density where the voxels of the volume lie.
+with the blocks.  A particle is turned and moved by evaluating the cubic B-spline of its density
+where the voxels of the volume lie.
 """
 
 from __future__ import annotations
