@@ -298,7 +298,9 @@ def test_in_a_notebook_the_averages_are_drawn_again_in_place(finished, monkeypat
 
     module = types.ModuleType("IPython.display")
     module.Image, module.Pretty, module.display = Image, Pretty, display
-    monkeypatch.setitem(sys.modules, "IPython", types.ModuleType("IPython"))
+    package = types.ModuleType("IPython")
+    package.version_info = (9, 0)  # Matplotlib asks for it at the first figure of a process
+    monkeypatch.setitem(sys.modules, "IPython", package)
     monkeypatch.setitem(sys.modules, "IPython.display", module)
     view = _NotebookGallery()
     row = {**finished.history.iloc[0].to_dict(), "seconds": 1.0}
