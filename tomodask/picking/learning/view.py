@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any, Protocol
 
-from tomodask.picking.training_pictures import (
+from tomodask.picking.learning.pictures import (
     TrainedSlice,
     painted,
     plot_slice,
@@ -20,7 +20,7 @@ __all__ = ["PickingEpoch", "PickingLook", "watch_training"]
 
 
 class PickingEpoch(Epoch, TrainedSlice, Protocol):
-    """What is told of an epoch; see `tomodask.picking.training.EpochReport`."""
+    """What is told of an epoch; see `tomodask.picking.learning.training.EpochReport`."""
 
     @property
     def precision(self) -> float:
