@@ -25,8 +25,8 @@ import zarr
 from scipy import ndimage
 
 from tomodask.data.tomograms import open_tomogram, save_tomogram
-from tomodask.picking.blobs import find_blobs
-from tomodask.picking.scoring import score_picks
+from tomodask.picking.blobs.finding import find_blobs
+from tomodask.picking.scoring.scores import score_picks
 
 VOXEL = 10.0
 RATIO = 1.2

@@ -35,9 +35,9 @@ import xarray as xr
 import zarr
 from scipy.spatial import cKDTree
 
-from tomodask.picking.centers import find_centers
-from tomodask.picking.hills import find_tops, least_count, measure_tops, pooling_weights
-from tomodask.picking.segmentation_picks import pick_segmentation
+from tomodask.picking.nms.centers import find_centers
+from tomodask.picking.nms.hills import find_tops, least_count, measure_tops, pooling_weights
+from tomodask.picking.segmentation.picks import pick_segmentation
 
 RADIUS, DIAMETER, KERNEL, POOLINGS, REACH, HEIGHT = 9, 18, 5, 5, 2, 0.1
 

@@ -25,7 +25,7 @@ from scipy.spatial.transform import Rotation
 from tomodask.arrays.geometry import rotation_grid
 from tomodask.arrays.spectrum_slices import band_rows
 from tomodask.arrays.tiles import plan_tiles
-from tomodask.picking.template_matching import match_template, pick_particles
+from tomodask.picking.templates.matching import match_template, pick_particles
 from tomodask.simulation.phantom import phantom_map, phantom_tomogram
 
 WORKERS = 2

@@ -20,7 +20,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from tomodask import match_template, open_tomogram, orientations, phantom_map, read_particles
-from tomodask.picking import template_matching
+from tomodask.picking.templates import matching as template_matching
 from tomodask.simulation import simulate
 
 VOXEL, SEED = 10.0, 5

@@ -48,10 +48,10 @@ from picking_tables import (
 
 from tomodask.nets.segmentation.architecture import Architecture
 from tomodask.nets.segmentation.model_file import PickingModel, read_model
-from tomodask.picking.scoring import Scores
-from tomodask.picking.segmentation import segment_tomogram
-from tomodask.picking.segmentation_picks import pick_segmentation
-from tomodask.picking.training import EpochReport, TrainingSettings, train_picker
+from tomodask.picking.learning.training import EpochReport, TrainingSettings, train_picker
+from tomodask.picking.scoring.scores import Scores
+from tomodask.picking.segmentation.picks import pick_segmentation
+from tomodask.picking.segmentation.segmenting import segment_tomogram
 
 SNR = 0.1
 

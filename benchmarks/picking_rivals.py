@@ -26,9 +26,9 @@ from picking_tables import (
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from tomodask.picking.blobs import find_blobs
-from tomodask.picking.scoring import LOCALISATION, Scores
-from tomodask.picking.template_matching import match_template, pick_particles
+from tomodask.picking.blobs.finding import find_blobs
+from tomodask.picking.scoring.scores import LOCALISATION, Scores
+from tomodask.picking.templates.matching import match_template, pick_particles
 
 
 class Bench(Protocol):

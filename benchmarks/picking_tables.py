@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import shrec
 
-from tomodask.picking.scoring import CLASSIFICATION, LOCALISATION, MEAN, Scores, score_picks
+from tomodask.picking.scoring.scores import CLASSIFICATION, LOCALISATION, MEAN, Scores, score_picks
 
 MAIN, REFERENCE = "segmentation", "segmentation, short training"
 MATCHING, BLOBS = "template matching", "DoG"

@@ -32,7 +32,7 @@ from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.nets.segmentation.architecture import Architecture, weight_shapes
 from tomodask.nets.segmentation.inference import open_engine
 from tomodask.nets.segmentation.model_file import PickingModel
-from tomodask.picking.segmentation import save_segmentation, segment_tomogram
+from tomodask.picking.segmentation.segmenting import save_segmentation, segment_tomogram
 
 SEED, DEPTH = 0, 64
 
@@ -174,7 +174,7 @@ def whole(options: argparse.Namespace, folder: Path) -> None:
 
 
 def tile_of(volume: xr.DataArray, model: PickingModel) -> tuple[tuple[int, ...], float, int]:
-    from tomodask.picking.segmentation import _plan
+    from tomodask.picking.segmentation.segmenting import _plan
 
     plan = _plan(volume.shape, model, None, None)  # type: ignore[arg-type]
     return plan.tile, plan.share, int(np.prod(plan.counts))

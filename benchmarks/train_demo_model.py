@@ -28,10 +28,10 @@ from tomodask.data.parts import TomogramParts
 from tomodask.nets.segmentation.architecture import Architecture
 from tomodask.nets.segmentation.model_file import PickingModel, write_model
 from tomodask.nets.segmentation.trainer import default_precision
-from tomodask.picking.pairing import matched_pairs
-from tomodask.picking.segmentation import segment_tomogram
-from tomodask.picking.segmentation_picks import pick_segmentation
-from tomodask.picking.training import TrainingSettings, train_picker
+from tomodask.picking.learning.training import TrainingSettings, train_picker
+from tomodask.picking.scoring.pairing import matched_pairs
+from tomodask.picking.segmentation.picks import pick_segmentation
+from tomodask.picking.segmentation.segmenting import segment_tomogram
 from tomodask.simulation.phantom import phantom_tomogram
 
 PACKAGE = Path(tomodask.__file__).parent / "models" / "phantom.safetensors"

@@ -31,9 +31,9 @@ import tomodask
 from tomodask.data.resample import resample_map
 from tomodask.nets.segmentation.architecture import Architecture
 from tomodask.nets.segmentation.trainer import default_precision
-from tomodask.picking.segmentation import segment_tomogram
-from tomodask.picking.segmentation_picks import pick_segmentation
-from tomodask.picking.training import TrainingSettings, train_picker
+from tomodask.picking.learning.training import TrainingSettings, train_picker
+from tomodask.picking.segmentation.picks import pick_segmentation
+from tomodask.picking.segmentation.segmenting import segment_tomogram
 
 HERE = Path(__file__).resolve().parent if "__file__" in globals() else Path.cwd()
 DATA = Path(os.environ.get("TOMODASK_SHARED") or HERE.parents[1] / "shared" / "data") / "tomograms"

@@ -13,7 +13,7 @@ from tomodask.data.particles import read_particles
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
 from tomodask.nets.segmentation.model_file import write_model
-from tomodask.picking.segmentation import open_segmentation, segment_tomogram
+from tomodask.picking.segmentation.segmenting import open_segmentation, segment_tomogram
 
 MODEL = random_model(classes=2)
 

@@ -55,23 +55,23 @@ if TYPE_CHECKING:
     from tomodask.errors import InputError
     from tomodask.nets.segmentation.architecture import Architecture
     from tomodask.nets.segmentation.model_file import PickingModel, read_model, write_model
-    from tomodask.picking.blobs import find_blobs
-    from tomodask.picking.centers import collect_centers, find_centers
-    from tomodask.picking.scoring import Scores, score_picks
-    from tomodask.picking.segmentation import (
+    from tomodask.picking.blobs.finding import find_blobs
+    from tomodask.picking.learning.training import EpochReport, TrainingSettings, train_picker
+    from tomodask.picking.learning.view import watch_training
+    from tomodask.picking.nms.centers import collect_centers, find_centers
+    from tomodask.picking.scoring.scores import Scores, score_picks
+    from tomodask.picking.segmentation.picks import pick_segmentation
+    from tomodask.picking.segmentation.segmenting import (
         open_segmentation,
         save_segmentation,
         segment_tomogram,
     )
-    from tomodask.picking.segmentation_picks import pick_segmentation
-    from tomodask.picking.template_matching import (
+    from tomodask.picking.templates.matching import (
         match_template,
         open_scores,
         pick_particles,
         save_scores,
     )
-    from tomodask.picking.training import EpochReport, TrainingSettings, train_picker
-    from tomodask.picking.training_view import watch_training
     from tomodask.planar.aligned import transform_images
     from tomodask.planar.alignment2d import align_images
     from tomodask.planar.averages2d import ClassAverages, average_images
@@ -156,19 +156,23 @@ _HOMES = {
     "errors": ("InputError",),
     "nets.segmentation.architecture": ("Architecture",),
     "nets.segmentation.model_file": ("PickingModel", "read_model", "write_model"),
-    "picking.blobs": ("find_blobs",),
-    "picking.centers": ("collect_centers", "find_centers"),
-    "picking.scoring": ("Scores", "score_picks"),
-    "picking.segmentation": ("open_segmentation", "save_segmentation", "segment_tomogram"),
-    "picking.segmentation_picks": ("pick_segmentation",),
-    "picking.template_matching": (
+    "picking.blobs.finding": ("find_blobs",),
+    "picking.nms.centers": ("collect_centers", "find_centers"),
+    "picking.scoring.scores": ("Scores", "score_picks"),
+    "picking.segmentation.segmenting": (
+        "open_segmentation",
+        "save_segmentation",
+        "segment_tomogram",
+    ),
+    "picking.segmentation.picks": ("pick_segmentation",),
+    "picking.templates.matching": (
         "match_template",
         "open_scores",
         "pick_particles",
         "save_scores",
     ),
-    "picking.training": ("EpochReport", "TrainingSettings", "train_picker"),
-    "picking.training_view": ("watch_training",),
+    "picking.learning.training": ("EpochReport", "TrainingSettings", "train_picker"),
+    "picking.learning.view": ("watch_training",),
     "project": (
         "Averaging2D",
         "Refinement",

@@ -17,7 +17,7 @@ from tomodask.data.particles import orientations, read_particles, write_particle
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
 from tomodask.nets.engines import require_engine
-from tomodask.picking.pairing import matched_pairs
+from tomodask.picking.scoring.pairing import matched_pairs
 from tomodask.project import Run, run
 from tomodask.report import Truth, write_report
 from tomodask.simulation.phantom import phantom_map, phantom_tomogram

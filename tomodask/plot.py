@@ -22,7 +22,7 @@ from tomodask.arrays.surfaces import surface_views
 from tomodask.averaging.fsc import resolution_at
 from tomodask.data.particles import orientations
 from tomodask.errors import InputError
-from tomodask.picking.training_pictures import plot_training
+from tomodask.picking.learning.pictures import plot_training
 from tomodask.plot2d import plot_class_gallery, plot_embedding, plot_frc, plot_poses2d
 from tomodask.plot_style import (
     BLUE,

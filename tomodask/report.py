@@ -20,8 +20,8 @@ from tomodask.data.particles import read_particles
 from tomodask.data.run_folder import RunFolder
 from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
-from tomodask.picking.segmentation_store import open_segmentation
-from tomodask.picking.template_matching import open_scores
+from tomodask.picking.segmentation.store import open_segmentation
+from tomodask.picking.templates.matching import open_scores
 from tomodask.report_page import (
     angstrom,
     duration,

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from tomodask.arrays.spectrum_slices import band_rows
-from tomodask.picking.template_matching import match_template, pick_particles
+from tomodask.picking.templates.matching import match_template, pick_particles
 from tomodask.simulation.phantom import phantom_map, phantom_tomogram
 
 BLUE, ORANGE, GREY = "#1769aa", "#d9541e", "#9aa4ad"

@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from tomodask.picking.blobs import find_blobs
-from tomodask.picking.scoring import LOCALISATION, score_picks
+from tomodask.picking.blobs.finding import find_blobs
+from tomodask.picking.scoring.scores import LOCALISATION, score_picks
 from tomodask.simulation.phantom import phantom_tomogram
 
 BLUE, ORANGE, GREY, GREEN = "#1769aa", "#d9541e", "#9aa4ad", "#3a8f3f"

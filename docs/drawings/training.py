@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from tomodask.nets.segmentation.augmentation import Augmentation
-from tomodask.picking.crops import CropSampler, TrainingTomogram
-from tomodask.picking.labels import draw_labels
+from tomodask.picking.learning.crops import CropSampler, TrainingTomogram
+from tomodask.picking.learning.labels import draw_labels
 from tomodask.simulation.phantom import phantom_tomogram
 
 BLUE, ORANGE, GREY = "#1769aa", "#d9541e", "#9aa4ad"

@@ -264,7 +264,7 @@ def test_segmentation_needs_no_torch():
         sys.path.insert(0, "tests")
         import numpy as np
         from nets.models import random_model
-        from tomodask.picking.segmentation import segment_tomogram
+        from tomodask.picking.segmentation.segmenting import segment_tomogram
         from tomodask.nets.segmentation.inference import open_engine
         open_engine(random_model()).infer(np.zeros((1, 1, 8, 8, 8), np.float32))
         print("probabilities")

@@ -5,7 +5,7 @@ import numpy as np
 import xarray as xr
 
 from tomodask.nets.segmentation.inference import open_engine
-from tomodask.picking import segmentation
+from tomodask.picking.segmentation import segmenting as segmentation
 
 SHAPE = (28, 40, 52)
 

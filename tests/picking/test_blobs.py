@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tomodask.errors import InputError
-from tomodask.picking.blobs import _BLOCK, _filtered, _Filters, find_blobs
+from tomodask.picking.blobs.finding import _BLOCK, _filtered, _Filters, find_blobs
 from tomodask.simulation.phantom import phantom_tomogram
 
 
@@ -102,7 +102,7 @@ def test_the_chunks_change_nothing(data, diameter):
 @pytest.mark.parametrize("edge", [11, 16, 29])
 def test_the_blocks_change_nothing(monkeypatch, edge):
     want = [find_blobs(volume(SCENE), diameter=d) for d in (45.0, 100.0)]
-    monkeypatch.setattr("tomodask.picking.blobs._BLOCK", edge)
+    monkeypatch.setattr("tomodask.picking.blobs.finding._BLOCK", edge)
     for d, table in zip((45.0, 100.0), want, strict=True):
         got = find_blobs(volume(SCENE), diameter=d)
         pd.testing.assert_frame_equal(got, table, check_exact=True)

@@ -10,15 +10,15 @@ import scipy.ndimage as ndi
 from helpers import irregular_chunks
 from hypothesis import given, settings
 
-from tomodask.picking.centers import collect_centers, find_centers, halo
-from tomodask.picking.hills import (
+from tomodask.picking.nms.centers import collect_centers, find_centers, halo
+from tomodask.picking.nms.hills import (
     find_tops,
     least_count,
     mark_tops,
     measure_tops,
     pooling_weights,
 )
-from tomodask.picking.occupied import blocks_within, merged_chunks, pack, unpack
+from tomodask.picking.nms.occupied import blocks_within, merged_chunks, pack, unpack
 
 
 def pooled(mask, diameter, kernel):

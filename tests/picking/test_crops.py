@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from tomodask.errors import InputError
 from tomodask.nets.segmentation.architecture import IGNORED
 from tomodask.nets.segmentation.augmentation import Augmentation
-from tomodask.picking.crops import CropSampler, TrainingTomogram, split
-from tomodask.picking.labels import draw_labels
+from tomodask.picking.learning.crops import CropSampler, TrainingTomogram, split
+from tomodask.picking.learning.labels import draw_labels
 
 SHAPE = (40, 56, 72)
 
@@ -308,7 +308,7 @@ def test_a_tomogram_without_particles_gives_random_places():
 def test_plain_crops_need_no_pytorch():
     code = (
         "import sys, numpy as np, xarray as xr\n"
-        "from tomodask.picking.crops import CropSampler, TrainingTomogram\n"
+        "from tomodask.picking.learning.crops import CropSampler, TrainingTomogram\n"
         "v = xr.DataArray(np.ones((20, 20, 20)), dims=('z', 'y', 'x'))\n"
         "one = TrainingTomogram(v, 0.0, 1.0, np.full((1, 3), 9.0), np.array([1]))\n"
         "CropSampler([one], crop=16).example(0, 0)\n"

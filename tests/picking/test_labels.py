@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 
 from tomodask.errors import InputError
-from tomodask.picking.labels import draw_labels, paint_near
+from tomodask.picking.learning.labels import draw_labels, paint_near
 
 KINDS = ("truncated_ball", "ball", "cube")
 

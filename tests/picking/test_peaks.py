@@ -15,8 +15,8 @@ from scipy.spatial.transform import Rotation
 
 from tomodask.arrays.geometry import angular_distance, rotation_grid
 from tomodask.errors import InputError
-from tomodask.picking.selection import split_scores
-from tomodask.picking.template_matching import (
+from tomodask.picking.nms.selection import split_scores
+from tomodask.picking.templates.matching import (
     match_template,
     open_scores,
     pick_particles,
@@ -108,7 +108,7 @@ def test_picks_do_not_depend_on_chunks(data):
 
 
 def test_a_large_match_shows_its_progress(monkeypatch, capsys):
-    from tomodask.picking import peaks
+    from tomodask.picking.templates import picks as peaks
 
     match = scores(hills((24, 30, 36), [(0.9, 8, 9, 10)]), chunks=12)
     quiet = pick_particles(match)

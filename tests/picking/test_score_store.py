@@ -17,8 +17,8 @@ from scipy.spatial.transform import Rotation
 from tomodask.data.describe import describe
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
-from tomodask.picking import score_store
-from tomodask.picking.template_matching import match_template, open_scores, save_scores
+from tomodask.picking.templates import store as score_store
+from tomodask.picking.templates.matching import match_template, open_scores, save_scores
 
 TURNS = Rotation.random(4, rng=3)
 
@@ -96,7 +96,7 @@ def test_survives_kill_9(tmp_path):
         import time
         import dask
         from picking.test_score_store import small_match
-        from tomodask.picking import score_store
+        from tomodask.picking.templates import store as score_store
         write = score_store._write_tile
         def slow(*args):
             time.sleep(0.15)

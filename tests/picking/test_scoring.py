@@ -15,8 +15,8 @@ from tomodask.cli.scoring import score as score_command
 from tomodask.data.particles import write_particles
 from tomodask.data.tomograms import save_tomogram
 from tomodask.errors import InputError
-from tomodask.picking.pairing import matched_pairs
-from tomodask.picking.scoring import CLASSIFICATION, LOCALISATION, MEAN, score_picks
+from tomodask.picking.scoring.pairing import matched_pairs
+from tomodask.picking.scoring.scores import CLASSIFICATION, LOCALISATION, MEAN, score_picks
 
 
 def table(rows, columns="z y x kind score tomogram"):

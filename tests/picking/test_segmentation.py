@@ -17,7 +17,7 @@ from tomodask.arrays.lanczos import new_size, resample_part, source_range
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.nets.segmentation.architecture import receptive_radius
 from tomodask.nets.segmentation.reach import measure_reach
-from tomodask.picking.segmentation import segment_tomogram
+from tomodask.picking.segmentation.segmenting import segment_tomogram
 
 
 @pytest.fixture(autouse=True)

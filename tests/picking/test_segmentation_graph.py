@@ -15,7 +15,7 @@ from distributed import Client, LocalCluster, wait
 from nets.models import random_model
 from picking.noisy import SHAPE, noise, one_tile_a_task, tomogram
 
-from tomodask.picking.segmentation import segment_tomogram
+from tomodask.picking.segmentation.segmenting import segment_tomogram
 
 
 @pytest.fixture(autouse=True)

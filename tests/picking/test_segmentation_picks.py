@@ -21,7 +21,7 @@ from scipy.spatial.distance import cdist
 
 from tomodask.data.particles import read_particles
 from tomodask.errors import InputError
-from tomodask.picking.segmentation_picks import pick_segmentation
+from tomodask.picking.segmentation.picks import pick_segmentation
 
 SIZE = 10.0  # Å
 
@@ -267,7 +267,7 @@ def test_wants_a_labelled_array():
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    from tomodask.picking.segmentation_store import save_segmentation
+    from tomodask.picking.segmentation.store import save_segmentation
 
     path = tmp_path_factory.mktemp("pick") / "probability.zarr"
     small = blobs((32, 48, 64), [(12, 20, 15), (20, 30, 50)])

@@ -7,7 +7,7 @@ from nets.models import random_model
 from picking.noisy import SHAPE, noise, slow, tomogram
 
 from tomodask.errors import InputError
-from tomodask.picking.segmentation import segment_tomogram
+from tomodask.picking.segmentation.segmenting import segment_tomogram
 
 
 @pytest.fixture(autouse=True)

@@ -15,9 +15,13 @@ from picking.test_segmentation import noise, tomogram
 from tomodask.data.describe import describe
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.errors import InputError
-from tomodask.picking import segmentation_store
-from tomodask.picking.segmentation import open_segmentation, save_segmentation, segment_tomogram
-from tomodask.picking.segmentation_picks import pick_segmentation
+from tomodask.picking.segmentation import store as segmentation_store
+from tomodask.picking.segmentation.picks import pick_segmentation
+from tomodask.picking.segmentation.segmenting import (
+    open_segmentation,
+    save_segmentation,
+    segment_tomogram,
+)
 from tomodask.picking.tile_store import missing_tiles
 
 
@@ -114,7 +118,7 @@ def test_survives_kill_9(tmp_path):
         import time
         import dask
         from picking.test_segmentation_store import small
-        from tomodask.picking import segmentation_store
+        from tomodask.picking.segmentation import store as segmentation_store
         write = segmentation_store._write_tile
         def slow(*args):
             time.sleep(0.2)

@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from tomodask.arrays.fourier import frequency_grid, wedge
 from tomodask.arrays.geometry import angular_distance, matrices_zyx, rotation_grid
 from tomodask.errors import InputError
-from tomodask.picking.template_matching import match_template, template_diameter
+from tomodask.picking.templates.matching import match_template, template_diameter
 
 TURNS = Rotation.random(5, rng=3)
 
@@ -185,7 +185,7 @@ def test_result_does_not_depend_on_chunks(data):
 
 
 def test_result_does_not_depend_on_workers_and_batches(monkeypatch):
-    from tomodask.picking import template_matching as module
+    from tomodask.picking.templates import matching as module
 
     tomogram = volume(np.random.default_rng(0).normal(size=(32,) * 3))
     grid = rotation_grid(count=150)
@@ -201,7 +201,7 @@ def test_result_does_not_depend_on_workers_and_batches(monkeypatch):
 
 
 def test_no_task_gathers_the_results_of_all_batches(monkeypatch):
-    from tomodask.picking import template_matching as module
+    from tomodask.picking.templates import matching as module
 
     monkeypatch.setattr(module, "_FEWEST", 2)
     match = match_template(

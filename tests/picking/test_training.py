@@ -11,8 +11,8 @@ from tomodask.data.particles import write_particles
 from tomodask.errors import InputError
 from tomodask.nets.segmentation.architecture import Architecture
 from tomodask.nets.segmentation.model_file import read_model
-from tomodask.picking.training import TrainingSettings, train_picker
-from tomodask.picking.training_data import read_marked
+from tomodask.picking.learning.data import read_marked
+from tomodask.picking.learning.training import TrainingSettings, train_picker
 
 NET = Architecture(channels=(4, 6), coordinates="border", border=4)
 QUICK = {

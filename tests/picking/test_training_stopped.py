@@ -9,7 +9,7 @@ from picking.test_training import quick, train
 
 from tomodask.errors import InputError
 from tomodask.nets.segmentation.trainer import Trainer
-from tomodask.picking.training_run import TrainingRun
+from tomodask.picking.learning.run import TrainingRun
 
 
 def test_an_error_does_not_wait_for_what_was_to_be_made_ahead(monkeypatch):

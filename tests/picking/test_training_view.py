@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tomodask.errors import InputError
-from tomodask.picking.training_pictures import painted, plot_training, thinned
-from tomodask.picking.training_run import EpochReport
-from tomodask.picking.training_view import PickingLook, watch_training
+from tomodask.picking.learning.pictures import painted, plot_training, thinned
+from tomodask.picking.learning.run import EpochReport
+from tomodask.picking.learning.view import PickingLook, watch_training
 from tomodask.training import screens
 from tomodask.training.colors import class_color, half_blocks
 from tomodask.training.screens import NotebookFigure, PlainRows, TerminalScreen

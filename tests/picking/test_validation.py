@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from tomodask.nets.segmentation.architecture import IGNORED
-from tomodask.picking.labels import draw_labels
-from tomodask.picking.validation import Counts, judge
+from tomodask.picking.learning.labels import draw_labels
+from tomodask.picking.learning.validation import Counts, judge
 
 SHAPE = (48, 48, 48)
 

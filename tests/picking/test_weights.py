@@ -9,8 +9,8 @@ from tomodask.arrays.tilt_weights import tilt_weights
 from tomodask.data.particles import orientations, read_particles
 from tomodask.data.tomograms import open_tomogram
 from tomodask.errors import InputError
-from tomodask.picking.correlation import row_weights
-from tomodask.picking.template_matching import match_template
+from tomodask.picking.templates.correlation import row_weights
+from tomodask.picking.templates.matching import match_template
 from tomodask.simulation.phantom import phantom_map
 from tomodask.simulation.tomogram import simulate
 

@@ -81,7 +81,7 @@ def match(
     check_output(output, (".zarr",), inputs=(tomogram, template))
     from tomodask.data.job_input import job_template
     from tomodask.data.tomograms import open_tomogram
-    from tomodask.picking.template_matching import match_template, save_scores
+    from tomodask.picking.templates.matching import match_template, save_scores
 
     volume = open_tomogram(tomogram, voxel_size=voxel_size)
     reference = job_template(template, float(volume.attrs["voxel_size"]), resample)

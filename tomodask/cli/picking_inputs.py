@@ -118,7 +118,7 @@ def _store_kind(path: Path) -> Kind | None:
 
 
 def _match(source: Path, model: Path | None, options: dict[str, Any]) -> Picked:
-    from tomodask.picking.template_matching import open_scores, pick_particles
+    from tomodask.picking.templates.matching import open_scores, pick_particles
 
     match = open_scores(source)
     table = pick_particles(match, **{name: options[name] for name in _TAKES["match"]})
@@ -126,7 +126,7 @@ def _match(source: Path, model: Path | None, options: dict[str, Any]) -> Picked:
 
 
 def _segmentation(source: Path, model: Path | None, options: dict[str, Any]) -> Picked:
-    from tomodask.picking.segmentation_store import open_segmentation
+    from tomodask.picking.segmentation.store import open_segmentation
 
     probability = open_segmentation(source)
     table = _of_segmentation(probability, options)
@@ -139,7 +139,7 @@ def _segmentation(source: Path, model: Path | None, options: dict[str, Any]) -> 
 def _by_model(source: Path, model: Path | None, options: dict[str, Any]) -> Picked:
     from tomodask.data.tomograms import open_tomogram
     from tomodask.nets.segmentation.model_file import read_model
-    from tomodask.picking.segmentation import segment_tomogram
+    from tomodask.picking.segmentation.segmenting import segment_tomogram
 
     assert model is not None
     volume = open_tomogram(source, voxel_size=options["voxel_size"])
@@ -149,7 +149,7 @@ def _by_model(source: Path, model: Path | None, options: dict[str, Any]) -> Pick
 
 def _of_segmentation(probability: xr.DataArray, options: dict[str, Any]) -> pd.DataFrame:
     """Picks of all classes."""
-    from tomodask.picking.segmentation_picks import pick_segmentation
+    from tomodask.picking.segmentation.picks import pick_segmentation
 
     chosen = _given(options, "threshold", "min_height", "min_distance", "max_particles")
     return pick_segmentation(probability, jointly=not options["apart"], **chosen)
@@ -157,7 +157,7 @@ def _of_segmentation(probability: xr.DataArray, options: dict[str, Any]) -> pd.D
 
 def _probability(source: Path, model: Path | None, options: dict[str, Any]) -> Picked:
     from tomodask.data.tomograms import open_tomogram
-    from tomodask.picking.segmentation_picks import pick_segmentation
+    from tomodask.picking.segmentation.picks import pick_segmentation
 
     volume = open_tomogram(source, voxel_size=options["voxel_size"])
     where, size = volume.attrs["source"], float(volume.attrs["voxel_size"])
@@ -179,7 +179,7 @@ def _probability(source: Path, model: Path | None, options: dict[str, Any]) -> P
 
 def _dog(source: Path, model: Path | None, options: dict[str, Any]) -> Picked:
     from tomodask.data.tomograms import open_tomogram
-    from tomodask.picking.blobs import find_blobs
+    from tomodask.picking.blobs.finding import find_blobs
 
     if options["diameter"] is None:
         raise InputError("diameter is needed for --method dog, got none; give --diameter (Å)")

@@ -74,7 +74,7 @@ def score(
     for one in filter(None, outputs.values()):
         check_output(one, _CSV, inputs=(picks, truth))
     from tomodask.data.particles import read_particles
-    from tomodask.picking.scoring import score_picks
+    from tomodask.picking.scoring.scores import score_picks
 
     found = read_particles(picks, voxel_size=voxel_size)
     true = read_particles(truth, voxel_size=voxel_size)

@@ -85,7 +85,7 @@ def segment(
     check_output(output, (".zarr",), inputs=(tomogram, model))
     from tomodask.data.tomograms import open_tomogram
     from tomodask.nets.segmentation.model_file import read_model
-    from tomodask.picking.segmentation import save_segmentation, segment_tomogram
+    from tomodask.picking.segmentation.segmenting import save_segmentation, segment_tomogram
 
     network = read_model(model)
     probability = segment_tomogram(

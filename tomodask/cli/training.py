@@ -123,7 +123,7 @@ def train(
     """
     with training(output, resume=resume, overwrite=overwrite):
         from tomodask.nets.segmentation.architecture import Architecture
-        from tomodask.picking.training import TrainingSettings, train_picker
+        from tomodask.picking.learning.training import TrainingSettings, train_picker
 
         model = train_picker(
             tomograms,

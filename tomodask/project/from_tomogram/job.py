@@ -16,7 +16,7 @@ from tomodask.beforehand import check_class, check_name, check_run_alignment, nu
 from tomodask.data.job_input import job_template, job_tomogram, map_digest, tomogram_state
 from tomodask.errors import InputError
 from tomodask.nets.segmentation.model_file import PickingModel, read_model
-from tomodask.picking.template_matching import match_template, template_diameter
+from tomodask.picking.templates.matching import match_template, template_diameter
 
 __all__ = ["MATCHING", "SEGMENTATION", "Job", "checked_job"]
 
@@ -207,7 +207,7 @@ def checked_job(
         }
         match_template(volume, reference, **matching)  # refuses what cannot be matched
     else:
-        from tomodask.picking.segmentation import segment_tomogram
+        from tomodask.picking.segmentation.segmenting import segment_tomogram
 
         segment_tomogram(volume, network)  # refuses what cannot be segmented
     source = volume.attrs.get("source") if is_file else None

@@ -25,7 +25,7 @@ from tomodask.data.subtomograms import (
 from tomodask.data.tomograms import open_tomogram, save_tomogram
 from tomodask.data.writing import replacing
 from tomodask.errors import InputError
-from tomodask.picking.template_matching import (
+from tomodask.picking.templates.matching import (
     match_template,
     open_scores,
     pick_particles,
@@ -44,7 +44,7 @@ def finished(folder: RunFolder, stage: str) -> bool:
             if stage == "match":
                 open_scores(folder.path / "scores.zarr")
             else:
-                from tomodask.picking.segmentation_store import open_segmentation
+                from tomodask.picking.segmentation.store import open_segmentation
 
                 open_segmentation(folder.path / "probability.zarr")
         except InputError:
@@ -85,8 +85,8 @@ def _match(folder: RunFolder, job: Job, volume: xr.DataArray) -> None:
 def _segment(folder: RunFolder, job: Job, volume: xr.DataArray) -> None:
     if finished(folder, "segment"):
         return
-    from tomodask.picking.segmentation import segment_tomogram
-    from tomodask.picking.segmentation_store import save_segmentation
+    from tomodask.picking.segmentation.segmenting import segment_tomogram
+    from tomodask.picking.segmentation.store import save_segmentation
 
     assert job.model is not None
     with folder.stage("segment", ["probability.zarr"]):
@@ -131,8 +131,8 @@ def _by_score(folder: RunFolder, job: Job) -> tuple[pd.DataFrame, float]:
 
 def _by_model(folder: RunFolder, job: Job) -> tuple[pd.DataFrame, float]:
     """Picks of one class, best first."""
-    from tomodask.picking.segmentation_picks import pick_segmentation
-    from tomodask.picking.segmentation_store import open_segmentation
+    from tomodask.picking.segmentation.picks import pick_segmentation
+    from tomodask.picking.segmentation.store import open_segmentation
 
     given: dict[str, Any] = {} if job.threshold is None else {"threshold": job.threshold}
     picks = pick_segmentation(open_segmentation(folder.path / "probability.zarr"), **given)

@@ -19,7 +19,7 @@ from tomodask.cluster import compute
 from tomodask.data.run_folder import RunFolder
 from tomodask.data.tomograms import open_tomogram
 from tomodask.data.writing import replacing
-from tomodask.picking.template_matching import template_diameter
+from tomodask.picking.templates.matching import template_diameter
 from tomodask.project.map_files import map_file, write_map
 from tomodask.project.refinement.job import MOST, RefinementJob
 from tomodask.project.refinement.maps import write_filtered, write_local_resolution

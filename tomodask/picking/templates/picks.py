@@ -18,8 +18,8 @@ from scipy.stats import norm
 
 from tomodask.cluster import compute
 from tomodask.errors import InputError
-from tomodask.picking.centers import find_centers
-from tomodask.picking.selection import apart, split_scores
+from tomodask.picking.nms.centers import find_centers
+from tomodask.picking.nms.selection import apart, split_scores
 
 __all__ = ["pick_particles"]
 

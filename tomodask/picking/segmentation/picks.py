@@ -22,9 +22,9 @@ from tomodask.arrays.backend import to_numpy
 from tomodask.cluster import compute
 from tomodask.data.classes import with_classes
 from tomodask.errors import InputError
-from tomodask.picking.centers import halo
-from tomodask.picking.hills import find_tops, least_count, measure_tops, pooling_weights
-from tomodask.picking.occupied import FULL, Occupied, blocks_within, merged_chunks, pack, unpack
+from tomodask.picking.nms.centers import halo
+from tomodask.picking.nms.hills import find_tops, least_count, measure_tops, pooling_weights
+from tomodask.picking.nms.occupied import FULL, Occupied, blocks_within, merged_chunks, pack, unpack
 
 __all__ = ["pick_segmentation"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
-from tomodask.picking.training_pictures import painted, plot_slice, plot_training, thinned
+from tomodask.picking.learning.pictures import painted, plot_slice, plot_training, thinned
 from tomodask.training.colors import class_color, half_blocks
 from tomodask.training.screens import Number
 from tomodask.training.view import TrainingView, open_view
 
 if TYPE_CHECKING:
-    from tomodask.picking.training_run import EpochReport
+    from tomodask.picking.learning.run import EpochReport
 
 __all__ = ["PickingLook", "watch_training"]
 

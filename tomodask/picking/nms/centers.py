@@ -21,8 +21,8 @@ from dask.delayed import delayed
 from dask.highlevelgraph import HighLevelGraph
 
 from tomodask.arrays.backend import Array, is_cupy, namespace, to_numpy
-from tomodask.picking.hills import find_tops, least_count, mark_tops, pooling_weights
-from tomodask.picking.occupied import Occupied, blocks_within, merged_chunks, pack, unpack
+from tomodask.picking.nms.hills import find_tops, least_count, mark_tops, pooling_weights
+from tomodask.picking.nms.occupied import Occupied, blocks_within, merged_chunks, pack, unpack
 
 __all__ = ["collect_centers", "find_centers", "halo"]
 

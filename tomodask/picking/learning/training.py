@@ -1,7 +1,7 @@
 """Training of a picking network on marked particles, resumable.
 
-The data are in `training_data` and `crops`, the epochs in `training_run`, the arithmetic in
-`tomodask.nets.segmentation.trainer`, the pictures in `training_view`.
+The data are in `data` and `crops`, the epochs in `run`, the arithmetic in
+`tomodask.nets.segmentation.trainer`, the pictures in `view`.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from tomodask.data.statistics import Statistics
 from tomodask.errors import InputError
 from tomodask.nets import needs
 from tomodask.nets.segmentation.model_file import PickingModel
-from tomodask.picking.crops import TrainingTomogram
-from tomodask.picking.training_data import Marked, read_marked
-from tomodask.picking.training_run import EpochReport, TrainingRun
-from tomodask.picking.training_settings import TrainingSettings
+from tomodask.picking.learning.crops import TrainingTomogram
+from tomodask.picking.learning.data import Marked, read_marked
+from tomodask.picking.learning.run import EpochReport, TrainingRun
+from tomodask.picking.learning.settings import TrainingSettings
 from tomodask.training.keeping import Place
 from tomodask.training.run import run_training
 
@@ -114,7 +114,7 @@ def train_picker(
         )
     place = None if output is None else Place(output, resume=resume, overwrite=overwrite)
     run = TrainingRun(marked, settings, _normalised(marked, settings), threads=threads)
-    from tomodask.picking.training_view import watch_training
+    from tomodask.picking.learning.view import watch_training
 
     return run_training(
         run,

@@ -1,7 +1,7 @@
 """Template matching: how well a template fits at each voxel, over all of its orientations.
 
 `match_template` builds the graph; the arithmetic is in `correlation`, the storing of long runs in
-`score_store`, and the way from scores to particles in `peaks`.
+`store`, and the way from scores to particles in `picks`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tomodask.arrays.tiles import Tile, TilePlan, plan_tiles
 from tomodask.arrays.tilt_weights import check_record, record_digest, record_range
 from tomodask.data.sources import source_state
 from tomodask.errors import InputError
-from tomodask.picking.correlation import (
+from tomodask.picking.templates.correlation import (
     TileSpectrum,
     best_rotations,
     finish_scores,
@@ -35,8 +35,8 @@ from tomodask.picking.correlation import (
     row_weights,
     spherical_mask,
 )
-from tomodask.picking.peaks import pick_particles
-from tomodask.picking.score_store import open_scores, save_scores
+from tomodask.picking.templates.picks import pick_particles
+from tomodask.picking.templates.store import open_scores, save_scores
 
 __all__ = ["match_template", "open_scores", "pick_particles", "save_scores", "template_diameter"]
 

@@ -1,7 +1,7 @@
 """Segmentation: for each voxel the probability that it belongs to a particle, by a trained network.
 
 `segment_tomogram` builds the graph; engines are in `tomodask.nets.segmentation.inference`, the plan
-of tiles in `tomodask.arrays.overlap`, the storing of long runs in `segmentation_store`.
+of tiles in `tomodask.arrays.overlap`, the storing of long runs in `store`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tomodask.errors import InputError
 from tomodask.nets.engines import EngineName, Precision, check_options, require_engine
 from tomodask.nets.segmentation.inference import Engine, open_engine, tile_limit
 from tomodask.nets.segmentation.model_file import PickingModel
-from tomodask.picking.segmentation_store import open_segmentation, save_segmentation
+from tomodask.picking.segmentation.store import open_segmentation, save_segmentation
 
 __all__ = ["open_segmentation", "save_segmentation", "segment_tomogram"]
 

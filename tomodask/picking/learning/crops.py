@@ -15,9 +15,9 @@ from scipy.spatial import cKDTree
 from tomodask.errors import InputError
 from tomodask.nets.segmentation.architecture import IGNORED
 from tomodask.nets.segmentation.augmentation import Augmentation, Warp, augment, draw_warp
-from tomodask.picking.crop_reader import CropReader
-from tomodask.picking.labels import LabelKind, label_diameters, paint_bodies, paint_near
-from tomodask.picking.training_tomograms import TrainingTomogram, split
+from tomodask.picking.learning.crop_reader import CropReader
+from tomodask.picking.learning.labels import LabelKind, label_diameters, paint_bodies, paint_near
+from tomodask.picking.learning.tomograms import TrainingTomogram, split
 
 __all__ = ["CropSampler", "TrainingTomogram", "split"]
 
@@ -45,7 +45,7 @@ class CropSampler:
         Share of the crops that lie at random places, from 0 to below 1.
     label : {"truncated_ball", "ball", "cube"}
     diameter : int or sequence of int
-        Of the label, voxels; see `tomodask.picking.labels.draw_labels`.
+        Of the label, voxels; see `tomodask.picking.learning.labels.draw_labels`.
     augmentation : Augmentation or None
         None for none.
     known_within : float, optional

@@ -8,8 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from tomodask.nets.segmentation.architecture import IGNORED
-from tomodask.picking.centers import find_centers
-from tomodask.picking.pairing import matched_pairs
+from tomodask.picking.nms.centers import find_centers
+from tomodask.picking.scoring.pairing import matched_pairs
 
 __all__ = ["Counts", "judge"]
 

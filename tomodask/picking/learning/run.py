@@ -15,10 +15,10 @@ import numpy as np
 
 from tomodask.nets.segmentation.architecture import IGNORED
 from tomodask.nets.segmentation.model_file import PickingModel, read_model, write_model
-from tomodask.picking.crops import CropSampler, TrainingTomogram, split
-from tomodask.picking.training_data import Marked
-from tomodask.picking.training_settings import TrainingSettings
-from tomodask.picking.validation import Counts, judge
+from tomodask.picking.learning.crops import CropSampler, TrainingTomogram, split
+from tomodask.picking.learning.data import Marked
+from tomodask.picking.learning.settings import TrainingSettings
+from tomodask.picking.learning.validation import Counts, judge
 from tomodask.training.epoch import Epoch
 from tomodask.training.keeping import versions
 from tomodask.training.run import Run

@@ -15,7 +15,7 @@ from scipy.spatial import cKDTree
 from tomodask.data.classes import names_in
 from tomodask.data.columns import POSITION, SHIFT, require_columns
 from tomodask.errors import InputError
-from tomodask.picking.pairing import Pairs
+from tomodask.picking.scoring.pairing import Pairs
 
 __all__ = ["ScoredTable", "check_units", "scored_tables"]
 

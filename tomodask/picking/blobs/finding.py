@@ -28,8 +28,8 @@ from scipy.stats import norm
 
 from tomodask.cluster import compute
 from tomodask.errors import InputError
-from tomodask.picking.blob_kernels import extrema, smoothed
-from tomodask.picking.selection import apart
+from tomodask.picking.blobs.kernels import extrema, smoothed
+from tomodask.picking.nms.selection import apart
 
 __all__ = ["find_blobs"]
 

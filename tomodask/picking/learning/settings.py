@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from tomodask.errors import InputError
 from tomodask.nets.segmentation.architecture import Architecture
-from tomodask.picking.labels import LabelKind
+from tomodask.picking.learning.labels import LabelKind
 
 __all__ = ["TrainingSettings"]
 

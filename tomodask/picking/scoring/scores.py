@@ -16,8 +16,8 @@ import pandas as pd
 import xarray as xr
 
 from tomodask.errors import InputError
-from tomodask.picking.pairing import Pairs, pairs_by_label, pairs_by_radius
-from tomodask.picking.scoring_input import ScoredTable, check_units, scored_tables
+from tomodask.picking.scoring.input import ScoredTable, check_units, scored_tables
+from tomodask.picking.scoring.pairing import Pairs, pairs_by_label, pairs_by_radius
 
 __all__ = ["Scores", "score_picks"]
 
@@ -138,7 +138,7 @@ def score_picks(
     occupancy : DataArray of int or mapping, optional
         In place of a radius: the number of the particle that each voxel belongs to, from 1 in the
         order of the tomogram's rows in `truth` or as its column ``label`` says; also by tomogram.
-        Matching is as in [1]_ (`tomodask.picking.pairing.pairs_by_label`).
+        Matching is as in [1]_ (`tomodask.picking.scoring.pairing.pairs_by_label`).
     classes : sequence of str, optional
         Score these alone: picks of other classes are left out, picks on other particles are false.
     ignore : sequence of str

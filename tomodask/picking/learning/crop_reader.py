@@ -11,7 +11,7 @@ import dask.array as da
 import numpy as np
 
 from tomodask.errors import InputError
-from tomodask.picking.training_tomograms import TrainingTomogram
+from tomodask.picking.learning.tomograms import TrainingTomogram
 
 __all__ = ["CropReader"]
 

@@ -1,0 +1,1 @@
+"""Picking without a model, by a difference of Gaussians."""

@@ -1,0 +1,1 @@
+"""Training of a network that picks: its data, crops and labels, its epochs, and how it is seen."""

@@ -1,0 +1,1 @@
+"""From dense values to points: mean pooling and non-maximum suppression, thresholds, distances."""

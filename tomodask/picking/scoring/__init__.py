@@ -1,0 +1,1 @@
+"""Picks held against a truth: which is of which particle, and the figures of it."""

@@ -1,0 +1,1 @@
+"""Picking by a trained network: probabilities, their store, and particles from them."""
