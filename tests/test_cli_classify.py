@@ -100,7 +100,7 @@ def test_a_pretrained_encoder_is_begun_with(scene, tmp_path):
         *words, *QUICK, "--epochs", 1, "--init", encoder, "--balance", "-o", path
     )
     assert code == 0, err
-    assert "learning rate 0.002, lower than from a random start" in err
+    assert "learning rate 0.001, lower than from a random start" in err
     assert read_box_model(path).training["settings"]["balance"]
     code, _, err = tomodask(
         "classify", "predict", folder / "boxes.zarr", "--model", encoder, "-o", tmp_path / "c.csv"
