@@ -39,7 +39,8 @@ from tomodask.alignment.particle import (
     refine_candidates,
 )
 from tomodask.alignment.plan import Plan, plan_alignment, rms_radius
-from tomodask.alignment.real_space import RealSpaceProblem, refine_real_space
+from tomodask.alignment.real_space import refine_real_space
+from tomodask.alignment.real_space_problem import RealSpaceProblem
 from tomodask.alignment.refinement import correlation
 from tomodask.alignment.slabs import volume_of
 from tomodask.arrays.sampling import cut_out, half_sphere, padded_spectrum, sample, soft_sphere

@@ -14,7 +14,8 @@ from scipy.spatial.transform import Rotation
 
 from tomodask.alignment import refinement, slabs, steps
 from tomodask.alignment.levenberg_marquardt import DampedSettings, levenberg_marquardt
-from tomodask.alignment.real_space import RealSpaceProblem, refine_real_space
+from tomodask.alignment.real_space import refine_real_space
+from tomodask.alignment.real_space_problem import RealSpaceProblem
 from tomodask.alignment.slab_descent import SlabSettings, draw_slabs, slab_descent
 from tomodask.arrays.fourier import measured
 from tomodask.arrays.geometry import angular_distance

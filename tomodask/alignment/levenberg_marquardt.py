@@ -16,16 +16,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numba
 import numpy as np
 
+from tomodask.alignment.real_space_problem import RealSpaceProblem
 from tomodask.alignment.slabs import Level, kernel_of, linearise, scratch
 from tomodask.alignment.steps import best_scale, cholesky_solve, step_from
-
-if TYPE_CHECKING:
-    from tomodask.alignment.real_space import RealSpaceProblem
 
 __all__ = ["DampedSettings", "levenberg_marquardt"]
 

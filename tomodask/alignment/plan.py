@@ -25,7 +25,7 @@ from tomodask.alignment.checks import at_scale
 from tomodask.alignment.local import LOCAL_BAND, Neighbourhood, neighbourhood
 from tomodask.alignment.measurement import LEAST_WEIGHT, Measurement
 from tomodask.alignment.noise import ShellPower, shell_weights, weighted
-from tomodask.alignment.real_space import RealSpaceProblem
+from tomodask.alignment.real_space_problem import RealSpaceProblem
 from tomodask.alignment.refinement import Stage
 from tomodask.alignment.search import SHIFTS, SearchGrid, search_grid
 from tomodask.arrays.geometry import rotation_grid

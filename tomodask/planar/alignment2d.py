@@ -20,6 +20,7 @@ from tomodask.arrays.backend import Array, on_device
 from tomodask.arrays.lanes import LANES
 from tomodask.data.images import images_per_block
 from tomodask.errors import InputError
+from tomodask.planar.found2d import poses_of, with_faults
 from tomodask.planar.image_optics import (
     Correction,
     ImageOptics,
@@ -30,7 +31,7 @@ from tomodask.planar.image_optics import (
 from tomodask.planar.numbering import image_numbers
 from tomodask.planar.plan2d import Plan2D, check_search, plan_alignment2d
 from tomodask.planar.polar import LaneScratch, fill_lanes, polar_lanes, transform_tables
-from tomodask.planar.poses2d import FAULTS, POSE2D, shift_in_image, wrapped
+from tomodask.planar.poses2d import FAULTS, POSE2D
 from tomodask.planar.rotational import COLUMNS, search_lanes
 from tomodask.planar.subgrid import refine_lanes, ring_order
 
@@ -40,8 +41,6 @@ __all__ = [
     "align_images",
     "check_search",
     "plan_alignment2d",
-    "poses_of",
-    "with_faults",
 ]
 
 _log = logging.getLogger(__name__)
@@ -320,46 +319,3 @@ def align_batch(batch: Array, plan: Plan2D, *, every_class: bool = False) -> np.
         )
     out = with_faults(out, faults)
     return out if every_class else out[:, 0]
-
-
-def poses_of(
-    plan: Plan2D, reference: np.ndarray, shifts: np.ndarray, mirror: np.ndarray, pose: np.ndarray
-) -> np.ndarray:
-    """Poses in the image, degrees and Å, of what was found in the references' frame.
-
-    Parameters
-    ----------
-    plan : Plan2D
-    reference : array of int, shape (...)
-        From 0.
-    shifts : array, shape (..., 2)
-        The best of the grid.
-    mirror : array of bool, shape (...)
-    pose : array of float64, shape (..., 4)
-        Of `refine_lanes`.
-    """
-    out = np.zeros(reference.shape, POSE2D)
-    psi = wrapped(np.rad2deg(pose[..., 0]))
-    moved = shifts + plan.step * pose[..., 1:3]
-    y, x = shift_in_image(psi, mirror, moved[..., 0], moved[..., 1])
-    columns: dict[str, Any] = {
-        "class": reference + 1,
-        "psi": psi,
-        "shift_y": y * plan.pixel_size,
-        "shift_x": x * plan.pixel_size,
-        "mirror": mirror,
-        # The polynomial through the grid's points may be a little above what a coefficient can be.
-        "score": np.clip(pose[..., 3], -1.0, 1.0),
-    }
-    for name, values in columns.items():
-        out[name] = values
-    return out
-
-
-def with_faults(poses: np.ndarray, faults: np.ndarray) -> np.ndarray:
-    """The same with the poses of those set aside taken away; in place."""
-    aside = faults > 0
-    poses[aside] = np.zeros((), POSE2D)
-    poses["score"][aside] = np.nan
-    poses["fault"] = faults.reshape(-1, *[1] * (poses.ndim - 1))
-    return poses

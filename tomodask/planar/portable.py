@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tomodask.arrays.backend import Array, is_cupy, namespace, to_numpy
-from tomodask.planar.alignment2d import poses_of, with_faults
+from tomodask.planar.found2d import poses_of, with_faults
 from tomodask.planar.plan2d import Plan2D
 from tomodask.planar.polar import FLAT, MARGIN
 from tomodask.planar.poses2d import POSE2D
