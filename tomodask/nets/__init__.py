@@ -9,10 +9,13 @@ __all__ = ["needs"]
 _EXTRAS = {"torch": "training", "openvino": "segmentation"}
 
 
-def needs(package: str) -> None:
-    """Raise an InputError that says what to install, where a package is not there."""
+def needs(package: str, *, extra: str | None = None) -> None:
+    """Raise an InputError that says what to install, where a package is not there.
+
+    `extra` is that of tomodask which has all that is wanted; by default the package's own.
+    """
     if find_spec(package) is None:
-        extra = _EXTRAS[package]
+        extra = extra or _EXTRAS[package]
         raise InputError(
             f"this needs {package}, which is not installed: pip install 'tomodask[{extra}]'"
         )

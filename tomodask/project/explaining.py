@@ -104,7 +104,10 @@ def explain(
     """
     output = Path(output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())) and not overwrite:
-        raise InputError(f"{output} exists already; choose another name or allow overwriting it")
+        raise InputError(
+            f"{output} exists already; choose another name, or allow overwriting it "
+            "(overwrite=True, --overwrite)"
+        )
     if isinstance(model, str | os.PathLike) and os.fspath(model) == "rotation-invariant":
         raise InputError(
             "rotation-invariant features know no classes: give a classifier (classify train)"

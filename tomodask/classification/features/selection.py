@@ -82,11 +82,12 @@ def particles_named(features: xr.Dataset, asked: Sequence[str]) -> list[int]:
         if text.isdecimal() and int(text) in names:
             found.append(int(text))
             continue
-        if images is None:
+        ends = images is not None and text and np.char.endswith(images, text)
+        rows = np.flatnonzero(ends)
+        if images is None or (text.isdecimal() and not len(rows)):
             raise InputError(
                 f"there is no particle {text!r}: they are numbered {names.min()} to {names.max()}"
             )
-        rows = np.flatnonzero(np.char.endswith(images, text)) if text else np.empty(0, int)
         if len(rows) != 1:
             what = f"{len(rows)} images end" if len(rows) else "no image ends"
             raise InputError(

@@ -62,7 +62,7 @@ def explain_subtomograms(
     The maps of the last convolutions are a half to a quarter as fine as the box: evidence tells
     where the network looks, roughly, and nothing about why.
     """
-    needs("torch")
+    needs("torch", extra="classification")
     read = model if isinstance(model, BoxModel) else read_box_model(model)
     if not read.classes:
         raise InputError(

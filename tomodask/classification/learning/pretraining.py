@@ -100,7 +100,7 @@ def pretrain_encoder(
     ----------
     .. [1] Gupta et al., Front. Physiol. 13, 957484 (2022), doi:10.3389/fphys.2022.957484.
     """
-    needs("torch")
+    needs("torch", extra="classification")
     settings = settings or EncoderSettings()
     if method not in get_args(Method):
         raise InputError(f"method must be one of {', '.join(get_args(Method))}, got {method!r}")

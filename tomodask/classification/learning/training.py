@@ -106,7 +106,7 @@ def train_classifier(
     .. [1] Xu et al., Bioinformatics 33, i13 (2017), doi:10.1093/bioinformatics/btx230.
     .. [2] Gupta et al., Front. Physiol. 13, 957484 (2022), doi:10.3389/fphys.2022.957484.
     """
-    needs("torch")
+    needs("torch", extra="classification")
     asked = settings or ClassifierSettings()
     settings = asked.settled(network, pretrained=init is not None)
     place = None if output is None else Place(output, resume=resume, overwrite=overwrite)
@@ -159,11 +159,15 @@ def train_classifier(
 
 def _check_start(start: BoxModel, encoder: Encoder, voxel_size: float) -> None:
     its = start.encoder
-    if (its.network, its.box) != (encoder.network, encoder.box):
+    ways = []
+    if its.network != encoder.network:
+        ways.append(f"give network={its.network!r} (--network)")
+    if its.box != encoder.box:
+        ways.append(f"extract boxes of {its.box}³ (--box)")
+    if ways:
         raise InputError(
             f"init is {its.network} for boxes of {its.box}³, these are for {encoder.network} of "
-            f"{encoder.box}³: give network={its.network!r} (--network), extract boxes of "
-            f"{its.box}³ (--box), or pretrain an encoder for these"
+            f"{encoder.box}³: {', '.join(ways)}, or pretrain an encoder for these"
         )
     if not abs(start.voxel_size - voxel_size) <= _VOXELS * start.voxel_size:
         raise InputError(
