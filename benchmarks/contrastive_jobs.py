@@ -14,6 +14,7 @@ from typing import Any
 import dask
 import numpy as np
 
+from tomodask.classification.learning.settings import ClassifierSettings
 from tomodask.nets.boxes.encoder import Encoder
 from tomodask.nets.boxes.model_file import BoxModel, read_box_model, write_box_model
 from tomodask.nets.boxes.normalisation import normalised
@@ -26,6 +27,7 @@ KINDS += ["2cg9", "3cf3", "3d2f", "3j9i", "4v4r_30S"]
 SHARES = (0.25, 0.5, 0.75, 1.0)
 SEEDS = 5
 VOXEL_SIZE = 10.0
+LARGEST_GRADIENT = ClassifierSettings().settled("rb3d", pretrained=False).largest_gradient
 #: Beyond the paper: any orientation, and no crop, which changes sizes.
 TURNED = ", any turn"
 STARTS: dict[str, tuple[str, Views]] = {
@@ -230,7 +232,7 @@ def begun(
         math.ceil(known / scale.batch),
         epochs=scale.epochs_of(known),
         learning_rate=rate,
-        largest_gradient=1.0,
+        largest_gradient=LARGEST_GRADIENT,
         precision=default_precision(),
         seed=seed,
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from contrastive_jobs import SEEDS
+from contrastive_jobs import LARGEST_GRADIENT, SEEDS
 from scipy.stats import ttest_rel
 
 Rows = list[dict[str, Any]]
@@ -56,7 +56,10 @@ def report(scale: Any, full: Any, rows: Rows, kinds: list[str]) -> None:
         f"{scale.epochs} epochs" if scale.steps is None else f"{scale.steps} steps at every share"
     )
     rates = " or ".join(f"{rate:g}" for rate in scale.rates)
-    print(f"with labels: {long}, batches of {scale.batch}, SGD {rates} down by a cosine")
+    print(
+        f"with labels: {long}, batches of {scale.batch}, SGD {rates} down by a cosine, gradients "
+        f"cut to {LARGEST_GRADIENT:g}; the last layer begins at logistic regression"
+    )
     if scale != full:
         print(
             f"REDUCED from {full.box}³, {full.count} boxes of each kind in 60:20:20, "

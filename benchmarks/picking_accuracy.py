@@ -82,7 +82,7 @@ class Setting:
 def _training(
     channels: tuple[int, ...], crop: int, jitter: int, epochs: int, examples: int, batch: int
 ) -> TrainingSettings:
-    from tomodask.nets.segmentation.trainer import default_precision
+    from tomodask.nets.training_step import default_precision
 
     return TrainingSettings(
         architecture=Architecture(channels=channels),

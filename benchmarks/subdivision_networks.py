@@ -15,7 +15,7 @@ from tomodask.nets.boxes.inference import BoxPredictor, open_predictor
 from tomodask.nets.boxes.model_file import BoxModel, read_box_model, write_box_model
 from tomodask.nets.boxes.normalisation import normalised
 from tomodask.nets.boxes.trainer import ClassifierTrainer, Learning
-from tomodask.nets.segmentation.trainer import default_precision
+from tomodask.nets.training_step import default_precision
 
 Condition = tuple[int, float]  # tilt range, SNR
 

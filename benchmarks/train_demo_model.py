@@ -27,7 +27,7 @@ import tomodask
 from tomodask.data.parts import TomogramParts
 from tomodask.nets.segmentation.architecture import Architecture
 from tomodask.nets.segmentation.model_file import PickingModel, write_model
-from tomodask.nets.segmentation.trainer import default_precision
+from tomodask.nets.training_step import default_precision
 from tomodask.picking.learning.training import TrainingSettings, train_picker
 from tomodask.picking.scoring.pairing import matched_pairs
 from tomodask.picking.segmentation.picks import pick_segmentation

@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 import tomodask
 from tomodask.data.resample import resample_map
 from tomodask.nets.segmentation.architecture import Architecture
-from tomodask.nets.segmentation.trainer import default_precision
+from tomodask.nets.training_step import default_precision
 from tomodask.picking.learning.training import TrainingSettings, train_picker
 from tomodask.picking.segmentation.picks import pick_segmentation
 from tomodask.picking.segmentation.segmenting import segment_tomogram

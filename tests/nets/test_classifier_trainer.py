@@ -13,15 +13,14 @@ from tomodask.nets.boxes.inference import open_predictor
 from tomodask.nets.boxes.networks import build_encoder
 from tomodask.nets.boxes.trainer import ClassifierTrainer, Judged, Learning
 from tomodask.nets.pretraining.trainer import Pretrainer, Pretraining
-from tomodask.nets.segmentation.trainer import TrainingDivergedError
 from tomodask.nets.training_state import weights_of
+from tomodask.nets.training_step import TrainingDivergedError
 
 torch.set_num_threads(1)
 
 
 def trainer(network="rb3d", start=None, **changes):
-    told = {"epochs": 3, "learning_rate": 0.02, "seed": 3, **changes}
-    how = Learning.cosine(2, **told)
+    how = Learning.cosine(2, **{"epochs": 3, "learning_rate": 0.02, "seed": 3, **changes})
     return ClassifierTrainer(Encoder(network, 24, 2), how, start=start, threads=1)
 
 

@@ -9,8 +9,8 @@ from tomodask.errors import InputError
 from tomodask.nets.boxes.encoder import Encoder
 from tomodask.nets.pretraining.moco import KeyQueue, MomentumEncoder
 from tomodask.nets.pretraining.trainer import Pretrainer, Pretraining
-from tomodask.nets.segmentation.trainer import TrainingDivergedError
 from tomodask.nets.training_state import weights_of
+from tomodask.nets.training_step import TrainingDivergedError
 
 torch.set_num_threads(1)
 ENCODER = Encoder("rb3d", 24, 8)

@@ -8,7 +8,8 @@ import torch
 
 from tomodask.errors import InputError
 from tomodask.nets.segmentation.architecture import Architecture
-from tomodask.nets.segmentation.trainer import Optimisation, Trainer, TrainingDivergedError
+from tomodask.nets.segmentation.trainer import Optimisation, Trainer
+from tomodask.nets.training_step import TrainingDivergedError
 
 SMALL = Architecture(classes=2, channels=(3, 4))
 

@@ -17,10 +17,10 @@ from typing import Any, Literal, get_args
 from tomodask.arrays.backend import DEVICE
 from tomodask.errors import InputError
 from tomodask.nets.openvino_layers import require_openvino
+from tomodask.nets.precision import Precision
 
 __all__ = [
     "EngineName",
-    "Precision",
     "check_options",
     "chosen_engine",
     "engine_told",
@@ -31,7 +31,6 @@ __all__ = [
 ]
 
 EngineName = Literal["auto", "openvino", "torch"]
-Precision = Literal["float32", "bfloat16"]
 
 
 def check_options(*, engine: str, precision: str, threads: int, batch: int | None) -> None:

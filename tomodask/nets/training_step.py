@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
 from tomodask.errors import InputError
 from tomodask.nets.memory import keep_freed_memory, run_in_parts
+from tomodask.nets.precision import Precision
 
 __all__ = [
-    "Precision",
     "TrainingDivergedError",
     "TrainingStep",
     "default_precision",
     "mean_loss",
 ]
-
-Precision = Literal["float32", "bfloat16"]
 
 
 class TrainingDivergedError(InputError):

@@ -10,10 +10,10 @@ from typing import Any, Literal, get_args
 from tomodask.errors import InputError
 from tomodask.nets.boxes.encoder import EncoderName
 from tomodask.nets.boxes.views import ANY_TURN, Views
+from tomodask.nets.precision import Precision
 
 __all__ = ["ClassifierSettings", "EncoderSettings"]
 
-Precision = Literal["float32", "bfloat16"]
 Method = Literal["moco", "simclr", "swav"]
 # From a random start; from a pretrained network, which is to be kept for the most part.
 _RATE, _RATE_PRETRAINED = 0.01, 0.001

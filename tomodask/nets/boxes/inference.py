@@ -23,7 +23,6 @@ from tomodask.nets.boxes.normalisation import check_boxes, normalised
 from tomodask.nets.boxes.openvino_graph import Output, build_encoder_graph
 from tomodask.nets.engines import (
     EngineName,
-    Precision,
     check_options,
     chosen_engine,
     engine_told,
@@ -33,6 +32,7 @@ from tomodask.nets.engines import (
 )
 from tomodask.nets.memory import is_out_of_memory
 from tomodask.nets.openvino_layers import compiled
+from tomodask.nets.precision import Precision
 
 __all__ = ["BoxPredictor", "open_predictor"]
 

@@ -18,6 +18,8 @@ None of them normalises by its batch, so a box's result knows nothing of the box
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -30,7 +32,7 @@ _DROPOUT = 0.7  # share of Inception3D's numbers that a step leaves out
 _SILENT = 1e-12  # variance
 
 
-class BoxNetwork(nn.Module):
+class BoxNetwork(nn.Module, ABC):
     """What the three have in common.
 
     Parameters
@@ -48,13 +50,13 @@ class BoxNetwork(nn.Module):
         super().__init__()
         self.encoder = encoder
 
+    @abstractmethod
     def maps(self, x: torch.Tensor) -> torch.Tensor:
         """What the last convolutions give, (batch, channel, z, y, x): where Grad-CAM looks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def flat(self, maps: torch.Tensor) -> torch.Tensor:
         """The vector that the last linear layer gets."""
-        raise NotImplementedError
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """What stands for a box, (batch, `Encoder.features`).

@@ -23,6 +23,7 @@ from tomodask.nets.boxes.last_layer import fit_logistic
 from tomodask.nets.boxes.model_file import BoxModel
 from tomodask.nets.boxes.networks import build_encoder
 from tomodask.nets.boxes.normalisation import check_boxes
+from tomodask.nets.precision import Precision
 from tomodask.nets.training_state import (
     load_training,
     of_kind,
@@ -31,7 +32,7 @@ from tomodask.nets.training_state import (
     seed_of_step,
     weights_of,
 )
-from tomodask.nets.training_step import Precision, TrainingStep, mean_loss
+from tomodask.nets.training_step import TrainingStep, mean_loss
 
 __all__ = ["ClassifierTrainer", "Judged", "Learning"]
 
@@ -236,15 +237,12 @@ class ClassifierTrainer:
         wide = self.network.last.in_features > _WIDEST
         if wide or not (self._pretrained or self.network.unsettled):
             return
+        network = self.network
         said, known = [], []
         for boxes, labels in batches:
             self._check(boxes, labels)
             self._settle(boxes)
-            self.network.eval()
-            with torch.inference_mode(), self.step.autocast():
-                for start in range(0, len(boxes), _AT_ONCE):
-                    x = self.step.tensor(boxes[start : start + _AT_ONCE][:, None])
-                    said.append(self.network.flat(self.network.maps(x)).float().cpu())
+            said.append(self._passed(boxes, lambda x: network.flat(network.maps(x))))
             known.append(torch.from_numpy(np.array(labels, np.int64)))
         if not said:
             return
@@ -314,18 +312,15 @@ class ClassifierTrainer:
         """Scale weights by the first boxes that are seen, once."""
         if self._settled or self.steps:
             return
-        self._settled = True
         x = self.step.tensor(boxes[:_AT_ONCE][:, None])
-        if not self._pretrained:
-            if self.network.unsettled:
-                self.network.settle(x)
-            return
-        first = build_encoder(self.encoder, seed=self.how.seed).to(self.step.device)
+        first = self.network
+        if self._pretrained:
+            first = build_encoder(self.encoder, seed=self.how.seed).to(self.step.device)
         if first.unsettled:
             first.settle(x)
-        wanted, own = first.length(x), self.network.length(x)
-        if own > 0:
-            self.network.lengthen(wanted / own)
+        if self._pretrained and (own := self.network.length(x)) > 0:
+            self.network.lengthen(first.length(x) / own)
+        self._settled = True
 
     def _check(self, boxes: np.ndarray, labels: np.ndarray) -> None:
         if len(boxes) != len(labels):
@@ -368,13 +363,19 @@ class ClassifierTrainer:
 
     def logits(self, boxes: np.ndarray) -> np.ndarray:
         """Of normalised boxes (n, z, y, x); float32, shape (n, classes)."""
+        if not len(boxes):
+            return np.zeros((0, self.encoder.outputs), np.float32)
+        return np.asarray(self._passed(boxes, self.network).numpy())
+
+    def _passed(
+        self, boxes: np.ndarray, through: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """What a part of the network says of boxes, as it is used; float32, a row a box."""
         self.network.eval()
-        out = []
         with torch.inference_mode(), self.step.autocast():
-            for start in range(0, len(boxes), _AT_ONCE):
-                x = self.step.tensor(boxes[start : start + _AT_ONCE][:, None])
-                out.append(self.network(x).float().cpu().numpy())
-        return np.concatenate(out) if out else np.zeros((0, self.encoder.outputs), np.float32)
+            parts = range(0, len(boxes), _AT_ONCE)
+            x = (self.step.tensor(boxes[at : at + _AT_ONCE][:, None]) for at in parts)
+            return torch.cat([through(one).float().cpu() for one in x])
 
     def weights(self) -> dict[str, np.ndarray]:
         """The network's, float32 arrays, copied."""

@@ -19,6 +19,7 @@ from tomodask.errors import InputError
 from tomodask.nets.boxes.encoder import Encoder
 from tomodask.nets.boxes.networks import BoxNetwork, build_encoder
 from tomodask.nets.memory import is_out_of_memory
+from tomodask.nets.precision import Precision
 from tomodask.nets.pretraining.contrastive import info_nce, nt_xent, swav_loss
 from tomodask.nets.pretraining.moco import KeyQueue, MomentumEncoder
 from tomodask.nets.pretraining.swav import Prototypes
@@ -30,7 +31,7 @@ from tomodask.nets.training_state import (
     seed_of_step,
     weights_of,
 )
-from tomodask.nets.training_step import Precision, TrainingStep, mean_loss
+from tomodask.nets.training_step import TrainingStep, mean_loss
 
 __all__ = ["Method", "Pretrainer", "Pretraining", "ProjectedEncoder"]
 

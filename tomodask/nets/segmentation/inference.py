@@ -19,7 +19,6 @@ import numpy as np
 from tomodask.errors import InputError
 from tomodask.nets.engines import (
     EngineName,
-    Precision,
     check_options,
     chosen_engine,
     exact_gpu,
@@ -29,6 +28,7 @@ from tomodask.nets.engines import (
 )
 from tomodask.nets.memory import is_out_of_memory
 from tomodask.nets.openvino_layers import compiled
+from tomodask.nets.precision import Precision
 from tomodask.nets.segmentation.architecture import Architecture
 from tomodask.nets.segmentation.model_file import PickingModel
 from tomodask.nets.segmentation.openvino_graph import build_graph, check_shape

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tomodask.nets.precision import Precision
 from tomodask.nets.segmentation.architecture import Architecture
 from tomodask.nets.segmentation.losses import dice_loss
 from tomodask.nets.segmentation.resunet import ResUNet3D
@@ -24,15 +25,9 @@ from tomodask.nets.training_state import (
     save_training,
     weights_of,
 )
-from tomodask.nets.training_step import (
-    Precision,
-    TrainingDivergedError,
-    TrainingStep,
-    default_precision,
-    mean_loss,
-)
+from tomodask.nets.training_step import TrainingStep, mean_loss
 
-__all__ = ["Optimisation", "Trainer", "TrainingDivergedError", "default_precision"]
+__all__ = ["Optimisation", "Trainer"]
 
 _FORMAT = "tomodask-training-state/1"
 Batch = tuple[np.ndarray, np.ndarray]

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from tomodask.errors import InputError
+from tomodask.nets.precision import Precision
 from tomodask.nets.segmentation.architecture import Architecture
 from tomodask.picking.learning.labels import LabelKind
 
@@ -72,7 +73,7 @@ class TrainingSettings:
     entropy: float = 0.0
     validation: float = 0.15
     invert: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -24,7 +24,12 @@ from tomodask.data.parts import TomogramParts
 from tomodask.data.sources import source_state
 from tomodask.data.statistics import Statistics
 from tomodask.errors import InputError
-from tomodask.nets.engines import EngineName, Precision, check_options, require_engine
+from tomodask.nets.engines import (
+    EngineName,
+    check_options,
+    require_engine,
+)
+from tomodask.nets.precision import Precision
 from tomodask.nets.segmentation.inference import Engine, open_engine, tile_limit
 from tomodask.nets.segmentation.model_file import PickingModel
 from tomodask.picking.segmentation.store import open_segmentation, save_segmentation
