@@ -45,7 +45,7 @@ class ClassifierSettings:
     weight_decay : float
     largest_gradient : float, optional
         Longer gradients (2-norm over all weights) are cut to this length; None: to 1 in RB3D, which
-        diverges at the default rate without, and not at all in the other networks.
+        may diverge at the default rate without, and not at all in the other networks.
     patience : int, optional
         Training ends after so many epochs without a better one; None: after all epochs.
     validation, test : float
