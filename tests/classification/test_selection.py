@@ -36,7 +36,7 @@ def test_particles_are_named_by_number_or_by_the_end_of_their_image():
         particles_named(made, ["1@boxes.zarr"])
     with pytest.raises(InputError, match="no image ends with '7@c'; give a particle's number, 100"):
         particles_named(made, ["7@c"])
-    with pytest.raises(InputError, match="no particle '7': they are numbered 100 to 111"):
+    with pytest.raises(InputError, match="no particle '7'; give a particle's number, 100 to 111"):
         particles_named(made, ["7"])
     with pytest.raises(InputError, match="numbered 100 to 111"):
         particles_named(made.drop_vars("image"), ["7"])

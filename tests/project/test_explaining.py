@@ -140,7 +140,7 @@ def test_bad_input_is_refused(model, tmp_path):
     with pytest.raises(InputError, match="hold NaN or one value"):
         explain(boxes(), output=tmp_path / "out", model=model, particles=[11])
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match="there is no particle '7': they are numbered"):
+    with pytest.raises(InputError, match="there is no particle '7'; give a particle's number"):
         explain(boxes(), output=tmp_path / "out", model=model, particles=[7])
     with pytest.raises(InputError, match="most_sure must be"):
         explain(boxes(), output=tmp_path / "out", model=model, most_sure=-1)

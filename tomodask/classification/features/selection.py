@@ -82,16 +82,17 @@ def particles_named(features: xr.Dataset, asked: Sequence[str]) -> list[int]:
         if text.isdecimal() and int(text) in names:
             found.append(int(text))
             continue
-        ends = images is not None and text and np.char.endswith(images, text)
-        rows = np.flatnonzero(ends)
-        if images is None or (text.isdecimal() and not len(rows)):
+        if images is None:
             raise InputError(
                 f"there is no particle {text!r}: they are numbered {names.min()} to {names.max()}"
             )
+        rows = np.flatnonzero(np.char.endswith(images, text)) if text else np.empty(0, int)
         if len(rows) != 1:
-            what = f"{len(rows)} images end" if len(rows) else "no image ends"
+            what = f"{len(rows)} images end with" if len(rows) else "no image ends with"
+            if text.isdecimal() and not len(rows):
+                what = "there is no particle"
             raise InputError(
-                f"{what} with {text!r}; give a particle's number, {names.min()} to {names.max()}, "
+                f"{what} {text!r}; give a particle's number, {names.min()} to {names.max()}, "
                 f"or more of its image's name, as {str(images[0])!r}"
             )
         found.append(int(names[rows[0]]))
